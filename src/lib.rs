@@ -1,0 +1,7 @@
+//! rbuild turns a Dockerfile and a directory into an OCI image, without a daemon and without root.
+
+pub mod oci;
+pub mod plan;
+pub mod progress;
+pub mod source;
+pub mod tree;

@@ -1,0 +1,151 @@
+//! Places in a text, and what is to be said of them. Shared by parsing, planning and printing.
+
+use std::ops::Range;
+
+use serde::Serialize;
+
+/// A range of bytes in a Dockerfile.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Span {
+    /// The first byte.
+    pub start: usize,
+    /// The byte after the last.
+    pub end: usize,
+}
+
+impl Span {
+    /// The span from `start` up to, not including, `end`.
+    pub const fn new(start: usize, end: usize) -> Self {
+        Self { start, end }
+    }
+
+    /// The smallest span that holds both.
+    #[must_use]
+    pub fn to(self, other: Self) -> Self {
+        Self {
+            start: self.start.min(other.start),
+            end: self.end.max(other.end),
+        }
+    }
+
+    /// The span as a range, for slicing.
+    pub fn range(self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    /// The first and last line it touches, counted from 1.
+    pub fn lines(self, text: &str) -> (usize, usize) {
+        let line = |at: usize| {
+            1 + text.as_bytes()[..at.min(text.len())]
+                .iter()
+                .filter(|b| **b == b'\n')
+                .count()
+        };
+        let last = if self.end > self.start {
+            self.end - 1
+        } else {
+            self.start
+        };
+        (line(self.start), line(last))
+    }
+
+    /// The line and column of its first character, both counted from 1; columns count characters.
+    pub fn line_column(self, text: &str) -> (usize, usize) {
+        let before = text.get(..self.start.min(text.len())).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+        (
+            1 + before.bytes().filter(|b| *b == b'\n').count(),
+            1 + before[line_start..].chars().count(),
+        )
+    }
+}
+
+/// Whether a finding stops the build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The build cannot go on.
+    Error,
+    /// The build goes on.
+    Warning,
+}
+
+/// A finding about a place in a Dockerfile.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    /// Whether it stops the build.
+    pub severity: Severity,
+    /// What is wrong: one clause, lower case, no full stop. BuildKit's words where it has some.
+    pub message: String,
+    /// Where.
+    pub span: Span,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    /// A finding that stops the build.
+    pub fn error(message: impl Into<String>, span: Span) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span,
+            hint: None,
+        }
+    }
+
+    /// The same finding with advice.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// The candidate nearest to a misspelt word: less than three edits away (BuildKit's `util/suggest`).
+pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(&word, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, _)| *distance < 3)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let cost = if x == *y {
+                diagonal
+            } else {
+                1 + diagonal.min(row[j]).min(row[j + 1])
+            };
+            diagonal = row[j + 1];
+            row[j + 1] = cost;
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_know_their_lines() {
+        let text = "FROM a\nRUN b \\\n c\n";
+        assert_eq!(Span::new(7, 17).lines(text), (2, 3));
+        assert_eq!(Span::new(11, 12).line_column(text), (2, 5));
+    }
+
+    #[test]
+    fn near_words_are_suggested() {
+        assert_eq!(suggest("RUM", ["FROM", "RUN", "ADD"]), Some("RUN"));
+        assert_eq!(suggest("zzzzz", ["FROM", "RUN"]), None);
+    }
+}

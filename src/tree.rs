@@ -1,0 +1,272 @@
+//! Read-only file system trees: a build context, or what a stack of layers adds up to.
+//!
+//! Paths are relative, without `.` and `..`; the root is the empty path. They order by component, which is the
+//! order of a walk: `a`, `a/b`, `a.b`. A [`Tree`] never follows symbolic links; [`resolve`] does, inside the
+//! tree's root, as a process that has the tree as `/` would.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    io,
+    path::{Component, Path, PathBuf},
+};
+
+use crate::oci::Digest;
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Whole seconds, negative before 1970.
+    pub seconds: i64,
+    /// 0 to 999 999 999, added to the seconds.
+    pub nanos: u32,
+}
+
+impl Timestamp {
+    /// A moment on the second.
+    pub const fn from_seconds(seconds: i64) -> Self {
+        Self { seconds, nanos: 0 }
+    }
+}
+
+/// What an inode is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A regular file of so many bytes.
+    File {
+        /// Its length.
+        size: u64,
+    },
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink {
+        /// Its text.
+        target: PathBuf,
+    },
+    /// A character device.
+    Char {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A block device.
+    Block {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A named pipe.
+    Fifo,
+    /// A socket; layers cannot hold one.
+    Socket,
+}
+
+/// All that a layer keeps of an inode but its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metadata {
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits with setuid, setgid and sticky: `mode & 0o7777`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Last change of the content.
+    pub mtime: Timestamp,
+    /// Extended attributes by full name, in order.
+    pub xattrs: BTreeMap<OsString, Vec<u8>>,
+}
+
+impl Metadata {
+    /// A directory, 0755 and root's.
+    pub fn dir(mtime: Timestamp) -> Self {
+        Self {
+            kind: Kind::Dir,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime,
+            xattrs: BTreeMap::new(),
+        }
+    }
+
+    /// A regular file, 0644 and root's.
+    pub fn file(size: u64, mtime: Timestamp) -> Self {
+        Self {
+            kind: Kind::File { size },
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            mtime,
+            xattrs: BTreeMap::new(),
+        }
+    }
+
+    /// Whether it is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind == Kind::Dir
+    }
+}
+
+/// What a tree has at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its metadata.
+    pub metadata: Metadata,
+    /// Equal for all names of one inode within one tree; `None` when it has a single name.
+    pub inode: Option<u64>,
+}
+
+/// A tree could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} `{}`", path.display())]
+pub struct TreeError {
+    /// What was tried: `read`, `list`, `follow`.
+    pub action: &'static str,
+    /// On which path; a path of the tree, or of the host where a context lies on disk.
+    pub path: PathBuf,
+    /// Why it failed.
+    #[source]
+    pub source: io::Error,
+}
+
+/// A read-only file system tree. Implementations may read lazily; they are shared between threads.
+pub trait Tree: Send + Sync {
+    /// What is at `path`, its last component not followed; `None` when there is nothing.
+    fn node(&self, path: &Path) -> Result<Option<Node>, TreeError>;
+
+    /// The names in the directory `path`, sorted by bytes. Empty when `path` is no directory.
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError>;
+
+    /// The bytes of the regular file `path`.
+    fn open(&self, path: &Path) -> Result<Box<dyn io::Read + Send>, TreeError>;
+
+    /// The digest of the bytes of the regular file `path`, remembered where that is cheaper than reading.
+    fn digest(&self, path: &Path) -> Result<Digest, TreeError>;
+
+    /// Whether a missing `path` is missing because an ignore file took it out.
+    fn is_ignored(&self, path: &Path) -> bool {
+        let _ = path;
+        false
+    }
+}
+
+/// A tree with nothing but a root directory: `FROM scratch`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EmptyTree;
+
+impl Tree for EmptyTree {
+    fn node(&self, path: &Path) -> Result<Option<Node>, TreeError> {
+        let root = path.as_os_str().is_empty();
+        Ok(root.then(|| Node {
+            metadata: Metadata::dir(Timestamp::default()),
+            inode: None,
+        }))
+    }
+
+    fn names(&self, _: &Path) -> Result<Vec<OsString>, TreeError> {
+        Ok(Vec::new())
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn io::Read + Send>, TreeError> {
+        Err(TreeError {
+            action: "read",
+            path: path.to_owned(),
+            source: io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    fn digest(&self, path: &Path) -> Result<Digest, TreeError> {
+        Err(TreeError {
+            action: "read",
+            path: path.to_owned(),
+            source: io::ErrorKind::NotFound.into(),
+        })
+    }
+}
+
+/// As many links as Linux follows before it gives up (`path_resolution(7)`).
+const MAX_LINKS: usize = 40;
+
+/// Whether the last component of a path is followed when it is a symbolic link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Last {
+    /// As `stat` does.
+    Follow,
+    /// As `lstat` does.
+    Keep,
+}
+
+/// Where `path` leads, with every symbolic link on the way followed inside the tree. Components that do not
+/// exist are kept, so the result of a dangling link is the path that its creation would make.
+pub fn resolve(tree: &dyn Tree, path: &Path, last: Last) -> Result<PathBuf, TreeError> {
+    let mut done = PathBuf::new();
+    let mut todo: Vec<OsString> = Vec::new();
+    push_components(&mut todo, path);
+    let mut links = 0;
+    while let Some(name) = todo.pop() {
+        if name == OsStr::new("..") {
+            done.pop();
+            continue;
+        }
+        done.push(&name);
+        if todo.is_empty() && last == Last::Keep {
+            break;
+        }
+        if let Some(Node {
+            metadata:
+                Metadata {
+                    kind: Kind::Symlink { target },
+                    ..
+                },
+            ..
+        }) = tree.node(&done)?
+        {
+            links += 1;
+            if links > MAX_LINKS {
+                let source = io::Error::from_raw_os_error(rustix::io::Errno::LOOP.raw_os_error());
+                return Err(TreeError {
+                    action: "follow",
+                    path: path.to_owned(),
+                    source,
+                });
+            }
+            done.pop();
+            if target.is_absolute() {
+                done.clear();
+            }
+            push_components(&mut todo, &target);
+        }
+    }
+    Ok(done)
+}
+
+/// Puts the components of `path` on a stack, first on top; `..` is kept, `/` and `.` are dropped.
+fn push_components(stack: &mut Vec<OsString>, path: &Path) {
+    for component in path.components().rev() {
+        match component {
+            Component::Normal(name) => stack.push(name.to_owned()),
+            Component::ParentDir => stack.push("..".into()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+}
+
+/// A path as a tree wants it: relative, `.` and `..` taken out as if at the root.
+pub fn clean(path: &Path) -> PathBuf {
+    let mut done = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => done.push(name),
+            Component::ParentDir => {
+                done.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    done
+}
