@@ -1,1 +1,6 @@
-//! The integration tests, one binary.
+//! The integration tests: one binary, a module for each topic.
+
+mod support;
+
+mod architecture;
+mod command_line;

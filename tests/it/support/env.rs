@@ -1,0 +1,111 @@
+//! A directory of its own for each test, and the program run in it with nothing of the host's environment.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use super::Outcome;
+
+/// A home, a store and a build context that vanish with the test.
+pub(crate) struct TestEnv {
+    dir: tempfile::TempDir,
+    vars: Vec<(String, String)>,
+}
+
+impl TestEnv {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("rbuild-it-")
+            .tempdir()
+            .expect("a temporary directory");
+        for name in ["home", "context", "tmp"] {
+            fs::create_dir(dir.path().join(name)).expect("a directory in the temporary one");
+        }
+        Self {
+            dir,
+            vars: Vec::new(),
+        }
+    }
+
+    /// The base image of the project: busybox, as an OCI layout.
+    pub(crate) fn base() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/base")
+    }
+
+    /// A path in the test's directory.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    /// The build context.
+    pub(crate) fn context(&self) -> PathBuf {
+        self.path("context")
+    }
+
+    /// Writes `context/Dockerfile`.
+    pub(crate) fn dockerfile(&self, text: &str) -> &Self {
+        self.file("Dockerfile", text)
+    }
+
+    /// Writes a file of the context, with the directories above it.
+    pub(crate) fn file(&self, relative: &str, text: &str) -> &Self {
+        let path = self.context().join(relative);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).expect("a directory of the context");
+        }
+        fs::write(&path, text).expect("a file of the context");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("its mode");
+        self
+    }
+
+    /// Sets a variable for all later calls.
+    pub(crate) fn var(&mut self, name: &str, value: &str) -> &Self {
+        self.vars.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The program with the environment of this test and these arguments.
+    pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rbuild"));
+        command
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
+            .env("HOME", self.path("home"))
+            .env("TMPDIR", self.path("tmp"))
+            .env("RBUILD_ROOT", self.path("root"))
+            .env("DOCKER_CONFIG", self.path("home"))
+            .env(
+                "CONTAINERS_REGISTRIES_CONF",
+                self.path("home/registries.conf"),
+            )
+            .env("LC_ALL", "C.UTF-8")
+            .env("TZ", "UTC")
+            .env("COLUMNS", "100")
+            .env("SOURCE_DATE_EPOCH", "1700000000")
+            .envs(self.vars.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program.
+    pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Outcome {
+        Outcome::of(&mut self.command(args), self.dir.path())
+    }
+
+    /// Builds the context: `rbuild build --progress=plain ARGS CONTEXT`.
+    pub(crate) fn build(&self, args: &[&str]) -> Outcome {
+        let context = self.context();
+        let mut all = vec!["build", "--progress=plain"];
+        all.extend(args);
+        all.push(context.to_str().expect("a temporary path is text"));
+        self.run(&all)
+    }
+}
