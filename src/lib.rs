@@ -3,5 +3,6 @@
 pub mod oci;
 pub mod plan;
 pub mod progress;
+pub mod reference;
 pub mod source;
 pub mod tree;
