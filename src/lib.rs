@@ -4,5 +4,6 @@ pub mod oci;
 pub mod plan;
 pub mod progress;
 pub mod reference;
+pub mod sandbox;
 pub mod source;
 pub mod tree;
