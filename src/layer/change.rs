@@ -1,0 +1,301 @@
+//! What one layer says: changes, and their canonical order.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    fs::File,
+    io,
+    path::{Component, Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::LayerError;
+use crate::tree::{Kind, Metadata, Tree};
+
+/// What one layer says about one path. Paths are relative, without `.` and `..`.
+///
+/// Whoever makes changes also makes the directories above them: BuildKit's layers hold every parent of a changed
+/// path, with its present metadata, and the writer adds nothing of its own.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The path is this, whatever it was before. A directory keeps what lower layers have in it.
+    Put {
+        /// Where.
+        path: PathBuf,
+        /// What, and whose. The size of a regular file has to be the length of `content`.
+        metadata: Metadata,
+        /// The bytes of a regular file; [`Content::Empty`] for all else.
+        content: Content,
+    },
+    /// The path is one more name of a file that the same layer puts.
+    Link {
+        /// Where.
+        path: PathBuf,
+        /// The path of a [`Change::Put`] of the same layer that is no directory.
+        target: PathBuf,
+    },
+    /// The path of a lower layer is gone, with all below it.
+    Remove {
+        /// Where.
+        path: PathBuf,
+    },
+    /// All that lower layers have in this directory is gone. BuildKit writes explicit whiteouts instead.
+    Opaque {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+impl Change {
+    /// The path that the change is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Put { path, .. }
+            | Self::Link { path, .. }
+            | Self::Remove { path }
+            | Self::Opaque { path } => path,
+        }
+    }
+
+    /// A directory.
+    pub fn dir(path: impl Into<PathBuf>, metadata: Metadata) -> Self {
+        Self::Put {
+            path: path.into(),
+            metadata,
+            content: Content::Empty,
+        }
+    }
+}
+
+/// Where the bytes of a regular file are. They are read once, when the layer is written.
+#[derive(Clone, Default)]
+pub enum Content {
+    /// No bytes.
+    #[default]
+    Empty,
+    /// These.
+    Bytes(Arc<[u8]>),
+    /// Those of a file of a tree.
+    Tree {
+        /// The tree.
+        tree: Arc<dyn Tree>,
+        /// The regular file.
+        path: PathBuf,
+    },
+    /// Those of a file on this machine. Its last component is not followed when it is a symbolic link.
+    Host(PathBuf),
+}
+
+impl Content {
+    /// These bytes.
+    pub fn bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
+        Self::Bytes(bytes.into())
+    }
+
+    /// Starts reading.
+    pub fn open(&self) -> io::Result<Box<dyn io::Read + Send>> {
+        Ok(match self {
+            Self::Empty => Box::new(io::empty()),
+            Self::Bytes(bytes) => Box::new(io::Cursor::new(Arc::clone(bytes))),
+            Self::Tree { tree, path } => tree.open(path).map_err(io::Error::other)?,
+            Self::Host(path) => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+                Box::new(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+            }
+        })
+    }
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Bytes(bytes) => write!(f, "Bytes({})", bytes.len()),
+            Self::Tree { path, .. } => write!(f, "Tree({})", path.display()),
+            Self::Host(path) => write!(f, "Host({})", path.display()),
+        }
+    }
+}
+
+/// The start of the names that stand for something removed (image-spec, layer.md, "Whiteouts").
+pub(super) const WHITEOUT_PREFIX: &[u8] = b".wh.";
+/// The name that makes its directory opaque.
+pub(super) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
+
+/// Brings changes into the one order in which they are written: by path component, the name that comes first
+/// among the names of an inode holding it, sockets left out. Equal changes in any order come out equal.
+pub(super) fn canonical(changes: Vec<Change>) -> Result<Vec<Change>, LayerError> {
+    for change in &changes {
+        check_path(change.path())?;
+    }
+    let mut changes = elect_first_names(changes)?;
+    changes.retain(
+        |change| !matches!(change, Change::Put { metadata, .. } if metadata.kind == Kind::Socket),
+    );
+    changes.sort_by(|a, b| {
+        let opaque = |change: &Change| matches!(change, Change::Opaque { .. });
+        (a.path(), opaque(a)).cmp(&(b.path(), opaque(b)))
+    });
+    for pair in changes.windows(2) {
+        if pair[0].path() == pair[1].path() {
+            let dir_then_opaque = matches!(&pair[0], Change::Put { metadata, .. } if metadata.is_dir())
+                && matches!(pair[1], Change::Opaque { .. });
+            if !dir_then_opaque {
+                let path = pair[0].path().to_owned();
+                return Err(LayerError::Duplicate { path });
+            }
+        }
+    }
+    Ok(changes)
+}
+
+/// Refuses paths that an archive cannot say, or that would say something else.
+fn check_path(path: &Path) -> Result<(), LayerError> {
+    if path.components().collect::<PathBuf>().as_os_str() != path.as_os_str() {
+        return Err(LayerError::InvalidPath {
+            path: path.to_owned(),
+        });
+    }
+    for component in path.components() {
+        let Component::Normal(name) = component else {
+            return Err(LayerError::InvalidPath {
+                path: path.to_owned(),
+            });
+        };
+        let name = name.as_encoded_bytes();
+        if name.starts_with(WHITEOUT_PREFIX) {
+            return Err(LayerError::ReservedName {
+                path: path.to_owned(),
+            });
+        }
+        if name.contains(&0) {
+            return Err(LayerError::InvalidPath {
+                path: path.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Lets the first name of every hard-linked inode be the one that holds it: archives are read front to back, so
+/// a link may only point backwards.
+fn elect_first_names(mut changes: Vec<Change>) -> Result<Vec<Change>, LayerError> {
+    let mut first: BTreeMap<PathBuf, PathBuf> = BTreeMap::new();
+    for change in &changes {
+        if let Change::Link { path, target } = change {
+            let name = first
+                .entry(target.clone())
+                .or_insert_with(|| target.clone());
+            if path < name {
+                name.clone_from(path);
+            }
+        }
+    }
+    if first.is_empty() {
+        return Ok(changes);
+    }
+    let mut targets: HashMap<&Path, bool> = first.keys().map(|path| (&**path, false)).collect();
+    for change in &changes {
+        if let Change::Put { path, metadata, .. } = change
+            && !metadata.is_dir()
+            && let Some(found) = targets.get_mut(&**path)
+        {
+            *found = true;
+        }
+    }
+    for change in &changes {
+        if let Change::Link { path, target } = change
+            && targets.get(&**target) != Some(&true)
+        {
+            return Err(LayerError::LinkTarget {
+                path: path.clone(),
+                target: target.clone(),
+            });
+        }
+    }
+    for change in &mut changes {
+        match change {
+            Change::Put { path, .. } => {
+                if let Some(name) = first.get(path) {
+                    path.clone_from(name);
+                }
+            }
+            Change::Link { path, target } => {
+                let name = &first[target];
+                if path == name {
+                    // The inode moves here, so the place it had becomes the link.
+                    *path = std::mem::replace(target, name.clone());
+                } else {
+                    target.clone_from(name);
+                }
+            }
+            Change::Remove { .. } | Change::Opaque { .. } => {}
+        }
+    }
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Timestamp;
+
+    fn file(path: &str) -> Change {
+        Change::Put {
+            path: path.into(),
+            metadata: Metadata::file(0, Timestamp::default()),
+            content: Content::Empty,
+        }
+    }
+
+    fn link(path: &str, target: &str) -> Change {
+        Change::Link {
+            path: path.into(),
+            target: target.into(),
+        }
+    }
+
+    fn text(changes: &[Change]) -> Vec<String> {
+        changes
+            .iter()
+            .map(|change| match change {
+                Change::Put { path, .. } => path.display().to_string(),
+                Change::Link { path, target } => {
+                    format!("{} -> {}", path.display(), target.display())
+                }
+                Change::Remove { path } => format!("-{}", path.display()),
+                Change::Opaque { path } => format!("!{}", path.display()),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn order_is_by_component_and_the_first_name_holds_the_inode() {
+        let changes = vec![
+            link("b/z", "c"),
+            file("c"),
+            file("a.b"),
+            file("a/b"),
+            link("b/a", "c"),
+            Change::Remove { path: "a/c".into() },
+            file("a"),
+        ];
+        let expected = ["a", "a/b", "-a/c", "a.b", "b/a", "b/z -> b/a", "c -> b/a"];
+        assert_eq!(text(&canonical(changes).unwrap()), expected);
+    }
+
+    #[test]
+    fn what_no_archive_can_say_is_refused() {
+        let refuse = |changes| canonical(changes).unwrap_err().to_string();
+        assert!(refuse(vec![file("../a")]).contains("not a path inside"));
+        assert!(refuse(vec![file("/a")]).contains("not a path inside"));
+        assert!(refuse(vec![file("a/.wh.b")]).contains("whiteout"));
+        assert!(refuse(vec![file("a"), file("a")]).contains("twice"));
+        assert!(refuse(vec![file("a"), Change::Remove { path: "a".into() }]).contains("twice"));
+        assert!(refuse(vec![link("a", "b")]).contains("`b`"));
+        let dir = Change::dir("b", Metadata::dir(Timestamp::default()));
+        assert!(refuse(vec![dir, link("a", "b")]).contains("`b`"));
+    }
+}

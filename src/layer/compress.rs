@@ -1,0 +1,141 @@
+//! Compression of one member of a blob.
+
+use libdeflater::{CompressionLvl, Compressor};
+
+use super::{LayerError, toc::Encoding};
+use crate::oci::MediaType;
+
+/// How the tar of a layer becomes a blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// gzip, level 0 to 12.
+    Gzip {
+        /// 1 is fastest, 12 smallest; 0 stores.
+        level: i32,
+    },
+    /// zstd, level 1 to 22.
+    Zstd {
+        /// 1 is fastest, 22 smallest.
+        level: i32,
+    },
+    /// None: the blob is the tar.
+    Uncompressed,
+}
+
+impl Default for Compression {
+    /// gzip at a level that is both smaller and several times faster than Go's default.
+    fn default() -> Self {
+        Self::Gzip { level: 4 }
+    }
+}
+
+impl Compression {
+    /// The OCI media type of such a layer.
+    pub const fn media_type(self) -> MediaType {
+        match self {
+            Self::Gzip { .. } => MediaType::OCI_LAYER_GZIP,
+            Self::Zstd { .. } => MediaType::OCI_LAYER_ZSTD,
+            Self::Uncompressed => MediaType::OCI_LAYER,
+        }
+    }
+
+    pub(super) const fn encoding(self) -> Encoding {
+        match self {
+            Self::Gzip { .. } => Encoding::Gzip,
+            Self::Zstd { .. } => Encoding::Zstd,
+            Self::Uncompressed => Encoding::Plain,
+        }
+    }
+}
+
+/// A member of less than this is not worth the look whether it can be compressed.
+const SAMPLED_FROM: usize = 128 << 10;
+/// How much of a member is tried.
+const SAMPLE: usize = 16 << 10;
+
+/// Turns members into their compressed form. The same bytes give the same bytes: every member starts from a fresh state.
+pub(super) enum Packer {
+    Gzip {
+        compressor: Compressor,
+        quick: Compressor,
+        store: Compressor,
+    },
+    Zstd(Box<zstd::bulk::Compressor<'static>>),
+    Plain,
+}
+
+impl Packer {
+    pub(super) fn new(compression: Compression) -> Result<Self, LayerError> {
+        Ok(match compression {
+            Compression::Gzip { level } => {
+                let deflater = |level| {
+                    CompressionLvl::new(level)
+                        .map(Compressor::new)
+                        .map_err(|_| LayerError::Level {
+                            level,
+                            min: 0,
+                            max: 12,
+                        })
+                };
+                Self::Gzip {
+                    compressor: deflater(level)?,
+                    quick: deflater(1)?,
+                    store: deflater(0)?,
+                }
+            }
+            Compression::Zstd { level } => {
+                if !(1..=22).contains(&level) {
+                    return Err(LayerError::Level {
+                        level,
+                        min: 1,
+                        max: 22,
+                    });
+                }
+                let compressor = zstd::bulk::Compressor::new(level)
+                    .map_err(|source| LayerError::Sink { source })?;
+                Self::Zstd(Box::new(compressor))
+            }
+            Compression::Uncompressed => Self::Plain,
+        })
+    }
+
+    /// The member that stands for these bytes; `None` when it is the bytes themselves.
+    pub(super) fn pack(&mut self, raw: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
+        match self {
+            Self::Plain => Ok(None),
+            Self::Zstd(compressor) => compressor.compress(raw).map(Some),
+            Self::Gzip {
+                compressor,
+                quick,
+                store,
+            } => {
+                let chosen = if incompressible(raw, quick) {
+                    store
+                } else {
+                    compressor
+                };
+                let mut packed = vec![0; chosen.gzip_compress_bound(raw.len())];
+                let length = chosen
+                    .gzip_compress(raw, &mut packed)
+                    .map_err(std::io::Error::other)?;
+                packed.truncate(length);
+                Ok(Some(packed))
+            }
+        }
+    }
+}
+
+/// Whether three samples of the member hardly shrink: images, archives and compressed programs are then stored, at a
+/// tenth of the time. A function of the bytes alone.
+fn incompressible(raw: &[u8], quick: &mut Compressor) -> bool {
+    if raw.len() < SAMPLED_FROM {
+        return false;
+    }
+    let mut packed = vec![0; quick.deflate_compress_bound(SAMPLE)];
+    [1, 2, 3].into_iter().all(|quarter| {
+        let start = (raw.len() - SAMPLE) / 4 * quarter;
+        quick
+            .deflate_compress(&raw[start..start + SAMPLE], &mut packed)
+            .is_ok_and(|length| length > SAMPLE / 64 * 63)
+    })
+}
