@@ -6,6 +6,7 @@ pub mod oci;
 pub mod plan;
 pub mod progress;
 pub mod reference;
+pub mod registry;
 pub mod sandbox;
 pub mod source;
 pub mod tree;

@@ -1,0 +1,111 @@
+//! Values that must not be seen: secrets, and URLs that may carry some.
+
+use std::fmt;
+
+use reqwest::Url;
+
+/// A password or token. `Debug` prints stars; nothing prints the value but [`Secret::expose`].
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the one place that sends or stores it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is nothing to hide.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Query parameters of the registry protocol, whose values are no secrets.
+const PLAIN_PARAMETERS: [&str; 8] = [
+    "digest", "mount", "from", "scope", "service", "account", "n", "last",
+];
+
+/// The text of a URL that may be shown: without user, password and fragment, and with the values of all
+/// parameters but the registry protocol's own replaced by `…`, since blob stores sign their URLs there.
+pub fn redacted(url: &Url) -> String {
+    let mut text = url.origin().ascii_serialization();
+    if text == "null" {
+        text = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
+    }
+    text.push_str(url.path());
+    for (i, (name, value)) in url.query_pairs().enumerate() {
+        text.push(if i == 0 { '?' } else { '&' });
+        text.push_str(&name);
+        text.push('=');
+        if PLAIN_PARAMETERS.contains(&name.as_ref()) {
+            text.push_str(&value);
+        } else {
+            text.push('…');
+        }
+    }
+    text
+}
+
+/// [`redacted`] for a text that may be no URL: then only what stands before `?`, `#` and behind `@` is kept.
+pub fn redacted_text(text: &str) -> String {
+    if let Ok(url) = Url::parse(text)
+        && url.has_host()
+    {
+        return redacted(&url);
+    }
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let text = text.rsplit('@').next().unwrap_or_default();
+    printable(text, 200)
+}
+
+/// What a remote said, made fit for one line of a terminal: no control characters, at most `limit` characters.
+pub fn printable(text: &str, limit: usize) -> String {
+    let mut clean: String = text
+        .trim()
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(limit)
+        .collect();
+    if text.trim().chars().count() > limit {
+        clean.push('…');
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_and_signatures_do_not_show() {
+        assert_eq!(format!("{:?}", Secret::new("hunter2")), "***");
+        for (url, shown) in [
+            (
+                "https://user:pw@r.io/v2/a/blobs/uploads/u?_state=abc&digest=sha256:1#frag",
+                "https://r.io/v2/a/blobs/uploads/u?_state=…&digest=sha256:1",
+            ),
+            (
+                "https://s3.example/b?X-Amz-Signature=00&X-Amz-Credential=k",
+                "https://s3.example/b?X-Amz-Signature=…&X-Amz-Credential=…",
+            ),
+            ("http://[::1]:5000/v2/", "http://[::1]:5000/v2/"),
+        ] {
+            assert_eq!(redacted(&Url::parse(url).expect(url)), shown);
+            assert_eq!(redacted_text(url), shown);
+        }
+        assert_eq!(redacted_text("me:pw@host/x?sig=1"), "host/x");
+        assert_eq!(printable("a\u{1b}[31mb\nc", 100), "a [31mb c");
+        assert_eq!(printable("abcdef", 3), "abc…");
+    }
+}
