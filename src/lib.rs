@@ -9,4 +9,5 @@ pub mod reference;
 pub mod registry;
 pub mod sandbox;
 pub mod source;
+pub mod store;
 pub mod tree;

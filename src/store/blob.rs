@@ -1,0 +1,235 @@
+//! Blobs: `blobs/sha256/HEX`. A file there has the digest that is its name; it is renamed into place when complete
+//! and never written again.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Store, StoreError,
+    error::{At as _, with_path},
+    temp::rename,
+};
+use crate::oci::{Descriptor, Digest, Digester, sha256};
+
+/// The most bytes a manifest, index or config may have; registries refuse more than 4 MiB for a manifest, and
+/// configs with inline caches are the largest documents there are.
+pub const MAX_DOCUMENT_BYTES: u64 = 32 << 20;
+
+/// Takes the bytes of a new blob. Dropped without [`BlobWriter::commit`], nothing remains.
+#[derive(Debug)]
+pub struct BlobWriter<'a> {
+    store: &'a Store,
+    path: PathBuf,
+    file: File,
+    digester: Digester,
+    size: u64,
+    committed: bool,
+}
+
+impl BlobWriter<'_> {
+    /// How many bytes were written.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Makes what was written a blob of the store and says which. With `expected`, other bytes are refused and
+    /// thrown away.
+    pub fn commit(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
+        let digest = std::mem::take(&mut self.digester).finish();
+        if let Some(expected) = expected
+            && *expected != digest
+        {
+            return Err(StoreError::Corrupt {
+                digest: *expected,
+                actual: digest,
+            });
+        }
+        let path = self.store.blob_path(&digest);
+        // A blob that is there stays: somebody may be reading it. One of another size was torn by a power loss.
+        if self.store.blob_size(&digest)? != Some(self.size) {
+            self.committed = true;
+            rename(&self.path, &path)?;
+        }
+        Ok((digest, self.size))
+    }
+
+    /// [`BlobWriter::commit`] for bytes that a descriptor announced, which must have its digest and its size.
+    pub fn commit_as(self, descriptor: &Descriptor) -> Result<(), StoreError> {
+        if self.size != descriptor.size {
+            return Err(StoreError::Size {
+                digest: descriptor.digest,
+                expected: descriptor.size,
+                actual: self.size,
+            });
+        }
+        self.commit(Some(&descriptor.digest)).map(|_| ())
+    }
+}
+
+impl Write for BlobWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self
+            .file
+            .write(bytes)
+            .map_err(with_path("write", &self.path))?;
+        self.digester.update(&bytes[..n]);
+        self.size += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for BlobWriter<'_> {
+    fn drop(&mut self) {
+        if !self.committed {
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+impl Store {
+    /// The file that holds a blob, if the store has it.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Whether the store has a blob.
+    pub fn has_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
+        Ok(self.blob_size(digest)?.is_some())
+    }
+
+    /// Whether the store has a blob with the size that its descriptor says.
+    pub fn has(&self, descriptor: &Descriptor) -> Result<bool, StoreError> {
+        Ok(self.blob_size(&descriptor.digest)? == Some(descriptor.size))
+    }
+
+    /// The size of a blob, `None` when the store does not have it.
+    pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let path = self.blob_path(digest);
+        match fs::metadata(&path) {
+            Ok(metadata) => Ok(Some(metadata.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).at("read", &path),
+        }
+    }
+
+    /// Begins a new blob.
+    pub fn blob_writer(&self) -> Result<BlobWriter<'_>, StoreError> {
+        let (path, file) = self.workspace.file()?;
+        Ok(BlobWriter {
+            store: self,
+            path,
+            file,
+            digester: Digester::new(),
+            size: 0,
+            committed: false,
+        })
+    }
+
+    /// Stores bytes that are in memory.
+    pub fn put_bytes(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = sha256(bytes);
+        let path = self.blob_path(&digest);
+        if self.blob_size(&digest)? != Some(bytes.len() as u64) {
+            self.workspace.replace(&path, bytes)?;
+        }
+        Ok(digest)
+    }
+
+    /// Stores what a reader gives, which must have the digest and size of `descriptor`. No more than that many
+    /// bytes are read. A blob that is there already is not read again.
+    pub fn put_blob(
+        &self,
+        descriptor: &Descriptor,
+        reader: &mut dyn Read,
+    ) -> Result<(), StoreError> {
+        if self.has(descriptor)? {
+            return Ok(());
+        }
+        let mut writer = self.blob_writer()?;
+        // One byte more than announced is enough to know that there are too many.
+        let limit = descriptor.size.saturating_add(1);
+        io::copy(&mut reader.take(limit), &mut writer)
+            .map_err(|error| unwrap(error, descriptor))?;
+        writer.commit_as(descriptor)
+    }
+
+    /// Opens a blob for reading. Its bytes were verified when they came in.
+    pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+        let path = self.blob_path(digest);
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.missing(digest)),
+            opened => opened.at("read", &path),
+        }
+    }
+
+    /// Reads a document: a manifest, index or config. Digest and size are checked.
+    pub fn read_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, StoreError> {
+        let digest = descriptor.digest;
+        if descriptor.size > MAX_DOCUMENT_BYTES {
+            return Err(StoreError::TooLarge {
+                digest,
+                size: descriptor.size,
+                limit: MAX_DOCUMENT_BYTES,
+            });
+        }
+        let mut bytes = Vec::new();
+        self.open_blob(&digest)?
+            .take(descriptor.size + 1)
+            .read_to_end(&mut bytes)
+            .at("read", &self.blob_path(&digest))?;
+        if bytes.len() as u64 != descriptor.size {
+            return Err(StoreError::Size {
+                digest,
+                expected: descriptor.size,
+                actual: bytes.len() as u64,
+            });
+        }
+        let actual = sha256(&bytes);
+        if actual != digest {
+            return Err(StoreError::Corrupt { digest, actual });
+        }
+        Ok(bytes)
+    }
+
+    /// Writes the blobs' bytes through to the disk. Blobs that are not there are passed over.
+    pub(super) fn sync_blobs(&self, digests: &[Digest]) -> Result<(), StoreError> {
+        for digest in digests {
+            let path = self.blob_path(digest);
+            match File::open(&path) {
+                Ok(file) => file.sync_data().at("write", &path)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error).at("read", &path),
+            }
+        }
+        let dir = self.root.join("blobs/sha256");
+        File::open(&dir)
+            .and_then(|dir| dir.sync_all())
+            .at("write", &dir)
+    }
+
+    fn missing(&self, digest: &Digest) -> StoreError {
+        StoreError::Missing {
+            digest: *digest,
+            root: self.root.clone(),
+        }
+    }
+}
+
+/// The [`StoreError`] inside an error of [`BlobWriter`], or one about reading `descriptor`'s bytes.
+fn unwrap(error: io::Error, descriptor: &Descriptor) -> StoreError {
+    match error.downcast::<StoreError>() {
+        Ok(error) => error,
+        Err(source) => StoreError::Io {
+            action: "read",
+            path: Path::new("sha256").join(descriptor.digest.hex()),
+            source,
+        },
+    }
+}

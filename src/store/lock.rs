@@ -1,0 +1,157 @@
+//! Locks between processes: `flock` on files of `locks/`. The kernel drops them when a process ends, however it ends.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::{Store, StoreError, error::At as _};
+
+/// How a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Together with others who share it.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// A held lock; dropping it lets go.
+#[derive(Debug)]
+pub(super) struct FileLock {
+    path: PathBuf,
+    file: File,
+    /// Whether the file goes with the lock. A file that goes is checked for having stayed after each wait.
+    remove: bool,
+}
+
+impl FileLock {
+    /// Waits for the lock. The file stays when the lock is dropped.
+    pub(super) fn wait(path: &Path, hold: Hold) -> Result<Self, StoreError> {
+        let file = open(path)?;
+        let locked = match hold {
+            Hold::Shared => file.lock_shared(),
+            Hold::Exclusive => file.lock(),
+        };
+        locked.at("lock", path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            remove: false,
+        })
+    }
+
+    /// Takes the lock if nobody is in the way. The file stays when the lock is dropped.
+    pub(super) fn attempt(path: &Path, hold: Hold) -> Result<Option<Self>, StoreError> {
+        let file = open(path)?;
+        Ok(try_hold(&file, path, hold)?.then(|| Self {
+            path: path.to_owned(),
+            file,
+            remove: false,
+        }))
+    }
+
+    /// Waits for an exclusive lock whose file is removed with it, so that locks by key do not pile up.
+    pub(super) fn wait_once(path: &Path) -> Result<Self, StoreError> {
+        loop {
+            let file = open(path)?;
+            file.lock().at("lock", path)?;
+            if still_there(&file, path)? {
+                return Ok(Self::once(path, file));
+            }
+        }
+    }
+
+    /// [`FileLock::wait_once`] without the wait.
+    pub(super) fn attempt_once(path: &Path) -> Result<Option<Self>, StoreError> {
+        loop {
+            let file = open(path)?;
+            if !try_hold(&file, path, Hold::Exclusive)? {
+                return Ok(None);
+            }
+            if still_there(&file, path)? {
+                return Ok(Some(Self::once(path, file)));
+            }
+        }
+    }
+
+    fn once(path: &Path, file: File) -> Self {
+        Self {
+            path: path.to_owned(),
+            file,
+            remove: true,
+        }
+    }
+
+    /// Turns an exclusive lock into a shared one. Another process may have it exclusively in between.
+    pub(super) fn share(&self) -> Result<(), StoreError> {
+        self.file.lock_shared().at("lock", &self.path)
+    }
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        if self.remove {
+            // A file that cannot be removed is used again by the next one who wants the lock.
+            std::fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .at("open", path)
+}
+
+fn try_hold(file: &File, path: &Path, hold: Hold) -> Result<bool, StoreError> {
+    let tried = match hold {
+        Hold::Shared => file.try_lock_shared(),
+        Hold::Exclusive => file.try_lock(),
+    };
+    match tried {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error).at("lock", path),
+    }
+}
+
+/// Whether `path` still names this file. The one who held the lock before may have removed it.
+fn still_there(file: &File, path: &Path) -> Result<bool, StoreError> {
+    let held = file.metadata().at("read", path)?;
+    match std::fs::metadata(path) {
+        Ok(named) => Ok(named.ino() == held.ino() && named.dev() == held.dev()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).at("read", path),
+    }
+}
+
+/// The right to execute the step with a certain key; all others who want it wait, then find its record.
+#[derive(Debug)]
+pub struct StepLock {
+    _lock: FileLock,
+}
+
+impl Store {
+    /// Waits until no other process or thread holds the lock of this step.
+    pub fn lock_step(&self, key: &crate::oci::Digest) -> Result<StepLock, StoreError> {
+        let _lock = FileLock::wait_once(&self.step_lock_path(key))?;
+        Ok(StepLock { _lock })
+    }
+
+    /// Takes the lock of this step if it is free. For callers that have other things to do meanwhile.
+    pub fn try_lock_step(&self, key: &crate::oci::Digest) -> Result<Option<StepLock>, StoreError> {
+        let lock = FileLock::attempt_once(&self.step_lock_path(key))?;
+        Ok(lock.map(|_lock| StepLock { _lock }))
+    }
+
+    fn step_lock_path(&self, key: &crate::oci::Digest) -> PathBuf {
+        self.root.join("locks").join(format!("step-{}", key.hex()))
+    }
+}

@@ -1,0 +1,244 @@
+//! The store: everything that outlives a build, in one directory that is itself an OCI image layout.
+//!
+//! ```text
+//! ROOT/
+//!   oci-layout         marks an image layout (image-spec, image-layout.md)
+//!   index.json         the named images, see `tags`
+//!   blobs/sha256/HEX   manifests, configs, layers: the name is the digest
+//!   layers/            what is known of layers, see `record`
+//!   steps/             results of steps by cache key, see `record` and the `cache` module
+//!   mounts/            cache mounts, see `mounts`
+//!   snapshots/         file system states; the `snapshot` module's
+//!   stat/              digests of context files; the `context` module's
+//!   tmp/               what is being made, a directory for each process, see `temp`
+//!   locks/             lock files, empty
+//!   rbuild.json        {"format":1}: made last, so a store without it was never finished
+//! ```
+//!
+//! **Many processes.** Whatever is in its place is complete: files and directories are made in `tmp/` and renamed.
+//! Everybody who has the store open holds `locks/store` shared; whoever removes blobs or records holds it
+//! exclusively ([`Store::open_exclusive`]). `index.json` is edited under `locks/index`. One process executes a step
+//! at a time ([`Store::lock_step`]). The kernel lets go of a lock when its holder dies.
+//!
+//! **Crashes.** A process that is killed leaves its directory in `tmp/`, which the next [`Store::open`] removes, and
+//! blobs that nothing names. Names are written through to the disk, after the blobs they lead to
+//! ([`Store::set_tags`]); all else is not. After a power loss a blob may be torn and then has another size than its
+//! descriptor says, which [`Store::has`] sees; a torn record fails its own digest.
+//!
+//! **Trust.** What comes from outside is verified on its way in; what is in the store is not hashed again, except
+//! documents, which are small.
+//!
+//! The directory is private to its owner (0700) when the store makes it: it holds set-user-ID programs.
+
+mod blob;
+mod error;
+mod lock;
+mod mounts;
+mod record;
+mod tags;
+mod temp;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use blob::{BlobWriter, MAX_DOCUMENT_BYTES};
+pub use error::StoreError;
+pub use lock::StepLock;
+pub use mounts::{CacheMount, CacheMountId, CacheSharing};
+pub use record::{Found, LayerRecord, StepFolder};
+pub use tags::{ANNOTATION_IMAGE_NAME, Tag};
+pub use temp::TempDir;
+
+use error::At as _;
+use lock::{FileLock, Hold};
+use temp::Workspace;
+
+/// The format of stores that this version makes, and the newest it uses.
+const FORMAT: u32 = 1;
+/// The file that says so.
+const FORMAT_FILE: &str = "rbuild.json";
+/// The directories of a store, parents first.
+const DIRS: [&str; 9] = [
+    "blobs",
+    "blobs/sha256",
+    "layers",
+    "locks",
+    "mounts",
+    "snapshots",
+    "stat",
+    "steps",
+    "tmp",
+];
+/// What an unused directory may hold: the root of a file system of its own has this.
+const HARMLESS: &str = "lost+found";
+
+#[derive(Serialize, Deserialize)]
+struct Format {
+    format: u32,
+}
+
+/// An open store. Threads share it.
+#[derive(Debug)]
+pub struct Store {
+    root: PathBuf,
+    workspace: Workspace,
+    /// Dropped last.
+    _in_use: FileLock,
+}
+
+impl Store {
+    /// Opens the store in `root`, which is made if it is not there or empty. Waits while somebody removes things
+    /// from the store. Sweeps up what killed processes left.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        prepare(root)?;
+        let in_use = FileLock::wait(&root.join("locks/store"), Hold::Shared)?;
+        Self::with_lock(root, in_use)
+    }
+
+    /// Opens the store for removing things: nobody else has it open until it is dropped.
+    /// [`StoreError::Busy`] when somebody has.
+    pub fn open_exclusive(root: &Path) -> Result<Self, StoreError> {
+        prepare(root)?;
+        let in_use =
+            FileLock::attempt(&root.join("locks/store"), Hold::Exclusive)?.ok_or_else(|| {
+                StoreError::Busy {
+                    root: root.to_owned(),
+                }
+            })?;
+        Self::with_lock(root, in_use)
+    }
+
+    fn with_lock(root: &Path, in_use: FileLock) -> Result<Self, StoreError> {
+        let store = Self {
+            root: root.to_owned(),
+            workspace: Workspace::create(root)?,
+            _in_use: in_use,
+        };
+        store.sweep()?;
+        Ok(store)
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The directory for file system states. It and `tmp/` are on one file system.
+    pub fn snapshots_dir(&self) -> PathBuf {
+        self.root.join("snapshots")
+    }
+
+    /// The directory for remembered digests of context files.
+    pub fn stat_dir(&self) -> PathBuf {
+        self.root.join("stat")
+    }
+
+    /// Replaces a file of [`Store::stat_dir`] or [`Store::snapshots_dir`] at once.
+    pub fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        self.workspace.replace(path, bytes)
+    }
+}
+
+/// Makes sure that `root` holds a store of a format that can be used.
+fn prepare(root: &Path) -> Result<(), StoreError> {
+    if check_format(root)? {
+        return Ok(());
+    }
+    match fs::DirBuilder::new().mode(0o700).create(root) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = root.parent().unwrap_or(root);
+            fs::create_dir_all(parent).at("create", parent)?;
+            match fs::DirBuilder::new().mode(0o700).create(root) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(error).at("create", root);
+                }
+                _ => {}
+            }
+        }
+        Err(error) => return Err(error).at("create", root),
+    }
+    refuse_foreign(root)?;
+    // Made first: it tells a store that is being made from somebody else's directory.
+    ensure_dir(&root.join("locks"))?;
+    let _init = FileLock::wait(&root.join("locks/init"), Hold::Exclusive)?;
+    if check_format(root)? {
+        return Ok(());
+    }
+    for dir in DIRS {
+        ensure_dir(&root.join(dir))?;
+    }
+    for private in ["snapshots", "mounts", "tmp"] {
+        let path = root.join(private);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).at("create", &path)?;
+    }
+    let workspace = Workspace::create(root)?;
+    let write = |name: &str, text: &str| workspace.replace(&root.join(name), text.as_bytes());
+    write("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    let index = root.join("index.json");
+    if !index.try_exists().at("read", &index)? {
+        let empty = crate::oci::Index::new(Vec::new());
+        workspace.replace(&index, &crate::oci::to_json(&empty))?;
+    }
+    workspace.replace_durably(
+        &root.join(FORMAT_FILE),
+        &crate::oci::to_json(&Format { format: FORMAT }),
+    )
+}
+
+/// Whether there is a finished store; an error when it is of a newer format.
+fn check_format(root: &Path) -> Result<bool, StoreError> {
+    let path = root.join(FORMAT_FILE);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error).at("read", &path),
+    };
+    let format: Format = serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
+        path,
+        reason: error.to_string(),
+    })?;
+    if format.format > FORMAT {
+        return Err(StoreError::TooNew {
+            root: root.to_owned(),
+            found: format.format,
+            supported: FORMAT,
+        });
+    }
+    Ok(true)
+}
+
+/// Refuses a directory that has something in it and is not a store that is being made.
+fn refuse_foreign(root: &Path) -> Result<(), StoreError> {
+    let mut foreign = None;
+    for entry in fs::read_dir(root).at("read", root)? {
+        let name = entry.at("read", root)?.file_name();
+        if name != HARMLESS {
+            foreign = Some(name.to_string_lossy().into_owned());
+        }
+    }
+    let locks = root.join("locks");
+    match foreign {
+        // Looked for last, since another process may be making the store meanwhile.
+        Some(entry) if !locks.try_exists().at("read", &locks)? => Err(StoreError::Foreign {
+            root: root.to_owned(),
+            entry,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn ensure_dir(path: &Path) -> Result<(), StoreError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.at("create", path),
+    }
+}

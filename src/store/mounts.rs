@@ -1,0 +1,202 @@
+//! Cache mounts: directories that outlive builds.
+//!
+//! ```text
+//! mounts/ID/            ID: digest of all that identifies the mount
+//! mounts/ID/about.json  the same in words, for people
+//! mounts/ID/0           an instance; 1, 2, … are made when the earlier ones are taken
+//! locks/mount-ID        held while an instance is looked for
+//! locks/mount-ID-0      held while an instance is used: shared by `shared`, exclusive by the others
+//! ```
+//! A new instance is filled under an exclusive lock as `mounts/ID/0.new` and then renamed, so that one that is
+//! half filled is never used.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Serialize;
+
+use super::{
+    Store, StoreError,
+    error::At as _,
+    lock::{FileLock, Hold},
+    temp::remove_tree,
+};
+use crate::oci::{Digest, sha256};
+
+/// How often a waiting user looks whether an instance is free. As in BuildKit.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Who may use the same instance of a cache mount at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheSharing {
+    /// Everybody who shares.
+    Shared,
+    /// One; another gets an instance of their own.
+    Private,
+    /// One; another waits.
+    Locked,
+}
+
+/// What identifies a cache mount. All fields count, as in BuildKit: another owner is another cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CacheMountId {
+    /// The `id` option, or the target path.
+    pub id: String,
+    /// The content a new instance starts with, if it has `from`.
+    pub seed: Option<Digest>,
+    /// Mode of the directory.
+    pub mode: u32,
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+impl CacheMountId {
+    /// The name of its directory.
+    fn key(&self) -> String {
+        sha256(&crate::oci::to_json(self)).hex()
+    }
+}
+
+/// A cache mount in use. Dropping it lets others have it; the files stay.
+#[derive(Debug)]
+pub struct CacheMount {
+    path: PathBuf,
+    _lock: FileLock,
+}
+
+impl CacheMount {
+    /// The directory to mount.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Store {
+    /// Gives a cache mount, a new one if need be. `fill` makes a new, empty directory ready: its first content and
+    /// its owner; its mode is set already. [`CacheSharing::Locked`] waits as long as `wait` says so, which is asked
+    /// several times a second; `None` when it said no.
+    pub fn cache_mount<E: From<StoreError>>(
+        &self,
+        id: &CacheMountId,
+        sharing: CacheSharing,
+        fill: &mut dyn FnMut(&Path) -> Result<(), E>,
+        wait: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<CacheMount>, E> {
+        loop {
+            if let Some(mount) = self.try_cache_mount(id, sharing, fill)? {
+                return Ok(Some(mount));
+            }
+            if !wait() {
+                return Ok(None);
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    /// Gives a cache mount as [`Store::cache_mount`], but `None` instead of waiting.
+    pub fn try_cache_mount<E: From<StoreError>>(
+        &self,
+        id: &CacheMountId,
+        sharing: CacheSharing,
+        fill: &mut dyn FnMut(&Path) -> Result<(), E>,
+    ) -> Result<Option<CacheMount>, E> {
+        let key = id.key();
+        let hold = match sharing {
+            CacheSharing::Shared => Hold::Shared,
+            CacheSharing::Private | CacheSharing::Locked => Hold::Exclusive,
+        };
+        let dir = self.root.join("mounts").join(&key);
+        let locks = self.root.join("locks");
+        let _search = FileLock::wait(&locks.join(format!("mount-{key}")), Hold::Exclusive)?;
+        fs::create_dir_all(&dir).at("create", &dir)?;
+        let instances = instances(&dir)?;
+        for n in &instances {
+            let lock = locks.join(format!("mount-{key}-{n}"));
+            if let Some(lock) = FileLock::attempt(&lock, hold)? {
+                return Ok(Some(CacheMount {
+                    path: dir.join(n.to_string()),
+                    _lock: lock,
+                }));
+            }
+        }
+        if sharing == CacheSharing::Locked && !instances.is_empty() {
+            return Ok(None);
+        }
+        self.new_instance(id, &dir, &instances, hold, fill)
+    }
+
+    /// Removes all instances of a cache mount that nobody uses, for builds that shall not see earlier content.
+    pub fn clear_cache_mount(&self, id: &CacheMountId) -> Result<(), StoreError> {
+        let key = id.key();
+        let dir = self.root.join("mounts").join(&key);
+        let locks = self.root.join("locks");
+        if !dir.try_exists().at("read", &dir)? {
+            return Ok(());
+        }
+        let _search = FileLock::wait(&locks.join(format!("mount-{key}")), Hold::Exclusive)?;
+        for n in instances(&dir)? {
+            let lock = locks.join(format!("mount-{key}-{n}"));
+            if let Some(_lock) = FileLock::attempt(&lock, Hold::Exclusive)? {
+                let trash = self.temp_dir()?;
+                let old = dir.join(n.to_string());
+                fs::rename(&old, trash.path().join("old")).at("remove", &old)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn new_instance<E: From<StoreError>>(
+        &self,
+        id: &CacheMountId,
+        dir: &Path,
+        instances: &[u32],
+        hold: Hold,
+        fill: &mut dyn FnMut(&Path) -> Result<(), E>,
+    ) -> Result<Option<CacheMount>, E> {
+        let key = id.key();
+        let n = (0..)
+            .find(|n| !instances.contains(n))
+            .expect("there are fewer directories than numbers");
+        let lock_path = self.root.join("locks").join(format!("mount-{key}-{n}"));
+        // Free: whoever holds it has an instance, and instances are looked for under the lock of the search.
+        let lock = FileLock::wait(&lock_path, Hold::Exclusive)?;
+        let about = dir.join("about.json");
+        if !about.try_exists().at("read", &about)? {
+            self.workspace.replace(&about, &crate::oci::to_json(id))?;
+        }
+        let new = dir.join(format!("{n}.new"));
+        remove_tree(&new)?;
+        fs::create_dir(&new).at("create", &new)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(id.mode & 0o7777))
+            .at("create", &new)?;
+        if let Err(error) = fill(&new) {
+            remove_tree(&new).ok();
+            return Err(error);
+        }
+        let path = dir.join(n.to_string());
+        fs::rename(&new, &path).at("create", &path)?;
+        if hold == Hold::Shared {
+            lock.share()?;
+        }
+        Ok(Some(CacheMount { path, _lock: lock }))
+    }
+}
+
+/// The numbers of the finished instances, smallest first.
+fn instances(dir: &Path) -> Result<Vec<u32>, StoreError> {
+    let mut numbers = fs::read_dir(dir)
+        .and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().parse::<u32>().ok()))
+                .collect::<io::Result<Vec<_>>>()
+        })
+        .at("read", dir)?;
+    numbers.sort_unstable();
+    Ok(numbers.into_iter().flatten().collect())
+}

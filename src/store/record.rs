@@ -1,0 +1,186 @@
+//! Records: small files that are valid or count as absent.
+//!
+//! ```text
+//! layers/DIFFID/BLOB   what is known of a layer: its descriptor and its table of contents
+//! steps/KE/KEY         the result of a step, by its cache key (KE: the first two digits)
+//! steps/at/POSITION    the key and inputs a step had last time, by where it stands
+//! ```
+//! A record begins with `rbuild 1 sha256:HEX\n`, the format and the digest of the rest. They are written without
+//! `fsync`: after a power loss a torn record fails its digest and is a miss. What the bytes of a step's record mean
+//! is the `cache` module's business.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError, error::At as _};
+use crate::oci::{Descriptor, DiffId, Digest, sha256};
+
+/// The format of records; others are passed over, so that versions can share a store.
+const FORMAT: &str = "rbuild 1 ";
+
+/// What is known of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRecord {
+    /// The digest of its uncompressed tar.
+    pub diff_id: DiffId,
+    /// The blob that holds it, which may or may not be in the store.
+    pub descriptor: Descriptor,
+    /// Its encoded table of contents; empty when there is none yet.
+    pub toc: Vec<u8>,
+}
+
+/// What stands in front of the table of contents.
+#[derive(Serialize, Deserialize)]
+struct LayerHeader {
+    descriptor: Descriptor,
+}
+
+/// What reading a record found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found<T> {
+    /// A valid record.
+    Valid(T),
+    /// Nothing.
+    Absent,
+    /// Bytes that are no valid record of this version.
+    Invalid,
+}
+
+/// The folders of step records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepFolder {
+    /// By cache key.
+    Key,
+    /// By position.
+    Position,
+}
+
+impl Store {
+    /// Remembers a layer. An earlier record of the same layer in the same blob is replaced.
+    pub fn put_layer(&self, record: &LayerRecord) -> Result<(), StoreError> {
+        let header = LayerHeader {
+            descriptor: record.descriptor.clone(),
+        };
+        let mut payload = crate::oci::to_json(&header);
+        payload.push(b'\n');
+        payload.extend_from_slice(&record.toc);
+        let dir = self.layer_dir(record.diff_id);
+        self.write_record(&dir.join(record.descriptor.digest.hex()), &payload)
+    }
+
+    /// What is known of a layer. When several blobs hold it, one that is in the store is preferred.
+    pub fn layer_record(&self, diff_id: DiffId) -> Result<Option<LayerRecord>, StoreError> {
+        let dir = self.layer_dir(diff_id);
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).at("read", &dir),
+        };
+        let mut paths = entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<io::Result<Vec<_>>>()
+            .at("read", &dir)?;
+        paths.sort();
+        let mut absent = None;
+        for path in paths {
+            if let Found::Valid(record) = read_layer(&path, diff_id)? {
+                if self.has(&record.descriptor)? {
+                    return Ok(Some(record));
+                }
+                absent = absent.or(Some(record));
+            }
+        }
+        Ok(absent)
+    }
+
+    /// What is known of a layer in a certain blob.
+    pub fn layer_record_of(
+        &self,
+        diff_id: DiffId,
+        blob: &Digest,
+    ) -> Result<Option<LayerRecord>, StoreError> {
+        let path = self.layer_dir(diff_id).join(blob.hex());
+        Ok(match read_layer(&path, diff_id)? {
+            Found::Valid(record) if record.descriptor.digest == *blob => Some(record),
+            Found::Valid(_) | Found::Absent | Found::Invalid => None,
+        })
+    }
+
+    fn layer_dir(&self, diff_id: DiffId) -> PathBuf {
+        self.root.join("layers").join(diff_id.0.hex())
+    }
+
+    /// Remembers the bytes of a step's record; an earlier one is replaced.
+    pub fn put_step(
+        &self,
+        folder: StepFolder,
+        key: &Digest,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        self.write_record(&self.step_path(folder, key), bytes)
+    }
+
+    /// The bytes of a step's record.
+    pub fn step(&self, folder: StepFolder, key: &Digest) -> Result<Found<Vec<u8>>, StoreError> {
+        read_record(&self.step_path(folder, key))
+    }
+
+    fn step_path(&self, folder: StepFolder, key: &Digest) -> PathBuf {
+        let hex = key.hex();
+        let shard = match folder {
+            StepFolder::Key => &hex[..2],
+            StepFolder::Position => "at",
+        };
+        self.root.join("steps").join(shard).join(hex)
+    }
+
+    fn write_record(&self, path: &Path, payload: &[u8]) -> Result<(), StoreError> {
+        let mut bytes = format!("{FORMAT}{}\n", sha256(payload)).into_bytes();
+        bytes.extend_from_slice(payload);
+        let parent = path.parent().unwrap_or(&self.root);
+        fs::create_dir_all(parent).at("create", parent)?;
+        self.workspace.replace(path, &bytes)
+    }
+}
+
+fn read_record(path: &Path) -> Result<Found<Vec<u8>>, StoreError> {
+    let mut bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
+        Err(error) => return Err(error).at("read", path),
+    };
+    let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
+        return Ok(Found::Invalid);
+    };
+    let payload = bytes.split_off(end + 1);
+    let expected = format!("{FORMAT}{}\n", sha256(&payload));
+    Ok(if bytes == expected.as_bytes() {
+        Found::Valid(payload)
+    } else {
+        Found::Invalid
+    })
+}
+
+fn read_layer(path: &Path, diff_id: DiffId) -> Result<Found<LayerRecord>, StoreError> {
+    let mut payload = match read_record(path)? {
+        Found::Valid(payload) => payload,
+        Found::Absent => return Ok(Found::Absent),
+        Found::Invalid => return Ok(Found::Invalid),
+    };
+    let Some(end) = payload.iter().position(|b| *b == b'\n') else {
+        return Ok(Found::Invalid);
+    };
+    let toc = payload.split_off(end + 1);
+    Ok(match serde_json::from_slice::<LayerHeader>(&payload) {
+        Ok(header) => Found::Valid(LayerRecord {
+            diff_id,
+            descriptor: header.descriptor,
+            toc,
+        }),
+        Err(_) => Found::Invalid,
+    })
+}
