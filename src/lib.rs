@@ -1,6 +1,5 @@
 //! rbuild turns a Dockerfile and a directory into an OCI image, without a daemon and without root.
 
-pub mod cache;
 pub mod dockerfile;
 pub mod layer;
 pub mod oci;

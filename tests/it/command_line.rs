@@ -1,1 +1,103 @@
 //! The command line: help, refusals and exit codes.
+
+use super::support::TestEnv;
+
+#[test]
+fn help_stands_alone() {
+    let env = TestEnv::new();
+    let help = env.run(&["--help"]).success();
+    for word in ["Usage: rbuild", "build", "images", "--root", "Exit status"] {
+        assert!(help.stdout.contains(word), "help lacks {word:?}\n{help}");
+    }
+    let help = env.run(&["build", "--help"]).success();
+    for flag in [
+        "--tag",
+        "--build-arg",
+        "--secret",
+        "--output",
+        "--metadata-file",
+    ] {
+        assert!(help.stdout.contains(flag), "help lacks {flag:?}\n{help}");
+    }
+    let none: [&str; 0] = [];
+    env.run(&none).exits(2).says("Usage: rbuild");
+}
+
+#[test]
+fn version_is_that_of_the_package() {
+    let env = TestEnv::new();
+    let version = format!("rbuild {}\n", env!("CARGO_PKG_VERSION"));
+    for args in [&["version"][..], &["--version"]] {
+        assert_eq!(env.run(args).success().stdout, version);
+    }
+    env.run(&["version", "--format", "json"])
+        .success()
+        .prints(&format!("\"{}\"", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn options_of_docker_that_are_not_there_are_refused_by_name() {
+    let env = TestEnv::new();
+    for (args, want) in [
+        (
+            &["--cache-to", "type=local,dest=x"][..],
+            "--cache-to=type=local,dest=x is refused: remote caches",
+        ),
+        (&["--provenance"], "--provenance is refused: attestations"),
+        (
+            &["--provenance=mode=max"],
+            "--provenance=mode=max is refused: attestations",
+        ),
+        (&["--sbom=true"], "--sbom is refused: attestations"),
+        (
+            &["--builder", "b"],
+            "--builder=b is refused: there is no builder",
+        ),
+        (
+            &["--squash"],
+            "--squash is refused: layers are not squashed",
+        ),
+        (&["-m", "1g"], "--memory=1g is refused: limits"),
+        (&["--rm=false"], "--rm=false is refused: nothing of a step"),
+    ] {
+        env.build(args).exits(2).says(want);
+    }
+}
+
+#[test]
+fn wrong_options_are_named_with_the_nearest_right_one() {
+    let env = TestEnv::new();
+    for (args, want) in [
+        (&["--biuld-arg", "A=1"][..], "--build-arg"),
+        (&["--ulimit", "nofiles=1"], "did you mean `nofile`?"),
+        (&["--add-host", "a:b"], "`b` is not an IP address"),
+        (&["--shm-size", "big"], "it is not a size"),
+        (
+            &["--secret", "id=a,scr=b"],
+            "unexpected key 'scr' in 'scr=b' (did you mean src?)",
+        ),
+        (
+            &["--call", "outlnie"],
+            "unknown method `outlnie`; did you mean `outline`?",
+        ),
+    ] {
+        env.build(args).exits(2).says(want);
+    }
+}
+
+#[test]
+fn an_empty_store_lists_nothing_and_finds_nothing() {
+    let env = TestEnv::new();
+    let list = env.run(&["images"]).success();
+    assert_eq!(list.stdout.lines().count(), 1, "{list}");
+    assert_eq!(
+        env.run(&["images", "--format", "json"]).success().stdout,
+        "[]\n"
+    );
+    env.run(&["inspect", "app:v1"])
+        .exits(1)
+        .says("error: no image `app:v1` in the store\nhint: `rbuild images` lists what there is\n");
+    env.run(&["tag", "App", "b"])
+        .exits(2)
+        .says("must be lowercase");
+}

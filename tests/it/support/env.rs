@@ -24,6 +24,7 @@ impl TestEnv {
         for name in ["home", "context", "tmp"] {
             fs::create_dir(dir.path().join(name)).expect("a directory in the temporary one");
         }
+        fs::write(dir.path().join("home/registries.conf"), "").expect("an empty configuration");
         Self {
             dir,
             vars: Vec::new(),
@@ -96,11 +97,13 @@ impl TestEnv {
     }
 
     /// Runs the program.
+    #[must_use = "an outcome that nobody looks at tests nothing"]
     pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Outcome {
         Outcome::of(&mut self.command(args), self.dir.path())
     }
 
     /// Builds the context: `rbuild build --progress=plain ARGS CONTEXT`.
+    #[must_use = "an outcome that nobody looks at tests nothing"]
     pub(crate) fn build(&self, args: &[&str]) -> Outcome {
         let context = self.context();
         let mut all = vec!["build", "--progress=plain"];

@@ -7,7 +7,6 @@ use std::{
 };
 
 /// Status and output of one call. Printing it tells all that a failed test needs.
-#[must_use = "an outcome that nobody looks at tests nothing"]
 pub(crate) struct Outcome {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,

@@ -1,0 +1,322 @@
+//! The command line as typed values. What the values mean together with the environment is `settings`' business.
+//!
+//! `build` is the default command: a command line that does not begin with the name of a command is one of
+//! `rbuild build`. A directory that is called like a command is written with a slash: `rbuild ./images`.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::{build_args::BuildArgs, values::Pair};
+
+const AFTER_HELP: &str = "\
+`rbuild [OPTIONS] CONTEXT` is short for `rbuild build [OPTIONS] CONTEXT`; `rbuild build --help` lists the options.
+
+Exit status: 0 done; 1 the build is wrong; 2 the command line is wrong; 3 this machine cannot;
+4 the remote said no; 70 rbuild is wrong; 130 or 143 interrupted.";
+
+/// Builds container images from Dockerfiles, without a daemon and without root. Images go to rbuild's own store unless
+/// -o or --push says otherwise.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rbuild",
+    version,
+    after_help = AFTER_HELP,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    /// Directory of the store: images, layers and cache [default: $RBUILD_ROOT, or /var/lib/rbuild for root, else
+    /// $XDG_DATA_HOME/rbuild or ~/.local/share/rbuild]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile (the default command)
+    #[command(visible_alias = "b")]
+    Build(Box<BuildArgs>),
+    /// List the images in the store
+    #[command(visible_alias = "ls")]
+    Images(ImagesArgs),
+    /// Give an image of the store another name
+    Tag(TagArgs),
+    /// Remove names of images from the store
+    Rmi(RmiArgs),
+    /// Push images of the store to their registries
+    Push(PushArgs),
+    /// Pull images from registries into the store
+    Pull(PullArgs),
+    /// Show an image: its manifest and config
+    Inspect(InspectArgs),
+    /// Write images of the store to an archive
+    Save(SaveArgs),
+    /// Read images from an archive or a layout into the store
+    Load(LoadArgs),
+    /// Show what a build would do, without network and without reading the context
+    Plan(PlanArgs),
+    /// Store the credentials for a registry
+    Login(LoginArgs),
+    /// Forget the credentials for a registry
+    Logout(LogoutArgs),
+    /// Print the version
+    Version(VersionArgs),
+}
+
+/// How a command prints data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum DataFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImagesArgs {
+    /// Only images whose name begins with this
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: DataFormat,
+    /// Whole digests
+    #[arg(long)]
+    pub(crate) digests: bool,
+    /// Print the image IDs alone
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TagArgs {
+    /// An image of the store: a name, or a digest
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// The new names
+    #[arg(value_name = "NAME", required = true)]
+    pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RmiArgs {
+    /// Names, or digests for all names of an image
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Images of the store; the name says which registry
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Images to pull
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+    /// The platform to pick of an image for several [default: $DOCKER_DEFAULT_PLATFORM, or this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<String>,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+/// How commands that take their time report.
+#[derive(Debug, Args)]
+pub(crate) struct TalkArgs {
+    /// How to show progress [default: $BUILDKIT_PROGRESS, or auto]
+    #[arg(long, value_enum, value_name = "FORM")]
+    pub(crate) progress: Option<ProgressForm>,
+    /// Print the result alone
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ProgressForm {
+    /// `tty` on a terminal, else `plain`
+    #[default]
+    Auto,
+    /// A live view of a few lines
+    Tty,
+    /// One line for each thing that happens, nothing clipped
+    Plain,
+    /// Errors alone
+    #[value(alias = "none")]
+    Quiet,
+    /// One JSON object for each event
+    Rawjson,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// An image of the store: a name, or a digest
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = DataFormat::Json)]
+    pub(crate) format: DataFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveArgs {
+    /// Images of the store
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+    /// The archive [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// `docker` for `docker load`, `oci` for an OCI layout in a tar
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: ArchiveFormat,
+}
+
+/// The two archives that hold images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ArchiveFormat {
+    /// What `docker load` reads
+    #[default]
+    Docker,
+    /// An OCI image layout
+    Oci,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoadArgs {
+    /// The archive, or the directory of a layout [default: standard input]
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) input: Option<PathBuf>,
+    /// Print nothing but errors
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// The Dockerfile; `-` for standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) file: Option<PathBuf>,
+    /// The stage to build [default: the last one]
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Set an ARG; without a value, take it from the environment
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub(crate) build_arg: Vec<Pair>,
+    /// The platform of the result [default: $DOCKER_DEFAULT_PLATFORM, or this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<String>,
+    /// Name of a context that replaces a stage or an image; its value is not looked at
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) build_context: Vec<Pair>,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: DataFormat,
+    /// The directory of the Dockerfile; nothing else of it is read
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub(crate) context: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// The registry, as it stands in image names
+    #[arg(value_name = "REGISTRY", default_value = "docker.io")]
+    pub(crate) registry: String,
+    /// User name
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) username: String,
+    /// Read the password from standard input
+    #[arg(long)]
+    pub(crate) password_stdin: bool,
+    /// On the command line every process of the machine could read it
+    #[arg(short, long, value_name = "PASSWORD", hide = true)]
+    pub(crate) password: Option<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// The registry, as it stands in image names
+    #[arg(value_name = "REGISTRY", default_value = "docker.io")]
+    pub(crate) registry: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VersionArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: DataFormat,
+}
+
+/// Puts `build` where a command line leaves it out.
+pub(crate) fn with_default_command(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let mut at = 1;
+    while let Some(arg) = args.get(at).and_then(|a| a.to_str()) {
+        match arg {
+            "--root" => at += 2,
+            _ if arg.starts_with("--root=") => at += 1,
+            "-h" | "--help" | "-V" | "--version" => return args,
+            _ if is_command(arg) => return args,
+            _ => break,
+        }
+    }
+    if at < args.len() {
+        args.insert(at, "build".into());
+    }
+    args
+}
+
+fn is_command(word: &str) -> bool {
+    use clap::CommandFactory as _;
+    Cli::command()
+        .get_subcommands()
+        .any(|c| c.get_name() == word || c.get_all_aliases().any(|a| a == word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaulted(line: &str) -> String {
+        let args = line.split(' ').map(OsString::from);
+        let args: Vec<String> = with_default_command(args)
+            .into_iter()
+            .map(|a| a.into_string().expect("ASCII"))
+            .collect();
+        args.join(" ")
+    }
+
+    #[test]
+    fn definitions_hold_together() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn build_is_the_default_command() {
+        for (line, want) in [
+            ("rbuild -t app .", "rbuild build -t app ."),
+            ("rbuild .", "rbuild build ."),
+            ("rbuild -t images .", "rbuild build -t images ."),
+            ("rbuild --root /r .", "rbuild --root /r build ."),
+            ("rbuild --root=/r images", "rbuild --root=/r images"),
+            ("rbuild build .", "rbuild build ."),
+            ("rbuild ./images", "rbuild build ./images"),
+            ("rbuild --help", "rbuild --help"),
+            ("rbuild", "rbuild"),
+        ] {
+            assert_eq!(defaulted(line), want);
+        }
+    }
+}

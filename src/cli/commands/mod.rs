@@ -1,0 +1,45 @@
+//! The commands, one function each: typed arguments in, data on standard output.
+
+mod images;
+
+use rbuild::store::Store;
+
+use super::{
+    args::{Cli, Command, DataFormat, VersionArgs},
+    classify,
+    diagnostics::Failure,
+    environment::Environment,
+    settings, stdout,
+};
+
+/// Runs a command.
+pub(crate) fn run(cli: Cli, env: &Environment) -> Result<(), Failure> {
+    let root = cli.root;
+    let open = || {
+        let root = settings::store_root(root.clone(), env)?;
+        Store::open(&root).map_err(|e| classify::failure(&e))
+    };
+    match cli.command {
+        Command::Images(args) => images::list(&open()?, &args),
+        Command::Tag(args) => images::tag(&open()?, &args),
+        Command::Rmi(args) => images::remove(&open()?, &args),
+        Command::Inspect(args) => images::inspect(&open()?, &args),
+        Command::Version(args) => version(&args),
+        Command::Build(_)
+        | Command::Push(_)
+        | Command::Pull(_)
+        | Command::Save(_)
+        | Command::Load(_)
+        | Command::Plan(_)
+        | Command::Login(_)
+        | Command::Logout(_) => Err(Failure::usage("this version cannot do that yet")),
+    }
+}
+
+fn version(args: &VersionArgs) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    match args.format {
+        DataFormat::Text => stdout::print(&format!("rbuild {version}\n")),
+        DataFormat::Json => stdout::print_json(&serde_json::json!({"version": version})),
+    }
+}

@@ -1,0 +1,74 @@
+//! The program around the library: command line, settings, progress, error messages, exit codes.
+//!
+//! ```text
+//! arguments ─args─→ typed options ─settings (environment, files)→ requests ─commands→ library
+//!                                                       progress ←─ events      errors ─→ diagnostics
+//! ```
+//! This is the only place that prints, reads the environment, or knows exit codes.
+
+mod args;
+mod build_args;
+mod call;
+mod classify;
+mod commands;
+mod diagnostics;
+mod environment;
+mod progress;
+mod refused;
+mod secret;
+mod settings;
+mod stdout;
+mod terminal;
+mod values;
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser as _;
+
+use diagnostics::{Failure, Kind};
+use environment::Environment;
+
+/// Runs the program: arguments and environment of the process in, exit status out.
+pub(crate) fn run() -> ExitCode {
+    std::panic::set_hook(Box::new(report_panic));
+    let env = Environment::of_process();
+    let arguments = args::with_default_command(std::env::args_os());
+    let cli = match args::Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help goes to standard output; a reader that has gone away has read enough.
+            error.print().ok();
+            return ExitCode::from(
+                u8::try_from(error.exit_code()).unwrap_or(Kind::Usage.exit_code()),
+            );
+        }
+    };
+    match commands::run(cli, &env) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let report = failure.render(&[], settings::colour(&env));
+            std::io::stderr().write_all(report.as_bytes()).ok();
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+/// Says what went wrong in rbuild itself and ends the process; a release build would abort without an exit status.
+#[expect(
+    clippy::exit,
+    clippy::disallowed_methods,
+    reason = "after a panic there is nothing left whose destructor should run"
+)]
+fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let message = panic
+        .payload_as_str()
+        .unwrap_or("a panic without a message");
+    let place = panic
+        .location()
+        .map(|place| format!(" ({}:{})", place.file(), place.line()))
+        .unwrap_or_default();
+    let failure = Failure::new(Kind::Bug, format!("{message}{place}"));
+    let report = failure.render(&[], terminal::Colour::Off);
+    std::io::stderr().write_all(report.as_bytes()).ok();
+    std::process::exit(i32::from(Kind::Bug.exit_code()));
+}

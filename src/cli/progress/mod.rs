@@ -1,0 +1,169 @@
+//! Showing what a build tells: the forms of `--progress`.
+//!
+//! All forms write to standard error. Whatever the form, the last lines of every step that runs are kept, so that
+//! the report of a failure can show them.
+
+mod json;
+mod lines;
+mod live;
+mod plain;
+mod tail;
+
+use std::{
+    io::Write,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rbuild::progress::{Event, Reporter};
+
+use super::{args::ProgressForm, terminal::Colour};
+
+pub(crate) use plain::bytes;
+pub(crate) use tail::FailedStep;
+
+/// How often views that show time or hold lines back look at the clock.
+const TICK: Duration = Duration::from_millis(200);
+
+/// One form of showing events. `now` is the time since the program began.
+trait View: Send {
+    fn event(&mut self, event: &Event, now: Duration);
+    fn tick(&mut self, now: Duration);
+    /// Nothing more will come: leaves the terminal as text that can be scrolled.
+    fn finish(&mut self, now: Duration);
+}
+
+/// Shows events in the form that was chosen.
+pub(crate) struct Renderer {
+    shared: Arc<Shared>,
+    ticker: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    begun: Instant,
+    over: AtomicBool,
+    wake: Condvar,
+    wake_lock: Mutex<()>,
+}
+
+struct State {
+    view: Option<Box<dyn View>>,
+    tails: tail::Tails,
+    warnings: Vec<String>,
+}
+
+impl Renderer {
+    /// Shows events on standard error.
+    pub(crate) fn new(form: ProgressForm, on_terminal: bool, colour: Colour) -> Self {
+        let form = match form {
+            ProgressForm::Auto if on_terminal => ProgressForm::Tty,
+            // A live view needs a terminal; without one its plain form says the same.
+            ProgressForm::Auto | ProgressForm::Tty if !on_terminal => ProgressForm::Plain,
+            form => form,
+        };
+        let err: Box<dyn Write + Send> = Box::new(std::io::stderr());
+        let view: Option<Box<dyn View>> = match form {
+            ProgressForm::Quiet => None,
+            ProgressForm::Auto | ProgressForm::Plain => {
+                Some(Box::new(plain::Plain::new(err, colour)))
+            }
+            ProgressForm::Tty => Some(Box::new(live::Live::new())),
+            ProgressForm::Rawjson => Some(Box::new(json::Json::new(err, SystemTime::now()))),
+        };
+        let ticking = view.is_some();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                view,
+                tails: tail::Tails::default(),
+                warnings: Vec::new(),
+            }),
+            begun: Instant::now(),
+            over: AtomicBool::new(false),
+            wake: Condvar::new(),
+            wake_lock: Mutex::new(()),
+        });
+        let ticker = ticking
+            .then(|| {
+                let shared = Arc::clone(&shared);
+                std::thread::Builder::new()
+                    .name("progress".to_owned())
+                    .spawn(move || shared.run_ticker())
+                    .ok()
+            })
+            .flatten();
+        Self { shared, ticker }
+    }
+
+    /// Shows what is left, and gives what the build said besides: warnings, and the steps that failed.
+    pub(crate) fn finish(mut self) -> (Vec<String>, Vec<FailedStep>) {
+        self.stop();
+        let mut state = self.shared.state();
+        (
+            std::mem::take(&mut state.warnings),
+            std::mem::take(&mut state.tails).failed(),
+        )
+    }
+
+    fn stop(&mut self) {
+        self.shared.over.store(true, Ordering::Release);
+        self.shared.wake.notify_all();
+        if let Some(ticker) = self.ticker.take() {
+            // A ticker that panicked has nothing more to show.
+            drop(ticker.join());
+        }
+        let mut state = self.shared.state();
+        if let Some(mut view) = state.view.take() {
+            view.finish(self.shared.begun.elapsed());
+        }
+    }
+}
+
+impl Drop for Renderer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Reporter for Renderer {
+    fn event(&self, event: Event) {
+        let now = self.shared.begun.elapsed();
+        let mut state = self.shared.state();
+        state.tails.event(&event);
+        if let Event::Warning { text } = &event {
+            state.warnings.push(text.clone());
+        }
+        if let Some(view) = &mut state.view {
+            view.event(&event, now);
+        }
+    }
+}
+
+impl Shared {
+    /// What a panic of another thread left is still worth showing.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run_ticker(&self) {
+        let mut guard = self
+            .wake_lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while !self.over.load(Ordering::Acquire) {
+            guard = self
+                .wake
+                .wait_timeout(guard, TICK)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            let now = self.begun.elapsed();
+            if let Some(view) = &mut self.state().view {
+                view.tick(now);
+            }
+        }
+    }
+}

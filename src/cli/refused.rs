@@ -1,0 +1,169 @@
+//! Options of Docker that rbuild does not have, or not yet. Each is refused by name: an option that is silently
+//! dropped gives another result than the one asked for.
+//!
+//! Options that ask for what is so anyway (`--rm`, `--provenance=false`) are taken and do nothing.
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
+
+/// An option, when it is fine all the same, and what to say when it is not.
+struct Refusal {
+    name: &'static str,
+    short: Option<char>,
+    /// A switch may stand alone and is then `true`.
+    switch: bool,
+    /// The values that ask for what is so anyway.
+    fine: fn(&str) -> bool,
+    reason: &'static str,
+}
+
+const fn valued(name: &'static str, reason: &'static str) -> Refusal {
+    Refusal {
+        name,
+        short: None,
+        switch: false,
+        fine: |_| false,
+        reason,
+    }
+}
+
+const fn switch(name: &'static str, fine: fn(&str) -> bool, reason: &'static str) -> Refusal {
+    Refusal {
+        name,
+        short: None,
+        switch: true,
+        fine,
+        reason,
+    }
+}
+
+fn off(value: &str) -> bool {
+    matches!(value, "false" | "0" | "disabled=true")
+}
+
+fn on(value: &str) -> bool {
+    matches!(value, "true" | "1")
+}
+
+const REMOTE_CACHE: &str =
+    "remote caches are not supported yet; the store under --root caches locally";
+const ATTESTATIONS: &str = "attestations are not supported yet; none are made";
+const LIMITS: &str =
+    "limits of memory and CPU are not supported; set them on the process that runs rbuild";
+const NO_BUILDER: &str = "there is no builder to choose; rbuild builds by itself";
+
+const OPTIONS: &[Refusal] = &[
+    valued("cache-from", REMOTE_CACHE),
+    valued("cache-to", REMOTE_CACHE),
+    Refusal {
+        name: "attest",
+        short: None,
+        switch: false,
+        fine: |value| value.split(',').any(|field| field == "disabled=true"),
+        reason: ATTESTATIONS,
+    },
+    switch("sbom", off, ATTESTATIONS),
+    switch("provenance", off, ATTESTATIONS),
+    valued("builder", NO_BUILDER),
+    valued("policy", "source policies are not supported"),
+    valued(
+        "cgroup-parent",
+        "steps run in the control group of rbuild itself",
+    ),
+    valued("resource", LIMITS),
+    Refusal {
+        short: Some('m'),
+        ..valued("memory", LIMITS)
+    },
+    valued("memory-swap", LIMITS),
+    Refusal {
+        short: Some('c'),
+        ..valued("cpu-shares", LIMITS)
+    },
+    valued("cpu-period", LIMITS),
+    valued("cpu-quota", LIMITS),
+    valued("cpuset-cpus", LIMITS),
+    valued("cpuset-mems", LIMITS),
+    valued(
+        "security-opt",
+        "steps run with Docker's default profile; `RUN --security` and `--allow` change that",
+    ),
+    switch(
+        "squash",
+        off,
+        "layers are not squashed; build in one stage and `COPY --from` it into another",
+    ),
+    switch(
+        "print",
+        |_| false,
+        "use `--call outline` or `--call targets`",
+    ),
+    Refusal {
+        short: Some('D'),
+        ..switch(
+            "debug",
+            off,
+            "there is no debug mode; `--progress plain` shows everything",
+        )
+    },
+    switch("rm", on, "nothing of a step is ever kept"),
+    switch("force-rm", |value| on(value) || off(value), ""),
+    switch("compress", |value| on(value) || off(value), ""),
+];
+
+/// Stands for all of them among the options of a build; reading it refuses what was given.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refused;
+
+impl Args for Refused {
+    fn augment_args(command: Command) -> Command {
+        OPTIONS.iter().fold(command, |command, option| {
+            let mut arg = Arg::new(option.name)
+                .long(option.name)
+                .action(ArgAction::Append)
+                .value_name("VALUE")
+                .hide(true);
+            if let Some(short) = option.short {
+                arg = arg.short(short);
+            }
+            if option.switch {
+                arg = arg
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true");
+            }
+            command.arg(arg)
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Refused {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        for option in OPTIONS {
+            let values = matches
+                .get_many::<String>(option.name)
+                .into_iter()
+                .flatten();
+            for value in values {
+                if !(option.fine)(value) {
+                    let shown = match (option.switch, value.as_str()) {
+                        (true, "true") => String::new(),
+                        _ => format!("={value}"),
+                    };
+                    return Err(clap::Error::raw(
+                        ErrorKind::InvalidValue,
+                        format!("--{}{shown} is refused: {}", option.name, option.reason),
+                    ));
+                }
+            }
+        }
+        Ok(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        Self::from_arg_matches(matches).map(|_| ())
+    }
+}
