@@ -1,0 +1,539 @@
+//! Ignore files: which paths of a directory do not belong to the build context.
+//!
+//! The file is `<Dockerfile>.dockerignore` beside the Dockerfile, else `.dockerignore` in the context's root. One
+//! pattern a line, cleaned, a leading `/` dropped; `#` in the first column starts a comment. Patterns are anchored at
+//! the root and the last one that matches decides; `!` brings back.
+//!
+//! ```text
+//! *  ?  [a-z]  \x     as in `super::glob`, a set excepted: it is one of a regular expression
+//! **                  any number of directories, none included; at the end, everything below
+//! ```
+//! The same patterns are the words of `COPY --exclude`. The reference for all of it is the pattern matcher of Docker,
+//! down to this: a directory that matches takes all below it along, and whether an exception below it counts is
+//! decided path by path on the way down, never looking up again.
+
+use std::path::{Path, PathBuf};
+
+use regex::Regex;
+
+use super::glob::{BadPattern, Glob};
+
+/// A list of patterns that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatternError {
+    /// `!` without a pattern.
+    #[error("illegal exclusion pattern: \"!\"")]
+    LoneException,
+    /// Unbalanced brackets, or an escape of nothing.
+    #[error("{source}: {pattern:?}")]
+    Syntax {
+        /// The pattern.
+        pattern: String,
+        /// What Docker says of it.
+        source: BadPattern,
+    },
+}
+
+/// One pattern.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// As it was written.
+    pub text: String,
+    /// The line of the ignore file, from 1; 0 for a word of a flag.
+    pub line: usize,
+    /// Whether it starts with `!`.
+    pub is_exception: bool,
+    cleaned: String,
+    test: Test,
+}
+
+#[derive(Debug, Clone)]
+enum Test {
+    Exact,
+    /// `dir/**`
+    Prefix(String),
+    /// `**x`, `**/x`
+    Suffix(String),
+    Regex(Box<Regex>),
+}
+
+impl Rule {
+    fn matches(&self, path: &str) -> bool {
+        match &self.test {
+            Test::Exact => path == self.cleaned,
+            Test::Prefix(prefix) => path.starts_with(prefix.as_str()),
+            Test::Suffix(suffix) => {
+                path.ends_with(suffix.as_str()) || suffix.strip_prefix('/') == Some(path)
+            }
+            Test::Regex(regex) => regex.is_match(path),
+        }
+    }
+}
+
+impl Rule {
+    /// Whether something in `dir`, which ends with a slash, may match.
+    fn may_match_below(&self, dir: &str) -> bool {
+        let special = self.cleaned.find(['*', '?', '[', '\\', '^']);
+        match special {
+            None => format!("{}/", self.cleaned).starts_with(dir),
+            Some(end) => {
+                let fixed = &self.cleaned[..end];
+                fixed.starts_with(dir) || dir.starts_with(fixed)
+            }
+        }
+    }
+}
+
+/// An ordered list of patterns. Empty, it matches nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Patterns {
+    rules: Vec<Rule>,
+}
+
+/// How a path fared, and all that has to be known to go on below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which patterns matched, as far as they were tried; empty at the root.
+    hits: Vec<bool>,
+    decided_by: Option<usize>,
+    is_match: bool,
+}
+
+impl Verdict {
+    /// The verdict on the root, which no pattern matches.
+    pub fn root() -> Self {
+        Self::default()
+    }
+
+    /// Whether the path is one that the patterns name.
+    pub fn is_match(&self) -> bool {
+        self.is_match
+    }
+}
+
+impl Patterns {
+    /// The patterns of an ignore file.
+    pub fn parse(file: &[u8]) -> Result<Self, PatternError> {
+        let text = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
+        let text = String::from_utf8_lossy(text);
+        let lines = (1..)
+            .zip(text.split('\n'))
+            .filter(|(_, line)| !line.starts_with('#'))
+            .map(|(number, line)| (number, line.trim()))
+            .filter(|(_, line)| !line.is_empty());
+        let mut rules = Vec::new();
+        for (number, line) in lines {
+            let (mark, pattern) = match line.strip_prefix('!') {
+                Some(rest) => ("!", rest.trim()),
+                None => ("", line),
+            };
+            let mut pattern = if pattern.is_empty() {
+                String::new()
+            } else {
+                clean(pattern)
+            };
+            if pattern.len() > 1 && pattern.starts_with('/') {
+                pattern.remove(0);
+            }
+            rules.extend(rule(&format!("{mark}{pattern}"), line, number)?);
+        }
+        Ok(Self { rules })
+    }
+
+    /// Patterns given one by one, as `--exclude` does.
+    pub fn from_words<S: AsRef<str>>(
+        words: impl IntoIterator<Item = S>,
+    ) -> Result<Self, PatternError> {
+        let mut rules = Vec::new();
+        for word in words {
+            let word = word.as_ref();
+            rules.extend(rule(word, word, 0)?);
+        }
+        Ok(Self { rules })
+    }
+
+    /// Whether there is no pattern.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether some pattern starts with `!`.
+    pub fn has_exceptions(&self) -> bool {
+        self.rules.iter().any(|rule| rule.is_exception)
+    }
+
+    /// The verdict on `path`, given that on the directory it is in.
+    pub fn judge(&self, path: &Path, parent: &Verdict) -> Verdict {
+        let path = path.to_string_lossy();
+        let mut verdict = Verdict {
+            hits: vec![false; self.rules.len()],
+            ..Verdict::default()
+        };
+        for (i, rule) in self.rules.iter().enumerate() {
+            let inherited = parent.hits.get(i).copied().unwrap_or(false);
+            // A pattern that could not change the outcome is not tried, and is not known to have matched further
+            // down either: this makes `a/c`, `!a` leave out what is in a/c.
+            if !inherited && (rule.is_exception != verdict.is_match || !rule.matches(&path)) {
+                continue;
+            }
+            verdict.hits[i] = true;
+            if verdict.is_match == rule.is_exception {
+                verdict.decided_by = Some(i);
+            }
+            verdict.is_match = !rule.is_exception;
+        }
+        verdict
+    }
+
+    /// The verdict on `path`, from the root down.
+    pub fn judge_path(&self, path: &Path) -> Verdict {
+        let mut verdict = Verdict::root();
+        let mut done = PathBuf::new();
+        for component in path.components() {
+            done.push(component);
+            verdict = self.judge(&done, &verdict);
+        }
+        verdict
+    }
+
+    /// The pattern that brought a verdict about; `None` when none matched.
+    pub fn decisive(&self, verdict: &Verdict) -> Option<&Rule> {
+        self.rules.get(verdict.decided_by?)
+    }
+
+    /// Whether an exception may bring back something below the directory `dir`. False is certain, true is not.
+    pub fn may_bring_back_below(&self, dir: &Path) -> bool {
+        let dir = format!("{}/", dir.to_string_lossy());
+        self.rules
+            .iter()
+            .any(|rule| rule.is_exception && rule.may_match_below(&dir))
+    }
+
+    /// Whether a pattern other than an exception may match something below the directory `dir`, the root if empty.
+    /// False is certain, true is not.
+    pub fn may_match_below(&self, dir: &Path) -> bool {
+        let dir = format!("{}/", dir.to_string_lossy());
+        let dir = dir.trim_start_matches('/');
+        self.rules
+            .iter()
+            .any(|rule| !rule.is_exception && rule.may_match_below(dir))
+    }
+}
+
+/// The rule of one pattern; `None` for a blank one.
+fn rule(pattern: &str, text: &str, line: usize) -> Result<Option<Rule>, PatternError> {
+    let pattern = pattern.trim();
+    if pattern.is_empty() {
+        return Ok(None);
+    }
+    let mut cleaned = clean(pattern);
+    let is_exception = cleaned.starts_with('!');
+    if is_exception {
+        cleaned.remove(0);
+        if cleaned.is_empty() {
+            return Err(PatternError::LoneException);
+        }
+    }
+    let bad = |source| PatternError::Syntax {
+        pattern: pattern.to_owned(),
+        source,
+    };
+    Glob::parse(cleaned.as_bytes()).map_err(bad)?;
+    let test = compile(&cleaned).map_err(bad)?;
+    Ok(Some(Rule {
+        text: text.to_owned(),
+        line,
+        is_exception,
+        cleaned,
+        test,
+    }))
+}
+
+/// The test that a cleaned pattern stands for.
+fn compile(pattern: &str) -> Result<Test, BadPattern> {
+    #[derive(PartialEq)]
+    enum Form {
+        Exact,
+        Prefix,
+        Suffix,
+        Regex,
+    }
+    let mut form = Form::Exact;
+    let mut expression = String::from("^");
+    let mut chars = pattern.chars().peekable();
+    let mut at_start = true;
+    while let Some(c) = chars.next() {
+        match c {
+            '*' if chars.next_if_eq(&'*').is_some() => {
+                chars.next_if_eq(&'/');
+                if chars.peek().is_some() {
+                    expression.push_str("(.*/)?");
+                    form = Form::Regex;
+                } else if form == Form::Exact {
+                    form = Form::Prefix;
+                } else {
+                    expression.push_str(".*");
+                    form = Form::Regex;
+                }
+                if at_start {
+                    form = Form::Suffix;
+                }
+            }
+            '*' => {
+                expression.push_str("[^/]*");
+                form = Form::Regex;
+            }
+            '?' => {
+                expression.push_str("[^/]");
+                form = Form::Regex;
+            }
+            '.' | '+' | '(' | ')' | '|' | '{' | '}' | '$' => {
+                expression.push('\\');
+                expression.push(c);
+            }
+            '\\' => {
+                expression.push('\\');
+                if let Some(next) = chars.next() {
+                    expression.push(next);
+                    form = Form::Regex;
+                }
+            }
+            '[' | ']' => {
+                expression.push(c);
+                form = Form::Regex;
+            }
+            _ => expression.push(c),
+        }
+        at_start = false;
+    }
+    Ok(match form {
+        Form::Exact => Test::Exact,
+        Form::Prefix => Test::Prefix(pattern[..pattern.len() - 2].to_owned()),
+        Form::Suffix => Test::Suffix(pattern[2..].to_owned()),
+        Form::Regex => {
+            expression.push('$');
+            let regex = Regex::new(&from_re2(&expression)).map_err(|_error| BadPattern)?;
+            Test::Regex(Box::new(regex))
+        }
+    })
+}
+
+/// An expression of Go's syntax in that of the `regex` crate, which gives more characters a meaning within a set and
+/// refuses escapes of characters that have none.
+fn from_re2(expression: &str) -> String {
+    let mut out = String::with_capacity(expression.len() + 8);
+    let mut chars = expression.chars().peekable();
+    let mut in_set = false;
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(next) if next.is_ascii_alphanumeric() => out.extend(['\\', next]),
+                Some(next) => out.push_str(&regex::escape(next.encode_utf8(&mut [0; 4]))),
+                None => out.push_str("\\\\"),
+            },
+            '[' if !in_set => {
+                in_set = true;
+                out.push('[');
+                if chars.next_if_eq(&'^').is_some() {
+                    out.push('^');
+                }
+                if chars.next_if_eq(&']').is_some() {
+                    out.push_str("\\]");
+                }
+            }
+            // `[:alpha:]` is a class of characters in both.
+            '[' if chars.peek() == Some(&':') => {
+                let rest: String = chars.clone().collect();
+                match rest[1..].find(":]") {
+                    Some(end) => {
+                        out.push('[');
+                        out.extend(chars.by_ref().take(rest[..end + 3].chars().count()));
+                    }
+                    None => out.push_str("\\["),
+                }
+            }
+            '[' | '&' | '~' if in_set => out.extend(['\\', c]),
+            '-' if in_set && chars.peek() == Some(&'-') => out.push_str("\\-"),
+            ']' if in_set => {
+                in_set = false;
+                out.push(']');
+            }
+            ']' => out.push_str("\\]"),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// The shortest equal path, as Go's `filepath.Clean` gives it: `.` for nothing, `..` kept in front.
+fn clean(path: &str) -> String {
+    let rooted = path.starts_with('/');
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => match parts.last() {
+                Some(&last) if last != ".." => {
+                    parts.pop();
+                }
+                _ if rooted => {}
+                _ => parts.push(part),
+            },
+            _ => parts.push(part),
+        }
+    }
+    match (rooted, parts.is_empty()) {
+        (true, _) => format!("/{}", parts.join("/")),
+        (false, true) => ".".to_owned(),
+        (false, false) => parts.join("/"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ignored(file: &str, path: &str) -> bool {
+        Patterns::parse(file.as_bytes())
+            .unwrap()
+            .judge_path(Path::new(path))
+            .is_match()
+    }
+
+    #[test]
+    fn patterns_match_as_in_docker() {
+        let table = [
+            ("**", "file", true),
+            ("**", "dir/file", true),
+            ("**/", "file", true),
+            ("**/**", "dir/file", true),
+            ("dir/**", "dir/file", true),
+            ("dir/**", "dir", false),
+            ("**/dir", "dir/file", true),
+            ("**/dir2/*", "dir/dir2/file", true),
+            ("**/dir2/*", "dir/dir2/dir2/file", true),
+            ("**/dir2/**", "dir/dir2/dir2/file", true),
+            ("**file", "dir/dir/file", true),
+            ("**/file", "dir/file", true),
+            ("**file", "dir/file.txt", false),
+            ("**/file*txt", "dir/file.txt", true),
+            ("**/**/*.txt", "dir/dir/file.txt", true),
+            ("a**/*.txt", "a/file.txt", true),
+            ("a**/*.txt", "a/dir/dir/file.txt", true),
+            ("a*.txt", "a/dir/dir/file.txt", false),
+            ("a*.txt", "abc.txt", true),
+            ("a[b-d]e", "ae", false),
+            ("a[b-d]e", "ace", true),
+            ("a[^b-d]e", "aze", true),
+            (".*", ".foo", true),
+            (".*", "foo", false),
+            ("abc.def", "abcdef", false),
+            ("abc.def", "abc.def", true),
+            ("abc?def", "abcZdef", true),
+            ("a\\\\", "a\\", true),
+            ("**/foo/bar", "dir/foo/bar", true),
+            ("**/foo/bar", "foo/bar", true),
+            ("abc/**", "abc/def/ghi", true),
+            ("**/.foo", "bar/.foo", true),
+            ("**/.foo", "bar.foo", false),
+            ("a(b)c/def", "a(b)c/def", true),
+            ("a.|)$(}+{bc", "a.|)$(}+{bc", true),
+            (
+                "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl",
+                "dist/proxy.py-2.4.0rc3.dev36+g08acad9-py3-none-any.whl",
+                true,
+            ),
+            ("foo", "a/foo", false),
+            ("foo/", "foo", true),
+            ("/foo", "foo/x", true),
+            ("./a/../foo", "foo", true),
+            ("/", "a", false),
+            ("[!a]", "b", false),
+            ("[!a]", "!", true),
+            ("{a,b}", "a", false),
+            ("[[]x", "[x", true),
+            ("[a&&b]", "&", true),
+            ("# a", "# a", false),
+            (" # a", "# a", true),
+        ];
+        for (pattern, path, expected) in table {
+            assert_eq!(ignored(pattern, path), expected, "{pattern} on {path}");
+        }
+    }
+
+    #[test]
+    fn the_last_match_decides() {
+        assert!(!ignored("*.md\n!README.md", "README.md"));
+        assert!(ignored("*.md\n!README.md\nR*", "README.md"));
+        assert!(!ignored("*\n!a/b", "a/b/c"));
+        assert!(ignored("*\n!a/b", "a/d"));
+        assert!(ignored("*\n!a/b\na/b/c", "a/b/c"));
+        assert!(ignored("!x\nx", "x"));
+        assert!(ignored("a/c\n!a", "a/c"));
+        assert!(!ignored("a\n! a/b", "a/b"));
+    }
+
+    #[test]
+    fn carriage_returns_and_a_byte_order_mark_are_no_part_of_patterns() {
+        let patterns = Patterns::parse(b"\xef\xbb\xbf# c\r\nfoo\r\n\r\n  bar  \r\n").unwrap();
+        assert!(patterns.judge_path(Path::new("foo")).is_match());
+        let verdict = patterns.judge_path(Path::new("bar"));
+        let rule = patterns.decisive(&verdict).unwrap();
+        assert_eq!((rule.line, rule.text.as_str()), (4, "bar"));
+    }
+
+    #[test]
+    fn bad_patterns_are_refused() {
+        let lone = Patterns::parse(b"a\n!\n").unwrap_err();
+        assert_eq!(lone.to_string(), "illegal exclusion pattern: \"!\"");
+        let syntax = Patterns::parse(b"a[\n").unwrap_err();
+        assert_eq!(syntax.to_string(), "syntax error in pattern: \"a[\"");
+        assert!(Patterns::parse(b"a\\\n").is_err());
+    }
+
+    #[test]
+    fn a_directory_is_pruned_when_no_exception_reaches_below() {
+        let patterns = Patterns::parse(b"*\n!a/b\n!**/keep\n").unwrap();
+        assert!(patterns.may_bring_back_below(Path::new("z")));
+        let patterns = Patterns::parse(b"*\n!a/b\n!c/x*\n").unwrap();
+        assert!(patterns.may_bring_back_below(Path::new("a")));
+        assert!(!patterns.may_bring_back_below(Path::new("a/c")));
+        assert!(!patterns.may_bring_back_below(Path::new("d")));
+        assert!(patterns.may_bring_back_below(Path::new("c")));
+        assert!(patterns.may_bring_back_below(Path::new("c/xy")));
+    }
+
+    proptest! {
+        #[test]
+        fn no_file_panics(file in any::<Vec<u8>>(), path in "[a-z/.*]{0,10}") {
+            if let Ok(patterns) = Patterns::parse(&file) {
+                patterns.judge_path(Path::new(&path));
+            }
+        }
+
+        #[test]
+        fn without_stars_in_a_row_a_pattern_is_a_glob(
+            pattern in "[ab?]{1,3}(/[ab*]{1,2}){0,2}".prop_filter("two stars", |p| !p.contains("**")),
+            path in "[ab]{1,3}(/[ab]{1,2}){0,2}",
+        ) {
+            let glob = Glob::parse(pattern.as_bytes()).unwrap();
+            let by_glob = Path::new(&path).ancestors().any(|p| glob.matches(p.to_str().unwrap().as_bytes()));
+            prop_assert_eq!(ignored(&pattern, &path), by_glob);
+        }
+
+        #[test]
+        fn what_is_pruned_holds_nothing_wanted(
+            file in "(!?[ab*]{1,2}(/[ab*]{1,2}){0,2}\n){1,4}",
+            dir in "[ab](/[ab]){0,1}",
+            below in "[ab](/[ab]){0,1}",
+        ) {
+            let patterns = Patterns::parse(file.as_bytes()).unwrap();
+            let verdict = patterns.judge_path(Path::new(&dir));
+            if verdict.is_match() && !patterns.may_bring_back_below(Path::new(&dir)) {
+                prop_assert!(ignored(&file, &format!("{dir}/{below}")));
+            }
+        }
+    }
+}

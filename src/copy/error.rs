@@ -1,0 +1,154 @@
+use std::path::{Path, PathBuf};
+
+use crate::{
+    context::{BadPattern, PatternError},
+    copy::{
+        chmod::ChmodError,
+        users::{ReadError, UnusableUserFile},
+    },
+    layer::LayerError,
+    source::suggest,
+    tree::{Tree, TreeError},
+};
+
+/// A copy that cannot be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CopyError {
+    /// A source is not there.
+    #[error("{}: not found{}", quoted(path), ignored_note(*is_ignored))]
+    NotFound {
+        /// The source as the tree names it, or where its symbolic links lead.
+        path: PathBuf,
+        /// Whether it exists and an ignore file took it out.
+        is_ignored: bool,
+        /// A name nearby that does exist.
+        suggestion: Option<PathBuf>,
+    },
+    /// A directory is to be merged into something that is none.
+    #[error("cannot copy to non-directory: {}", rooted(path))]
+    DestinationIsNoDirectory {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// A file is to take the place of a directory.
+    #[error("cannot replace to directory {} with file", rooted(path))]
+    DestinationIsDirectory {
+        /// The destination.
+        path: PathBuf,
+    },
+    /// A parent of the destination is no directory.
+    #[error("mkdir {}: not a directory", rooted(path))]
+    ParentIsNoDirectory {
+        /// What stands in the way.
+        path: PathBuf,
+    },
+    /// `--chmod` is wrong.
+    #[error(transparent)]
+    Chmod(#[from] ChmodError),
+    /// A wildcard source is wrong.
+    #[error("{source}: {pattern:?}")]
+    Wildcard {
+        /// The source.
+        pattern: String,
+        /// What is wrong.
+        source: BadPattern,
+    },
+    /// `--exclude` or the pattern of `--parents` is wrong.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// A file of users is none.
+    #[error(transparent)]
+    UserFile(#[from] UnusableUserFile),
+    /// Something could not be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// An archive could not be read.
+    #[error("cannot unpack {}", quoted(path))]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: LayerError,
+    },
+    /// An archive says something that cannot be done.
+    #[error("cannot unpack {}: entry `{}` {reason}", quoted(path), entry.display())]
+    ArchiveEntry {
+        /// The archive.
+        path: PathBuf,
+        /// Its entry.
+        entry: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+impl CopyError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NotFound {
+                is_ignored: true, ..
+            } => Some("an ignore file leaves it out of the build context".to_owned()),
+            Self::NotFound {
+                suggestion: Some(near),
+                ..
+            } => Some(format!("did you mean {}?", rooted(near))),
+            _ => None,
+        }
+    }
+
+    /// A source that is not there, with what the tree knows about it.
+    pub(super) fn not_found(tree: &dyn Tree, path: &Path) -> Self {
+        let suggestion = nearest(tree, path);
+        Self::NotFound {
+            is_ignored: tree.is_ignored(path),
+            path: path.to_owned(),
+            suggestion,
+        }
+    }
+}
+
+impl From<ReadError> for CopyError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Tree(error) => Self::Tree(error),
+            ReadError::Unusable(error) => Self::UserFile(error),
+        }
+    }
+}
+
+/// A path that exists and is like one that does not: its first missing name replaced by a near one.
+fn nearest(tree: &dyn Tree, path: &Path) -> Option<PathBuf> {
+    let missing = path
+        .ancestors()
+        .filter(|p| !p.as_os_str().is_empty())
+        .take_while(|p| !matches!(tree.node(p), Ok(Some(_))))
+        .last()?;
+    let dir = missing.parent()?;
+    let names = tree.names(dir).ok()?;
+    let names: Vec<&str> = names.iter().filter_map(|n| n.to_str()).collect();
+    let near = suggest(missing.file_name()?.to_str()?, names)?;
+    let rest = path.strip_prefix(missing).ok()?;
+    let whole = dir.join(near).join(rest);
+    let whole: PathBuf = whole.components().collect();
+    matches!(tree.node(&whole), Ok(Some(_))).then_some(whole)
+}
+
+fn ignored_note(is_ignored: bool) -> &'static str {
+    if is_ignored {
+        " (left out by an ignore file)"
+    } else {
+        ""
+    }
+}
+
+/// A path as one inside an image.
+fn rooted(path: &Path) -> String {
+    format!("/{}", path.display())
+}
+
+fn quoted(path: &Path) -> String {
+    format!("\"{}\"", rooted(path))
+}
