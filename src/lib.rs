@@ -1,5 +1,7 @@
 //! rbuild turns a Dockerfile and a directory into an OCI image, without a daemon and without root.
 
+pub mod context;
+pub mod copy;
 pub mod dockerfile;
 pub mod layer;
 pub mod oci;

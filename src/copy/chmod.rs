@@ -231,7 +231,11 @@ impl List {
             self.has_assigned = true;
             edits.push(Edit {
                 action: Action::Clear,
-                bits: if self.who == 0 { ALL_BUT_STICKY } else { self.who },
+                bits: if self.who == 0 {
+                    ALL_BUT_STICKY
+                } else {
+                    self.who
+                },
             });
         }
         let action = if self.op == Op::Remove {
@@ -306,7 +310,10 @@ mod tests {
             );
         }
         for text in ["rwx", "", "u", "u+x,", ",u+x", "u+q", "+5", "u x"] {
-            assert!(matches!(Chmod::parse(text), Err(ChmodError::Words(_))), "{text}");
+            assert!(
+                matches!(Chmod::parse(text), Err(ChmodError::Words(_))),
+                "{text}"
+            );
         }
     }
 

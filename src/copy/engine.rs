@@ -107,9 +107,8 @@ pub(super) fn copy(
 ) -> Result<(), CopyError> {
     let resolve = |upper: &Upper, path: &str| tree::resolve(upper, Path::new(path), Last::Follow);
     let dir_mode = Chmod::of_made_parents(target.chmod.as_ref());
-    let made = |upper: &mut Upper, path: &Path| {
-        make_dirs(upper, path, dir_mode, target.owner, target.now)
-    };
+    let made =
+        |upper: &mut Upper, path: &Path| make_dirs(upper, path, dir_mode, target.owner, target.now);
 
     let dir = resolve(upper, dir_of(target.dest))?;
     made(upper, &dir)?;
@@ -220,7 +219,14 @@ impl Copier<'_> {
             return Err(CopyError::not_found(&**self.tree, step.from));
         };
         if node.metadata.is_dir() {
-            return self.dir(step, &node.metadata, is_wanted, is_excluded, &include, &exclude);
+            return self.dir(
+                step,
+                &node.metadata,
+                is_wanted,
+                is_excluded,
+                &include,
+                &exclude,
+            );
         }
         if !is_wanted {
             return Ok(());

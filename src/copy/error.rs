@@ -6,7 +6,6 @@ use crate::{
         chmod::ChmodError,
         users::{ReadError, UnusableUserFile},
     },
-    layer::LayerError,
     source::suggest,
     tree::{Tree, TreeError},
 };
@@ -63,25 +62,6 @@ pub enum CopyError {
     /// Something could not be read.
     #[error(transparent)]
     Tree(#[from] TreeError),
-    /// An archive could not be read.
-    #[error("cannot unpack {}", quoted(path))]
-    Archive {
-        /// The archive.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: LayerError,
-    },
-    /// An archive says something that cannot be done.
-    #[error("cannot unpack {}: entry `{}` {reason}", quoted(path), entry.display())]
-    ArchiveEntry {
-        /// The archive.
-        path: PathBuf,
-        /// Its entry.
-        entry: PathBuf,
-        /// Why not.
-        reason: &'static str,
-    },
 }
 
 impl CopyError {

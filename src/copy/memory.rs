@@ -14,11 +14,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sha2::{Digest as _, Sha256};
-
 use crate::{
     layer::Change,
-    oci::Digest,
+    oci::{Digest, sha256},
     tree::{Kind, Metadata, Node, Timestamp, Tree, TreeError},
 };
 
@@ -46,6 +44,11 @@ impl MemoryTree {
             let mut words = line.splitn(6, ' ');
             let kind = words.next().unwrap();
             let path = PathBuf::from(words.next().unwrap());
+            if kind == "hardlink" {
+                let inode = tree.names[Path::new(words.next().unwrap())];
+                tree.names.insert(path, inode);
+                continue;
+            }
             let mode = u32::from_str_radix(words.next().unwrap_or("0755"), 8).unwrap();
             let uid = words.next().unwrap_or("0").parse().unwrap();
             let gid = words.next().unwrap_or("0").parse().unwrap();
@@ -80,11 +83,6 @@ impl MemoryTree {
                 "symlink" => Kind::Symlink {
                     target: rest.into(),
                 },
-                "hardlink" => {
-                    let inode = tree.names[Path::new(rest)];
-                    tree.names.insert(path, inode);
-                    continue;
-                }
                 "fifo" => Kind::Fifo,
                 "socket" => Kind::Socket,
                 "char" => {
@@ -255,11 +253,6 @@ impl Tree for MemoryTree {
             .names
             .get(path)
             .ok_or_else(|| Self::missing("read", path))?;
-        let sum = Sha256::digest(&self.inodes[*inode].content);
-        let hex = sum.iter().fold(String::new(), |mut hex, byte| {
-            write!(hex, "{byte:02x}").unwrap();
-            hex
-        });
-        Ok(format!("sha256:{hex}").parse().unwrap())
+        Ok(sha256(&self.inodes[*inode].content))
     }
 }

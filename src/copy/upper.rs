@@ -80,8 +80,13 @@ impl Upper {
     /// Gives what is at `from` another name.
     pub(super) fn link(&mut self, from: &Path, to: &Path) -> Result<(), TreeError> {
         if let Some(inode) = self.copy_up(from)? {
-            self.slots
-                .insert(to.to_owned(), Slot::Here { inode, hides: false });
+            self.slots.insert(
+                to.to_owned(),
+                Slot::Here {
+                    inode,
+                    hides: false,
+                },
+            );
             self.touch_parent(to)?;
         }
         Ok(())
@@ -209,8 +214,13 @@ impl Upper {
         };
         self.inodes.push(Inode { metadata, content });
         let inode = self.inodes.len() - 1;
-        self.slots
-            .insert(path.to_owned(), Slot::Here { inode, hides: false });
+        self.slots.insert(
+            path.to_owned(),
+            Slot::Here {
+                inode,
+                hides: false,
+            },
+        );
         Ok(Some(inode))
     }
 

@@ -1,0 +1,394 @@
+//! What the sources of a copy contain, as one digest: the part of a cache key that only the file system can tell.
+//!
+//! | covered                                              | not covered                                      |
+//! |------------------------------------------------------|--------------------------------------------------|
+//! | which paths a wildcard matches, and their names      | times                                            |
+//! | type, mode, owner, attributes, target of links       | inode numbers, sizes of directories              |
+//! | bytes, and which files are one file                  | where the tree lies on the machine               |
+//! |                                                      | what `--exclude`, an ignore file or `--parents` leaves out |
+//! |                                                      | metadata of a directory that stands for its contents |
+//!
+//! Encoding: every field is tagged and length-prefixed, so no two different inputs share bytes.
+
+use std::{
+    collections::HashMap,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::{CopyError, source, source::Parents, source::url_file_name};
+use crate::{
+    context::{Patterns, Verdict},
+    oci::{Digest, Digester, sha256},
+    plan::{CopyOp, CopySource},
+    tree::{self, Kind, Last, Metadata, Tree},
+};
+
+/// What the sources of an instruction contain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceContent {
+    /// A digest of all of it.
+    pub digest: Digest,
+    /// Every path, in the order of the sources and then of the walk, with a digest of what is there: for telling which
+    /// files a miss is due to.
+    pub entries: Vec<ContentEntry>,
+}
+
+/// One path of a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentEntry {
+    /// The path in the tree of its source, symbolic links above it followed.
+    pub path: PathBuf,
+    /// A digest of its type, metadata and bytes.
+    pub digest: Digest,
+}
+
+/// The content of the sources of `COPY` or `ADD`; `trees` as in [`super::CopyRequest`]. Every file is hashed, on several
+/// threads; what a tree remembers, it does not read. A source that is missing is an error, as when copying.
+///
+/// The owner that `--chown` names is not covered: it comes from the state below, which is part of the key, except for
+/// `--link`, where [`super::find_owner`] has to be added to it.
+pub fn content_digest(op: &CopyOp, trees: &[Arc<dyn Tree>]) -> Result<SourceContent, CopyError> {
+    let exclude = Patterns::from_words(&op.exclude)?;
+    let mut records = Vec::new();
+    for (i, source) in op.sources.iter().enumerate() {
+        let tree = trees.get(i);
+        let mut mark = Encoder::default();
+        mark.number("source", i as u64);
+        match (source, tree) {
+            (CopySource::Path(text), Some(tree)) => {
+                let parents = op.parents.then(|| Parents::parse(text)).transpose()?;
+                let root = parents.as_ref().map_or(text.as_str(), |p| p.root);
+                for path in source::expand(&**tree, root)? {
+                    if let Some(parents) = &parents {
+                        parents.check(&**tree, &path)?;
+                    }
+                    let mut walk = Walk {
+                        tree,
+                        include: parents.as_ref().and_then(|p| p.wanted.as_ref()),
+                        exclude: &exclude,
+                        first_names: HashMap::new(),
+                        records: &mut records,
+                    };
+                    walk.source(&path, true, mark.clone())?;
+                }
+            }
+            (CopySource::Url(_) | CopySource::Git(_), Some(tree)) => {
+                let path = match source {
+                    CopySource::Url(url) => url_file_name(url).into(),
+                    _ => PathBuf::new(),
+                };
+                let mut walk = Walk {
+                    tree,
+                    include: None,
+                    exclude: &exclude,
+                    first_names: HashMap::new(),
+                    records: &mut records,
+                };
+                walk.source(&path, false, mark)?;
+            }
+            (CopySource::Inline { name, content }, _) => {
+                mark.bytes("inline", name.as_bytes());
+                mark.bytes("content", content.as_bytes());
+                records.push(Record {
+                    path: name.into(),
+                    header: mark,
+                    file: None,
+                });
+            }
+            (_, None) => {}
+        }
+    }
+    finish(records)
+}
+
+/// The content of what a read-only bind mount shows of a tree: `source` with symbolic links followed, a directory's own
+/// metadata included.
+pub fn mounted_content(tree: &Arc<dyn Tree>, source: &str) -> Result<SourceContent, CopyError> {
+    let mut records = Vec::new();
+    let mut walk = Walk {
+        tree,
+        include: None,
+        exclude: &Patterns::default(),
+        first_names: HashMap::new(),
+        records: &mut records,
+    };
+    let path = tree::resolve(&**tree, &tree::clean(Path::new(source)), Last::Follow)?;
+    walk.source(&path, false, Encoder::default())?;
+    finish(records)
+}
+
+/// One path found, its bytes not read yet.
+struct Record {
+    path: PathBuf,
+    header: Encoder,
+    /// The file whose bytes belong to it.
+    file: Option<(Arc<dyn Tree>, PathBuf)>,
+}
+
+struct Walk<'a> {
+    tree: &'a Arc<dyn Tree>,
+    include: Option<&'a Patterns>,
+    exclude: &'a Patterns,
+    first_names: HashMap<u64, PathBuf>,
+    records: &'a mut Vec<Record>,
+}
+
+/// A directory on the way down that is recorded only once something below it is.
+struct Pending {
+    record: Option<Record>,
+}
+
+impl Walk<'_> {
+    /// Records one match of a source. `contents_only` as `COPY` treats directories.
+    fn source(&mut self, path: &Path, contents_only: bool, mark: Encoder) -> Result<(), CopyError> {
+        let from = if contents_only {
+            tree::resolve(&**self.tree, path, Last::Follow)?
+        } else {
+            path.to_owned()
+        };
+        let Some(node) = self.tree.node(&from)? else {
+            let named = if self.tree.is_ignored(&from) {
+                &from
+            } else {
+                path
+            };
+            return Err(CopyError::not_found(&**self.tree, named));
+        };
+        let mut header = mark;
+        if !node.metadata.is_dir() {
+            // The name counts when the destination turns out to be a directory.
+            let name = path.file_name().unwrap_or_default();
+            header.bytes("name", name.as_bytes());
+        }
+        if node.metadata.is_dir() && contents_only {
+            header.bytes("contents", b"");
+            self.records.push(Record {
+                path: from.clone(),
+                header,
+                file: None,
+            });
+        } else {
+            self.record(
+                &from,
+                Path::new(""),
+                node.metadata.clone(),
+                node.inode,
+                header,
+            );
+        }
+        if node.metadata.is_dir() {
+            let root = (Verdict::root(), Verdict::root());
+            self.dir(&from, Path::new(""), &root.0, &root.1, &mut Vec::new())?;
+        }
+        Ok(())
+    }
+
+    fn dir(
+        &mut self,
+        from: &Path,
+        below: &Path,
+        include: &Verdict,
+        exclude: &Verdict,
+        pending: &mut Vec<Pending>,
+    ) -> Result<(), CopyError> {
+        for name in self.tree.names(from)? {
+            let (path, below) = (from.join(&name), below.join(&name));
+            let include = match self.include {
+                Some(patterns) => patterns.judge(&below, include),
+                None => Verdict::root(),
+            };
+            let exclude = self.exclude.judge(&below, exclude);
+            let is_excluded = exclude.is_match();
+            if is_excluded && !self.exclude.may_bring_back_below(&below) {
+                continue;
+            }
+            let is_wanted = !is_excluded && (self.include.is_none() || include.is_match());
+            let Some(node) = self.tree.node(&path)? else {
+                return Err(CopyError::not_found(&**self.tree, &path));
+            };
+            let is_dir = node.metadata.is_dir();
+            if is_wanted {
+                for dir in pending.iter_mut() {
+                    self.records.extend(dir.record.take());
+                }
+                self.record(&path, &below, node.metadata, node.inode, Encoder::default());
+            }
+            if !is_dir {
+                continue;
+            }
+            let may_want_below =
+                is_wanted || is_excluded || self.include.is_none_or(|p| p.may_match_below(&below));
+            if may_want_below {
+                let record = if is_wanted {
+                    None
+                } else {
+                    self.tree
+                        .node(&path)?
+                        .map(|node| header_of(&path, &below, &node.metadata))
+                };
+                pending.push(Pending { record });
+                self.dir(&path, &below, &include, &exclude, pending)?;
+                pending.pop();
+            }
+        }
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        path: &Path,
+        below: &Path,
+        metadata: Metadata,
+        inode: Option<u64>,
+        mark: Encoder,
+    ) {
+        let mut record = header_of(path, below, &metadata);
+        record.header = Encoder([mark.0, record.header.0].concat());
+        if let Kind::File { size } = metadata.kind {
+            let first = inode.and_then(|inode| self.first_names.get(&inode));
+            match (first, inode) {
+                (Some(first), _) => {
+                    record.header.bytes("same-as", first.as_os_str().as_bytes());
+                }
+                (None, inode) => {
+                    if let Some(inode) = inode {
+                        self.first_names.insert(inode, below.to_owned());
+                    }
+                    if size > 0 {
+                        record.file = Some((Arc::clone(self.tree), path.to_owned()));
+                    }
+                }
+            }
+        }
+        self.records.push(record);
+    }
+}
+
+fn header_of(path: &Path, below: &Path, metadata: &Metadata) -> Record {
+    let mut header = Encoder::default();
+    header.bytes("path", below.as_os_str().as_bytes());
+    match &metadata.kind {
+        Kind::File { size } => header.number("file", *size),
+        Kind::Dir => header.bytes("dir", b""),
+        Kind::Symlink { target } => header.bytes("symlink", target.as_os_str().as_bytes()),
+        Kind::Char { major, minor } => {
+            header.number("char", u64::from(*major) << 32 | u64::from(*minor));
+        }
+        Kind::Block { major, minor } => {
+            header.number("block", u64::from(*major) << 32 | u64::from(*minor));
+        }
+        Kind::Fifo => header.bytes("fifo", b""),
+        Kind::Socket => header.bytes("socket", b""),
+    }
+    if !matches!(metadata.kind, Kind::Symlink { .. }) {
+        header.number("mode", metadata.mode.into());
+    }
+    header.number("uid", metadata.uid.into());
+    header.number("gid", metadata.gid.into());
+    for (name, value) in &metadata.xattrs {
+        header.bytes("attribute", name.as_bytes());
+        header.bytes("value", value);
+    }
+    Record {
+        path: path.to_owned(),
+        header,
+        file: None,
+    }
+}
+
+/// Hashes the files, then everything.
+fn finish(mut records: Vec<Record>) -> Result<SourceContent, CopyError> {
+    let digests = file_digests(&records)?;
+    let mut all = Digester::new();
+    let mut entries = Vec::with_capacity(records.len());
+    for (record, file) in records.iter_mut().zip(digests) {
+        if let Some(digest) = file {
+            record.header.bytes("bytes", digest.to_string().as_bytes());
+        }
+        let digest = sha256(&record.header.0);
+        all.update(digest.to_string().as_bytes());
+        entries.push(ContentEntry {
+            path: std::mem::take(&mut record.path),
+            digest,
+        });
+    }
+    Ok(SourceContent {
+        digest: all.finish(),
+        entries,
+    })
+}
+
+/// More threads than this do not make one disk faster.
+const MAX_THREADS: usize = 8;
+
+/// The digest of the file of each record that has one.
+fn file_digests(records: &[Record]) -> Result<Vec<Option<Digest>>, CopyError> {
+    let digest = |record: &Record| -> Result<Option<Digest>, CopyError> {
+        match &record.file {
+            Some((tree, path)) => Ok(Some(tree.digest(path)?)),
+            None => Ok(None),
+        }
+    };
+    let n_files = records.iter().filter(|r| r.file.is_some()).count();
+    let n_threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MAX_THREADS)
+        .min(n_files / 4);
+    if n_threads < 2 {
+        return records.iter().map(digest).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let results: Mutex<Vec<Option<Digest>>> = Mutex::new(vec![None; records.len()]);
+    // The first in the order of the walk, so that a failure reads the same every time.
+    let failure: Mutex<Option<(usize, CopyError)>> = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..n_threads {
+            scope.spawn(|| {
+                loop {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(record) = records.get(i) else { break };
+                    match digest(record) {
+                        Ok(None) => {}
+                        Ok(found) => {
+                            results.lock().unwrap_or_else(PoisonError::into_inner)[i] = found;
+                        }
+                        Err(error) => {
+                            let mut failure =
+                                failure.lock().unwrap_or_else(PoisonError::into_inner);
+                            if failure.as_ref().is_none_or(|(first, _)| i < *first) {
+                                *failure = Some((i, error));
+                            }
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some((_, error)) => Err(error),
+        None => Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    }
+}
+
+/// Tagged, length-prefixed fields.
+#[derive(Debug, Clone, Default)]
+struct Encoder(Vec<u8>);
+
+impl Encoder {
+    fn bytes(&mut self, tag: &str, value: &[u8]) {
+        for part in [tag.as_bytes(), value] {
+            self.0.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            self.0.extend_from_slice(part);
+        }
+    }
+
+    fn number(&mut self, tag: &str, value: u64) {
+        self.bytes(tag, &value.to_le_bytes());
+    }
+}

@@ -1,0 +1,672 @@
+//! The rules of copying, each as source tree, state below, instruction, and resulting tree.
+
+use std::sync::Arc;
+
+use super::{memory::MemoryTree, *};
+use crate::plan::{CopyVerb, Origin};
+
+const NOW: i64 = 5000;
+
+fn op(sources: &[&str], dest: &str) -> CopyOp {
+    CopyOp {
+        verb: CopyVerb::Copy,
+        from: Origin::Context,
+        sources: sources
+            .iter()
+            .map(|s| CopySource::Path((*s).to_owned()))
+            .collect(),
+        dest: dest.to_owned(),
+        chown: None,
+        chmod: None,
+        link: false,
+        parents: false,
+        exclude: Vec::new(),
+        checksum: None,
+        keep_git_dir: None,
+        unpack: None,
+    }
+}
+
+fn run(op: &CopyOp, source: &str, parent: &str) -> Result<MemoryTree, CopyError> {
+    let parent = MemoryTree::parse(parent);
+    let tree: Arc<dyn Tree> = Arc::new(MemoryTree::parse(source));
+    let trees: Vec<_> = op.sources.iter().map(|_| Arc::clone(&tree)).collect();
+    let below: Arc<dyn Tree> = Arc::new(parent.clone());
+    let copied = changes(&CopyRequest {
+        op,
+        trees: &trees,
+        parent: &below,
+        now: Timestamp::from_seconds(NOW),
+    })?;
+    Ok(parent.with(&copied.changes))
+}
+
+/// Checks what a copy makes of an empty root or of `parent`; lines are trimmed, parents of entries need not be said.
+fn check(op: &CopyOp, source: &str, parent: &str, expected: &str) {
+    let result = run(op, source, parent).unwrap();
+    assert_eq!(result.text(), MemoryTree::parse(expected).text());
+}
+
+fn fails(op: &CopyOp, source: &str, parent: &str) -> String {
+    run(op, source, parent).unwrap_err().to_string()
+}
+
+#[test]
+fn a_file_becomes_the_destination_or_goes_inside() {
+    let f = "file f 0644 0 0 x";
+    for (dest, expected) in [
+        ("/g", "file g 0644 0 0 x"),
+        ("/g/", "file g/f 0644 0 0 x"),
+        ("/g/.", "file g/f 0644 0 0 x"),
+        ("/a/b/c", "file a/b/c 0644 0 0 x"),
+        ("/a/b/../c", "file a/c 0644 0 0 x"),
+        ("/", "file f 0644 0 0 x"),
+        ("//a//b", "file a/b 0644 0 0 x"),
+    ] {
+        check(&op(&["f"], dest), f, "", expected);
+    }
+    check(
+        &op(&["f"], "/d"),
+        f,
+        "dir d 0700 5 6",
+        "dir d 0700 5 6\nfile d/f 0644 0 0 x",
+    );
+    check(
+        &op(&["f"], "/old"),
+        f,
+        "file old 0755 5 6 was",
+        "file old 0644 0 0 x",
+    );
+}
+
+#[test]
+fn sources_stay_inside_their_tree() {
+    for source in ["../f", "/f", "./f", "d/../f", "d/../../f"] {
+        check(
+            &op(&[source], "/g"),
+            "file f 0644 0 0 x\ndir d 0755 0 0",
+            "",
+            "file g 0644 0 0 x",
+        );
+    }
+}
+
+#[test]
+fn a_directory_is_copied_by_its_contents() {
+    let source =
+        "dir d 0700 3 4\nfile d/f 0640 5 6 x\ndir d/sub 0711 7 8\nsymlink d/l 0777 0 0 ../gone";
+    check(
+        &op(&["d"], "/x"),
+        source,
+        "",
+        "dir x 0755 0 0\nfile x/f 0640 5 6 x\ndir x/sub 0711 7 8\nsymlink x/l 0777 0 0 ../gone",
+    );
+    check(
+        &op(&["d/."], "/"),
+        source,
+        "",
+        "file f 0640 5 6 x\ndir sub 0711 7 8\nsymlink l 0777 0 0 ../gone",
+    );
+    check(&op(&["e"], "/e"), "dir e 0700 0 0", "", "dir e 0755 0 0");
+}
+
+#[test]
+fn a_merge_keeps_the_top_and_overwrites_below() {
+    let source = "dir src 0775 0 0 @7\ndir src/sub 0775 0 0 @8\ndir src/new 0711 0 0 @9";
+    let base = "dir d 0700 5 5\ndir d/sub 0711 6 6\ndir d/other 0701 6 6";
+    let mut copy = op(&["src"], "/d");
+    let result = run(&copy, source, base).unwrap();
+    assert_eq!(
+        result.text(),
+        "dir d 0700 5 5\ndir d/new 0711 0 0\ndir d/other 0701 6 6\ndir d/sub 0775 0 0\n"
+    );
+    let mtimes = ["d", "d/sub", "d/new", "d/other"].map(|p| result.mtime(p));
+    assert_eq!(mtimes, [7, 8, 9, 1000]);
+
+    copy.chown = Some("9:9".to_owned());
+    check(
+        &copy,
+        source,
+        base,
+        "dir d 0700 5 5\ndir d/new 0711 9 9\ndir d/other 0701 6 6\ndir d/sub 0775 9 9",
+    );
+    copy.chown = None;
+    copy.chmod = Some("750".to_owned());
+    check(
+        &copy,
+        source,
+        base,
+        "dir d 0700 5 5\ndir d/new 0750 0 0\ndir d/other 0701 6 6\ndir d/sub 0750 0 0",
+    );
+    copy.chmod = None;
+    copy.link = true;
+    check(
+        &copy,
+        source,
+        base,
+        "dir d 0755 0 0\ndir d/new 0711 0 0\ndir d/other 0701 6 6\ndir d/sub 0775 0 0",
+    );
+}
+
+#[test]
+fn times_are_those_of_the_source_and_of_the_build() {
+    let source = "dir d 0755 0 0 @20\nfile d/f 0644 0 0 @21 x\nfile g 0644 0 0 @22 x";
+    let result = run(&op(&["d"], "/a/b"), source, "dir etc 0755 0 0").unwrap();
+    let mtimes = ["a", "a/b", "a/b/f", "etc"].map(|p| result.mtime(p));
+    assert_eq!(mtimes, [NOW, 20, 21, 1000]);
+    let result = run(&op(&["g"], "/etc/"), source, "dir etc 0755 0 0").unwrap();
+    let mtimes = ["etc", "etc/g"].map(|p| result.mtime(p));
+    assert_eq!(mtimes, [NOW, 22]);
+}
+
+#[test]
+fn made_parents_take_chown_and_an_octal_chmod() {
+    let f = "file f 0644 0 0 x";
+    let mut copy = op(&["f"], "/a/b/f");
+    copy.chown = Some("7:8".to_owned());
+    check(
+        &copy,
+        f,
+        "",
+        "dir a 0755 7 8\ndir a/b 0755 7 8\nfile a/b/f 0644 7 8 x",
+    );
+    copy.chmod = Some("1640".to_owned());
+    check(
+        &copy,
+        f,
+        "",
+        "dir a 0640 7 8\ndir a/b 0640 7 8\nfile a/b/f 1640 7 8 x",
+    );
+    copy.chmod = Some("u+x".to_owned());
+    check(
+        &copy,
+        f,
+        "dir a 0700 1 1",
+        "dir a 0700 1 1\ndir a/b 0755 7 8\nfile a/b/f 0744 7 8 x",
+    );
+}
+
+#[test]
+fn links_on_the_way_to_the_destination_are_followed() {
+    let base = "dir real 0755 0 0\nsymlink lnk 0777 0 0 /real\nsymlink dang 0777 0 0 /nonexist\n\
+                symlink data/rl 0777 0 0 ../real\nfile t 0644 0 0 old\nsymlink tl 0777 0 0 t\n\
+                symlink out 0777 0 0 ../../../real";
+    let unchanged = "dir real 0755 0 0\nsymlink lnk 0777 0 0 /real\nsymlink dang 0777 0 0 /nonexist\n\
+                     symlink data/rl 0777 0 0 ../real\nsymlink tl 0777 0 0 t\n\
+                     symlink out 0777 0 0 ../../../real\n";
+    for (dest, target) in [
+        ("/lnk/", "real/f"),
+        ("/lnk", "real/f"),
+        ("/lnk/new", "real/new"),
+        ("/dang/", "nonexist/f"),
+        ("/dang", "nonexist"),
+        ("/data/rl/", "real/f"),
+        ("/out/x", "real/x"),
+    ] {
+        let expected = format!("{unchanged}file t 0644 0 0 old\nfile {target} 0644 0 0 x");
+        check(&op(&["f"], dest), "file f 0644 0 0 x", base, &expected);
+    }
+    let expected = format!("{unchanged}file t 0644 0 0 x");
+    check(&op(&["f"], "/tl"), "file f 0644 0 0 x", base, &expected);
+}
+
+#[test]
+fn a_link_layer_knows_nothing_of_the_state_below() {
+    let mut copy = op(&["f"], "/lnk/");
+    copy.link = true;
+    let base = "dir real 0755 0 0\nsymlink lnk 0777 0 0 /real";
+    check(
+        &copy,
+        "file f 0644 0 0 x",
+        base,
+        "dir real 0755 0 0\ndir lnk 0755 0 0\nfile lnk/f 0644 0 0 x",
+    );
+    copy.chmod = Some("600".to_owned());
+    check(
+        &copy,
+        "file f 0644 0 0 x",
+        base,
+        "dir real 0755 0 0\nsymlink lnk 0777 0 0 /real\nfile real/f 0600 0 0 x",
+    );
+}
+
+#[test]
+fn clashes_of_type_are_errors() {
+    let source = "dir d 0755 0 0\nfile d/f 0644 0 0 x\ndir d/sub 0755 0 0\nfile f 0644 0 0 x";
+    assert_eq!(
+        fails(&op(&["d"], "/thing"), source, "file thing 0644 0 0 t"),
+        "cannot copy to non-directory: /thing"
+    );
+    assert_eq!(
+        fails(&op(&["d"], "/t"), source, "dir t/f 0755 0 0"),
+        "cannot replace to directory /t/f with file"
+    );
+    assert_eq!(
+        fails(&op(&["d"], "/t"), source, "symlink t/sub 0777 0 0 /t"),
+        "cannot copy to non-directory: /t/sub"
+    );
+    assert_eq!(
+        fails(&op(&["f"], "/t/x"), source, "file t 0644 0 0 t"),
+        "mkdir /t: not a directory"
+    );
+    assert_eq!(
+        fails(&op(&["f"], "/t/"), source, "file t 0644 0 0 t"),
+        "mkdir /t: not a directory"
+    );
+    check(
+        &op(&["d"], "/t"),
+        "file d/f 0644 0 0 x",
+        "symlink t/f 0777 0 0 /etc/passwd",
+        "file t/f 0644 0 0 x",
+    );
+}
+
+#[test]
+fn a_source_that_is_a_link_is_followed() {
+    let source = "file real 0644 0 0 x\nsymlink link 0777 0 0 real\nsymlink abs 0777 0 0 /real\nfile d/in 0644 0 0 y\n\
+                  symlink dl 0777 0 0 d\nsymlink d/up 0777 0 0 ../real\nsymlink dang 0777 0 0 nowhere";
+    check(&op(&["link"], "/a"), source, "", "file a 0644 0 0 x");
+    check(&op(&["abs"], "/a/"), source, "", "file a/abs 0644 0 0 x");
+    check(&op(&["dl/in"], "/a"), source, "", "file a 0644 0 0 y");
+    check(&op(&["d/up"], "/a"), source, "", "file a 0644 0 0 x");
+    check(
+        &op(&["dl"], "/a"),
+        source,
+        "",
+        "file a/in 0644 0 0 y\nsymlink a/up 0777 0 0 ../real",
+    );
+    assert_eq!(
+        fails(&op(&["dang"], "/a"), source, ""),
+        "\"/dang\": not found"
+    );
+    let mut all = op(&["."], "/a");
+    all.exclude = vec!["d*/**".to_owned(), "d".to_owned(), "dl".to_owned()];
+    check(
+        &all,
+        source,
+        "",
+        "file a/real 0644 0 0 x\nsymlink a/link 0777 0 0 real\nsymlink a/abs 0777 0 0 /real\n\
+         symlink a/dang 0777 0 0 nowhere",
+    );
+}
+
+#[test]
+fn what_is_missing_is_named_with_a_suggestion() {
+    let error = run(&op(&["src/mian.c"], "/"), "file src/main.c 0644 0 0 x", "").unwrap_err();
+    assert_eq!(error.to_string(), "\"/src/mian.c\": not found");
+    assert_eq!(error.hint().unwrap(), "did you mean /src/main.c?");
+    let error = run(&op(&["scr/main.c"], "/"), "file src/main.c 0644 0 0 x", "").unwrap_err();
+    assert_eq!(error.hint().unwrap(), "did you mean /src/main.c?");
+    let error = run(&op(&["zzzz"], "/"), "file src/main.c 0644 0 0 x", "").unwrap_err();
+    assert_eq!(error.hint(), None);
+}
+
+#[test]
+fn wildcards_match_as_in_go() {
+    let source = "file src/.hidden 0644 0 0 h\nfile src/a.txt 0644 0 0 a\nfile src/b.md 0644 0 0 b\n\
+                  file src/sub/c.txt 0644 0 0 c\nfile src/sub/deep/d.txt 0644 0 0 d\nfile [x] 0644 0 0 x\n\
+                  symlink dl 0777 0 0 src";
+    for (pattern, expected) in [
+        ("src/*.txt", "file w/a.txt 0644 0 0 a"),
+        (
+            "src/[ab].*",
+            "file w/a.txt 0644 0 0 a\nfile w/b.md 0644 0 0 b",
+        ),
+        ("src/?.txt", "file w/a.txt 0644 0 0 a"),
+        (
+            "src/s*",
+            "file w/c.txt 0644 0 0 c\nfile w/deep/d.txt 0644 0 0 d",
+        ),
+        ("src/*/*.txt", "file w/c.txt 0644 0 0 c"),
+        ("dl/*.md", "file w/b.md 0644 0 0 b"),
+        ("nomatch*", ""),
+        ("[x]", ""),
+        ("[[]x]", "file w/[x] 0644 0 0 x"),
+        ("src/a.txt/*", ""),
+    ] {
+        check(&op(&[pattern], "/w/"), source, "", expected);
+    }
+    assert_eq!(
+        fails(&op(&["nodir/*"], "/w/"), source, ""),
+        "\"/nodir\": not found"
+    );
+    assert_eq!(
+        fails(&op(&["a["], "/w/"), source, ""),
+        "syntax error in pattern: \"a[\""
+    );
+}
+
+#[test]
+fn several_sources_without_a_slash_overwrite_each_other() {
+    check(
+        &op(&["a", "b"], "/n"),
+        "file a 0644 0 0 a\nfile b 0600 0 0 b",
+        "",
+        "file n 0600 0 0 b",
+    );
+    assert_eq!(
+        fails(
+            &op(&["f", "d"], "/n"),
+            "file f 0644 0 0 a\ndir d 0755 0 0",
+            ""
+        ),
+        "cannot copy to non-directory: /n"
+    );
+}
+
+#[test]
+fn excluded_paths_are_left_out() {
+    let source = "file src/.hidden 0644 0 0 h\nfile src/a.txt 0644 0 0 a\nfile src/b.md 0644 0 0 b\n\
+                  dir src/sub 0711 0 0\nfile src/sub/c.txt 0644 0 0 c\nfile src/sub/deep/e.md 0644 0 0 e";
+    let exclude = |sources: &[&str], patterns: &[&str], expected: &str| {
+        let mut copy = op(sources, "/e/");
+        copy.exclude = patterns.iter().map(|p| (*p).to_owned()).collect();
+        check(&copy, source, "", expected);
+    };
+    exclude(
+        &["src"],
+        &["*.md", "sub"],
+        "file e/.hidden 0644 0 0 h\nfile e/a.txt 0644 0 0 a",
+    );
+    exclude(
+        &["src"],
+        &["**/*.md", ".*"],
+        "file e/a.txt 0644 0 0 a\ndir e/sub 0711 0 0\nfile e/sub/c.txt 0644 0 0 c\ndir e/sub/deep 0755 0 0",
+    );
+    exclude(
+        &["src"],
+        &["*", "!sub/deep"],
+        "dir e/sub 0711 0 0\nfile e/sub/deep/e.md 0644 0 0 e",
+    );
+    exclude(&["src/a.txt"], &["a.txt"], "file e/a.txt 0644 0 0 a");
+    exclude(&["src"], &["$X", "*"], "dir e 0755 0 0");
+}
+
+#[test]
+fn parents_are_kept_below_the_pivot() {
+    let source = "dir src 0700 1 2\nfile src/a.txt 0644 0 0 a\ndir src/sub 0711 3 4\ndir src/sub/deep 0701 0 0\n\
+                  file src/sub/deep/d.txt 0644 0 0 d\nfile src/sub/deep/e.md 0644 0 0 e";
+    let parents = |sources: &[&str], expected: &str| {
+        let mut copy = op(sources, "/p/");
+        copy.parents = true;
+        check(&copy, source, "", expected);
+    };
+    parents(
+        &["src/a.txt", "./src/sub/deep/d.txt"],
+        "dir p/src 0700 1 2\nfile p/src/a.txt 0644 0 0 a\ndir p/src/sub 0711 3 4\ndir p/src/sub/deep 0701 0 0\n\
+         file p/src/sub/deep/d.txt 0644 0 0 d",
+    );
+    parents(
+        &["src/./sub/deep/d.txt"],
+        "dir p/sub 0711 3 4\ndir p/sub/deep 0701 0 0\nfile p/sub/deep/d.txt 0644 0 0 d",
+    );
+    parents(
+        &["src/**/*.md"],
+        "dir p/src 0700 1 2\ndir p/src/sub 0711 3 4\ndir p/src/sub/deep 0701 0 0\nfile p/src/sub/deep/e.md 0644 0 0 e",
+    );
+    parents(
+        &["src/s*/./deep"],
+        "dir p/deep 0701 0 0\nfile p/deep/d.txt 0644 0 0 d\nfile p/deep/e.md 0644 0 0 e",
+    );
+    parents(&["src/**/nothing"], "dir p 0755 0 0");
+    let mut copy = op(&["src/nothing"], "/p/");
+    copy.parents = true;
+    assert_eq!(fails(&copy, source, ""), "\"/src/nothing\": not found");
+}
+
+#[test]
+fn hard_links_within_a_source_stay_hard_links() {
+    let source =
+        "file h/a 0644 0 0 one\nhardlink h/b h/a\nhardlink h/sub/c h/a\nfile h/d 0644 0 0 solo";
+    check(
+        &op(&["h"], "/h"),
+        source,
+        "",
+        "file h/a 0644 0 0 one\nhardlink h/b h/a\nhardlink h/sub/c h/a\nfile h/d 0644 0 0 solo",
+    );
+    check(
+        &op(&["h/a", "h/b"], "/two/"),
+        source,
+        "",
+        "file two/a 0644 0 0 one\nfile two/b 0644 0 0 one",
+    );
+}
+
+#[test]
+fn special_files_are_kept_and_sockets_become_files() {
+    check(
+        &op(&["t"], "/t"),
+        "fifo t/p 0640 0 0\nsocket t/s 0755 0 0\nchar t/c 0666 0 0 1,3\nblock t/b 0660 0 6 7,1\n\
+         file t/f 4711 0 0 +security.capability=cap x",
+        "",
+        "fifo t/p 0640 0 0\nfile t/s 0755 0 0\nchar t/c 0666 0 0 1,3\nblock t/b 0660 0 6 7,1\n\
+         file t/f 4711 0 0 +security.capability=cap x",
+    );
+}
+
+#[test]
+fn inline_files_are_named_by_their_word() {
+    let mut copy = op(&["f"], "/d/");
+    copy.sources.push(CopySource::Inline {
+        name: "EOF".to_owned(),
+        content: "hi\n".to_owned(),
+    });
+    check(
+        &copy,
+        "file f 0644 0 0 x",
+        "",
+        "file d/f 0644 0 0 x\nfile d/EOF 0644 0 0 hi\\n",
+    );
+}
+
+#[test]
+fn fetched_files_and_checkouts_go_by_their_own_rules() {
+    let file: Arc<dyn Tree> = Arc::new(MemoryTree::parse("file f.txt 0600 0 0 x"));
+    let checkout: Arc<dyn Tree> = Arc::new(MemoryTree::parse("file a 0644 0 0 a"));
+    let mut copy = op(&[], "/d");
+    copy.verb = CopyVerb::Add;
+    copy.sources = vec![
+        CopySource::Url("https://h/x/f.txt?q=1".to_owned()),
+        CopySource::Git("https://h/x.git".to_owned()),
+    ];
+    let below: Arc<dyn Tree> = Arc::new(MemoryTree::parse("dir d 0755 0 0"));
+    let copied = changes(&CopyRequest {
+        op: &copy,
+        trees: &[file, checkout],
+        parent: &below,
+        now: Timestamp::from_seconds(NOW),
+    })
+    .unwrap();
+    let paths: Vec<_> = copied.changes.iter().map(Change::path).collect();
+    assert_eq!(paths, ["d", "d/a", "d/f.txt"].map(Path::new));
+}
+
+#[test]
+fn file_names_of_urls_are_the_last_part_of_the_path() {
+    for (url, name) in [
+        ("https://h/a/b.tar?x=/y#z", "b.tar"),
+        ("https://h/a/", "a"),
+        ("https://h/", "__unnamed__"),
+        ("https://h", "__unnamed__"),
+        ("https://h?x", "__unnamed__"),
+        ("https://h/a%20b", "a b"),
+        ("https://h/100%", "100%"),
+    ] {
+        assert_eq!(url_file_name(url), name, "{url}");
+    }
+}
+
+#[test]
+fn an_unchanged_parent_comes_along_as_it_is() {
+    let parent: Arc<dyn Tree> = Arc::new(MemoryTree::parse("dir a 0700 1 2\ndir a/b 0711 3 4"));
+    let tree: Arc<dyn Tree> = Arc::new(MemoryTree::parse("file f 0644 0 0 x"));
+    let copied = changes(&CopyRequest {
+        op: &op(&["f"], "/a/b/c/f"),
+        trees: &[tree],
+        parent: &parent,
+        now: Timestamp::from_seconds(NOW),
+    })
+    .unwrap();
+    let dirs: Vec<_> = copied
+        .changes
+        .iter()
+        .map(|change| match change {
+            Change::Put { path, metadata, .. } => (
+                path.to_str().unwrap(),
+                metadata.mode,
+                metadata.mtime.seconds,
+            ),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(
+        dirs,
+        [
+            ("a", 0o700, 1000),
+            ("a/b", 0o711, NOW),
+            ("a/b/c", 0o755, NOW),
+            ("a/b/c/f", 0o644, 1000)
+        ]
+    );
+}
+
+#[test]
+fn copying_nothing_changes_nothing() {
+    let tree: Arc<dyn Tree> = Arc::new(MemoryTree::parse(""));
+    let copied = changes(&CopyRequest {
+        op: &op(&["no*"], "/x/"),
+        trees: &[tree],
+        parent: &(Arc::new(EmptyTree) as Arc<dyn Tree>),
+        now: Timestamp::from_seconds(NOW),
+    })
+    .unwrap();
+    assert!(copied.changes.is_empty());
+}
+
+#[test]
+fn unknown_owners_are_warned_about() {
+    let mut copy = op(&["f"], "/x");
+    copy.chown = Some("ghost".to_owned());
+    let copied = changes(&CopyRequest {
+        op: &copy,
+        trees: &[Arc::new(MemoryTree::parse("file f 0644 3 3 x")) as Arc<dyn Tree>],
+        parent: &(Arc::new(EmptyTree) as Arc<dyn Tree>),
+        now: Timestamp::from_seconds(NOW),
+    })
+    .unwrap();
+    assert!(
+        copied.warnings[0].contains("`ghost`"),
+        "{:?}",
+        copied.warnings
+    );
+}
+
+fn make_workdir(path: &str, user: &str, parent: &str) -> String {
+    let parent = MemoryTree::parse(parent);
+    let below: Arc<dyn Tree> = Arc::new(parent.clone());
+    let op = WorkdirOp {
+        path: path.to_owned(),
+        user: user.to_owned(),
+    };
+    let changes = workdir(&op, &below, Timestamp::from_seconds(NOW)).unwrap();
+    parent.with(&changes).text()
+}
+
+#[test]
+fn workdir_makes_what_is_missing_for_its_user() {
+    let passwd = "file etc/passwd 0644 0 0 nobody:x:65534:65533::/:\n";
+    let text = |lines: &str| MemoryTree::parse(&format!("{passwd}{lines}")).text();
+    assert_eq!(
+        make_workdir("/a/b", "nobody", passwd),
+        text("dir a 0755 65534 65533\ndir a/b 0755 65534 65533")
+    );
+    assert_eq!(
+        make_workdir("/a/b", "7:8", &format!("{passwd}dir a 0700 1 1")),
+        text("dir a 0700 1 1\ndir a/b 0755 7 8")
+    );
+    assert_eq!(make_workdir("/a", "ghost", passwd), text("dir a 0755 0 0"));
+    assert_eq!(
+        make_workdir("/l/x", "", &format!("{passwd}symlink l 0777 0 0 /real")),
+        text("symlink l 0777 0 0 /real\ndir real/x 0755 0 0")
+    );
+    assert_eq!(make_workdir("/etc", "7", passwd), text(""));
+}
+
+/// The digest of what `COPY src /` would take.
+fn digest_of(source: &str, edit: impl FnOnce(&mut CopyOp)) -> Digest {
+    let mut copy = op(&["src"], "/");
+    edit(&mut copy);
+    let tree: Arc<dyn Tree> = Arc::new(MemoryTree::parse(source));
+    let trees: Vec<_> = copy.sources.iter().map(|_| Arc::clone(&tree)).collect();
+    content_digest(&copy, &trees).unwrap().digest
+}
+
+use crate::oci::Digest;
+
+#[test]
+fn the_content_digest_covers_what_is_copied_and_nothing_else() {
+    let base = "dir src 0755 0 0\nfile src/a 0644 0 0 a\ndir src/d 0755 0 0\nsymlink src/l 0777 0 0 a\nfile other 0644 0 0 o";
+    let same = digest_of(base, |_| {});
+    let equal = [
+        base.replace("src/a 0644 0 0 a", "src/a 0644 0 0 @77 a"),
+        base.replace("other 0644 0 0 o", "other 0600 1 1 changed"),
+        base.replace("dir src 0755", "dir src 0700"),
+    ];
+    for source in equal {
+        assert_eq!(digest_of(&source, |_| {}), same, "{source}");
+    }
+    let different = [
+        base.replace("src/a 0644 0 0 a", "src/a 0644 0 0 b"),
+        base.replace("src/a 0644", "src/a 0755"),
+        base.replace("src/a 0644 0 0", "src/a 0644 1 0"),
+        base.replace(
+            "src/a 0644 0 0 a",
+            "src/a 0644 0 0 +security.capability=x a",
+        ),
+        base.replace("file src/a", "file src/b"),
+        base.replace("dir src/d 0755", "dir src/d 0711"),
+        base.replace("src/l 0777 0 0 a", "src/l 0777 0 0 b"),
+        format!("{base}\ndir src/new 0755 0 0"),
+        format!("{base}\nhardlink src/z src/a"),
+        format!("{base}\nfile src/z 0644 0 0 a"),
+    ];
+    let mut digests: Vec<Digest> = different.iter().map(|s| digest_of(s, |_| {})).collect();
+    digests.push(same);
+    let n = digests.len();
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), n);
+}
+
+#[test]
+fn the_content_digest_heeds_excludes_parents_and_wildcards() {
+    let a = "file src/a 0644 0 0 a\nfile src/b 0644 0 0 b";
+    let b = "file src/a 0644 0 0 a\nfile src/b 0644 0 0 changed";
+    let exclude = |op: &mut CopyOp| op.exclude = vec!["b".to_owned()];
+    assert_eq!(digest_of(a, exclude), digest_of(b, exclude));
+    let one = |op: &mut CopyOp| {
+        op.parents = true;
+        op.sources = vec![CopySource::Path("src/a".to_owned())];
+    };
+    assert_eq!(digest_of(a, one), digest_of(b, one));
+    assert_ne!(
+        digest_of(a, one),
+        digest_of(&format!("dir src 0700 0 0\n{a}"), one)
+    );
+    let wild = |op: &mut CopyOp| op.sources = vec![CopySource::Path("src/*".to_owned())];
+    assert_ne!(digest_of(a, wild), digest_of("file src/a 0644 0 0 a", wild));
+    assert_ne!(
+        digest_of("file src/a 0644 0 0 a", wild),
+        digest_of("file src/c 0644 0 0 a", wild)
+    );
+}
+
+#[test]
+fn many_files_give_the_same_digest_on_any_number_of_threads() {
+    let text: String = (0..200)
+        .map(|i| format!("file src/f{i} 0644 0 0 content{i}\n"))
+        .collect();
+    assert_eq!(digest_of(&text, |_| {}), digest_of(&text, |_| {}));
+    let changed = text.replace("content150", "other");
+    assert_ne!(digest_of(&text, |_| {}), digest_of(&changed, |_| {}));
+}
