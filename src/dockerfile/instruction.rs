@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Spanned, Word};
+use super::{Spanned, Word, heredoc::announced};
 use crate::source::Span;
 
 /// One instruction.
@@ -48,6 +48,34 @@ impl Instruction {
         self.comments
             .iter()
             .find_map(|c| c.value.strip_prefix(name)?.strip_prefix(' '))
+    }
+
+    /// What a `RUN` in shell form gives to its shell, heredocs considered. `None` for every other instruction.
+    pub fn script(&self) -> Option<Script<'_>> {
+        let InstructionKind::Run(Run {
+            command: CommandLine::Shell(line),
+            ..
+        }) = &self.kind
+        else {
+            return None;
+        };
+        Some(match self.heredocs.first() {
+            None => Script::Text(line.value.clone()),
+            Some(_) if announced(&line.value).is_none() => {
+                let mut text = line.value.clone();
+                for heredoc in &self.heredocs {
+                    text += "\n";
+                    text += &heredoc.content;
+                    text += &heredoc.name;
+                }
+                Script::Text(text)
+            }
+            Some(lone) if lone.content.starts_with("#!") => Script::File {
+                name: &lone.name,
+                content: lone.body(),
+            },
+            Some(lone) => Script::Text(lone.body()),
+        })
     }
 }
 
@@ -220,7 +248,7 @@ pub struct Alias {
 /// `RUN`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Run {
-    /// What to run. In shell form with heredocs this is the line alone: see [`Run::script`].
+    /// What to run. In shell form with heredocs this is the line alone: see [`Instruction::script`].
     pub command: CommandLine,
     /// The values of `--mount`, for [`super::mount::Mount::parse`].
     pub mounts: Vec<Word>,

@@ -10,17 +10,27 @@
 //! Invariants: every [`Span`] lies within the text; printing a Dockerfile without errors and parsing the print gives
 //! the same instructions, spans aside.
 
+mod directive;
 pub mod expand;
+mod flags;
+mod heredoc;
 mod instruction;
+mod kind;
+mod lines;
 pub mod lint;
 pub mod mount;
+mod node;
+mod parse;
 pub mod quote;
 pub mod scalar;
+mod words;
 
 use serde::Serialize;
 
 pub use instruction::*;
+pub use parse::{parse, parse_trigger};
 
+use self::lint::Checks;
 use crate::source::{Diagnostic, Severity, Span};
 
 /// A value and where it is written.
@@ -43,7 +53,7 @@ impl<T> Spanned<T> {
 pub type Word = Spanned<String>;
 
 /// A parsed Dockerfile.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Dockerfile {
     /// The text, as given; all spans point into it.
     #[serde(skip)]
@@ -54,12 +64,68 @@ pub struct Dockerfile {
     pub instructions: Vec<Instruction>,
     /// What is wrong, in order. Warnings are [`lint`]'s business.
     pub diagnostics: Vec<Diagnostic>,
+    /// How far BuildKit's linter would have come.
+    #[serde(skip)]
+    failure: Failure,
+}
+
+/// Where the first error stops whoever reads the file as BuildKit does: line by line, and then instruction by
+/// instruction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Failure {
+    /// Nowhere.
+    #[default]
+    None,
+    /// While splitting lines: no instruction has been looked at.
+    Lines,
+    /// At the instruction that holds this byte.
+    Instruction(usize),
 }
 
 impl Dockerfile {
     /// The escape character: `\`, or a backtick by directive.
     pub fn escape(&self) -> char {
         self.directives.escape.as_ref().map_or('\\', |e| e.value)
+    }
+
+    /// Which lint rules are wanted: by the `BUILDKIT_DOCKERFILE_CHECK` build argument if there is one, else by
+    /// `# check=`.
+    pub fn checks(&self, build_arg: Option<&str>) -> Result<Checks, Diagnostic> {
+        let (value, span) = match (build_arg, &self.directives.check) {
+            (Some(value), _) => (value, Span::default()),
+            (None, Some(word)) => (word.value.as_str(), word.span),
+            (None, None) => return Ok(Checks::default()),
+        };
+        Checks::parse(value).map_err(|error| Diagnostic::error(error.to_string(), span))
+    }
+
+    /// Refuses a file that asks for another language, by the `BUILDKIT_SYNTAX` build argument or by `# syntax=`.
+    ///
+    /// Every version of `docker/dockerfile` and `docker/dockerfile-upstream`, from whatever registry, is the one
+    /// language that this module reads.
+    pub fn check_syntax(&self, build_arg: Option<&str>) -> Result<(), Diagnostic> {
+        let (value, span) = match (build_arg, &self.directives.syntax) {
+            (Some(value), _) => (value, Span::default()),
+            (None, Some(word)) => (word.value.as_str(), word.span),
+            (None, None) => return Ok(()),
+        };
+        let image = value.split(' ').next().unwrap_or_default();
+        let name = image.split('@').next().unwrap_or_default();
+        let name = name.rsplit('/').next().unwrap_or_default();
+        let name = name.split(':').next().unwrap_or_default();
+        if matches!(
+            name,
+            "" | "dockerfile" | "dockerfile-upstream" | "dockerfile.v0"
+        ) {
+            return Ok(());
+        }
+        Err(Diagnostic::error(
+            format!(
+                "`{image}` is another language than docker/dockerfile, the one that is built in"
+            ),
+            span,
+        )
+        .with_hint("remove the `# syntax=` line, or set it to docker/dockerfile:1"))
     }
 
     /// Whether the build cannot go on.

@@ -16,14 +16,20 @@ pub fn quoted(text: &str) -> String {
             '\t' => out.push_str("\\t"),
             '\u{b}' => out.push_str("\\v"),
             ' '..='~' => out.push(c),
-            '\0'..='\u{7f}' => out += &format!("\\x{:02x}", c as u32),
-            _ if is_printable(c) => out.push(c),
-            _ if (c as u32) < 0x1_0000 => out += &format!("\\u{:04x}", c as u32),
-            _ => out += &format!("\\U{:08x}", c as u32),
+            _ if !c.is_ascii() && is_printable(c) => out.push(c),
+            _ => out += &escaped(c),
         }
     }
     out.push('"');
     out
+}
+
+fn escaped(c: char) -> String {
+    match c as u32 {
+        code @ ..0x80 => format!("\\x{code:02x}"),
+        code @ ..0x1_0000 => format!("\\u{code:04x}"),
+        code => format!("\\U{code:08x}"),
+    }
 }
 
 /// The texts quoted, in brackets, with blanks between: `["a" "b"]`.

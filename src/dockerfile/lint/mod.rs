@@ -112,10 +112,8 @@ impl Warning {
 
     /// A variable of a `FROM` that no global `ARG` declares, and the one that may be meant.
     pub fn undefined_arg_in_from(name: &str, suggestion: Option<&str>, span: Span) -> Self {
-        let mut detail = format!("FROM argument '{name}' is not declared");
-        if let Some(suggestion) = suggestion {
-            detail += &format!(" (did you mean {suggestion}?)");
-        }
+        let hint = suggestion.map_or_else(String::new, |s| format!(" (did you mean {s}?)"));
+        let detail = format!("FROM argument '{name}' is not declared{hint}");
         Self::new(Rule::UndefinedArgInFrom, span, detail)
     }
 
@@ -133,10 +131,8 @@ impl Warning {
 
     /// A variable that nothing sets, and the one that may be meant.
     pub fn undefined_var(name: &str, suggestion: Option<&str>, span: Span) -> Self {
-        let mut detail = format!("Usage of undefined variable '${name}'");
-        if let Some(suggestion) = suggestion {
-            detail += &format!(" (did you mean ${suggestion}?)");
-        }
+        let hint = suggestion.map_or_else(String::new, |s| format!(" (did you mean ${s}?)"));
+        let detail = format!("Usage of undefined variable '${name}'{hint}");
         Self::new(Rule::UndefinedVar, span, detail)
     }
 
