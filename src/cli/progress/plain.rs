@@ -295,3 +295,6 @@ pub(crate) fn bytes(count: u64) -> String {
         format!("{value:.2}{}", UNITS[unit])
     }
 }
+
+#[cfg(test)]
+mod tests;
