@@ -1,0 +1,125 @@
+//! Runs stages side by side, each as soon as what it needs is there.
+//!
+//! Every stage has a thread of its own: stages mostly wait, for processes, the network or each other, and the
+//! parts that keep a processor busy have their own fixed set of threads. A stage starts at once and waits only
+//! where it reads from another one, so `COPY --from` late in a stage does not hold up its beginning. Stages come
+//! in an order in which each depends on earlier ones alone (the plan's invariant), hence no two wait for each other.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// What a stage left behind, for those that build on it.
+#[derive(Debug)]
+struct Slot<T> {
+    state: Mutex<State<T>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+enum State<T> {
+    Pending,
+    Done(Arc<T>),
+    Failed,
+}
+
+/// The stage that was waited for will never be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Abandoned;
+
+/// The results of all stages, by their position in the plan.
+#[derive(Debug)]
+pub(super) struct Results<T> {
+    slots: Vec<Slot<T>>,
+}
+
+impl<T> Results<T> {
+    /// Waits until a stage is done.
+    pub(super) fn wait(&self, index: usize) -> Result<Arc<T>, Abandoned> {
+        let slot = &self.slots[index];
+        let mut state = slot.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match &*state {
+                State::Pending => {
+                    state = slot.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                State::Done(value) => return Ok(Arc::clone(value)),
+                State::Failed => return Err(Abandoned),
+            }
+        }
+    }
+
+    fn set(&self, index: usize, value: State<T>) {
+        let slot = &self.slots[index];
+        *slot.state.lock().unwrap_or_else(PoisonError::into_inner) = value;
+        slot.changed.notify_all();
+    }
+}
+
+/// Marks a stage as failed when its thread ends without a result, also by a panic.
+struct Guard<'a, T> {
+    results: &'a Results<T>,
+    index: usize,
+    value: Option<Arc<T>>,
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        let state = self.value.take().map_or(State::Failed, State::Done);
+        self.results.set(self.index, state);
+    }
+}
+
+/// Runs `stage(index, results)` for all indexes below `count`, in parallel, and returns the outcome of each.
+/// A stage that fails makes those that wait for it see [`Abandoned`]; stopping the others is the caller's
+/// business.
+pub(super) fn run_all<T: Send + Sync, E: Send>(
+    count: usize,
+    stage: impl Fn(usize, &Results<T>) -> Result<T, E> + Sync,
+) -> Vec<Result<Arc<T>, E>> {
+    let slot = |_| Slot { state: Mutex::new(State::Pending), changed: Condvar::new() };
+    let results = Results { slots: (0..count).map(slot).collect() };
+    std::thread::scope(|scope| {
+        let run = |index: usize| {
+            let (results, stage) = (&results, &stage);
+            move || {
+                let mut guard = Guard { results, index, value: None };
+                let value = Arc::new(stage(index, results)?);
+                guard.value = Some(Arc::clone(&value));
+                Ok(value)
+            }
+        };
+        let threads: Vec<_> = (0..count).map(|index| scope.spawn(run(index))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stage_waits_for_the_one_it_reads_from() {
+        let outcome = run_all(3, |index, results| match index {
+            0 => {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                Ok::<_, Abandoned>(1)
+            }
+            _ => Ok(*results.wait(index - 1)? + 1),
+        });
+        assert_eq!(outcome.into_iter().map(|r| *r.expect("no stage fails")).collect::<Vec<_>>(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_failure_reaches_those_that_wait_and_nobody_else() {
+        let outcome = run_all(3, |index, results| match index {
+            0 => Err("broken"),
+            1 => results.wait(0).map(|value: Arc<i32>| *value).map_err(|Abandoned| "abandoned"),
+            _ => Ok(7),
+        });
+        assert_eq!(outcome[0].as_ref().err(), Some(&"broken"));
+        assert_eq!(outcome[1].as_ref().err(), Some(&"abandoned"));
+        assert_eq!(outcome[2].as_deref().ok(), Some(&7));
+    }
+}
