@@ -1,0 +1,139 @@
+//! Layer bytes on demand. A build knows many layers by their descriptors; this fetches a blob when, and only when,
+//! something needs its bytes, and each blob once however many steps ask for it.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::image_source::ImageError;
+use crate::{
+    oci::{Descriptor, Digest},
+    progress::{Event, Reporter, Vertex},
+    reference::Reference,
+    registry,
+    store::Store,
+};
+
+/// Where a blob can be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BlobOrigin {
+    /// In the repository of this reference.
+    Registry(Reference),
+    /// In this image layout.
+    Layout(PathBuf),
+    /// In the local store only.
+    Store,
+}
+
+/// The blobs that a build may need.
+#[derive(Debug, Default)]
+pub struct Blobs {
+    known: Mutex<HashMap<Digest, Vec<BlobOrigin>>>,
+    fetching: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+}
+
+impl Blobs {
+    /// Remembers where a blob can be had.
+    pub(super) fn know(&self, blob: &Descriptor, origin: &BlobOrigin) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let origins = known.entry(blob.digest).or_default();
+        if !origins.contains(origin) {
+            origins.push(origin.clone());
+        }
+    }
+
+    /// The repositories that have a blob, for mounting it instead of moving it.
+    pub fn repositories(&self, blob: &Digest) -> Vec<Reference> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let origins = known.get(blob).map(Vec::as_slice).unwrap_or_default();
+        origins
+            .iter()
+            .filter_map(|origin| match origin {
+                BlobOrigin::Registry(reference) => Some(reference.clone()),
+                BlobOrigin::Layout(_) | BlobOrigin::Store => None,
+            })
+            .collect()
+    }
+
+    /// Puts a blob into the store, unless it is there. Its digest and size are verified on the way.
+    pub(super) fn ensure(
+        &self,
+        store: &Store,
+        registry: &registry::Client,
+        reporter: &dyn Reporter,
+        vertex: Vertex,
+        blob: &Descriptor,
+    ) -> Result<(), ImageError> {
+        if store.has(blob)? {
+            return Ok(());
+        }
+        let turn = {
+            let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(fetching.entry(blob.digest).or_default())
+        };
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if store.has(blob)? {
+            return Ok(());
+        }
+        let origins = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.get(&blob.digest).cloned().unwrap_or_default()
+        };
+        let mut failure = None;
+        for origin in origins {
+            let outcome = match &origin {
+                BlobOrigin::Registry(reference) => {
+                    pull(store, registry, reporter, vertex, reference, blob)
+                }
+                BlobOrigin::Layout(layout) => copy_from_layout(store, layout, blob),
+                BlobOrigin::Store => continue,
+            };
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(match failure {
+            Some(error) => error,
+            None => store.open_blob(&blob.digest).map(drop).err().map_or_else(
+                || ImageError::Malformed {
+                    name: blob.digest.to_string(),
+                    what: "blob",
+                    reason: "its size in the store is not the one announced".to_owned(),
+                },
+                ImageError::Store,
+            ),
+        })
+    }
+
+    /// The file of a blob in an image layout.
+    pub(super) fn path_in_layout(layout: &Path, digest: &Digest) -> PathBuf {
+        layout.join("blobs/sha256").join(digest.hex())
+    }
+}
+
+fn copy_from_layout(store: &Store, layout: &Path, blob: &Descriptor) -> Result<(), ImageError> {
+    let path = Blobs::path_in_layout(layout, &blob.digest);
+    let file = File::open(&path).map_err(|source| ImageError::Layout { path, source })?;
+    Ok(store.put_blob(blob, file)?)
+}
+
+fn pull(
+    store: &Store,
+    registry: &registry::Client,
+    reporter: &dyn Reporter,
+    vertex: Vertex,
+    reference: &Reference,
+    blob: &Descriptor,
+) -> Result<(), ImageError> {
+    let mut writer = store.blob_writer()?;
+    let transfer = |current| {
+        let (item, total) = (blob.digest.to_string(), Some(blob.size));
+        reporter.event(Event::Transfer { vertex, item, current, total });
+    };
+    registry.blob(reference, blob, &mut writer, &transfer)?;
+    Ok(writer.commit_as(blob)?)
+}

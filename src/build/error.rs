@@ -1,0 +1,148 @@
+//! Why a build failed. Which instruction is to blame is said once, here; the causes say the rest.
+
+use crate::{
+    context::ContextError, copy::CopyError, layer::LayerError, plan::EpochSource, registry, sandbox::SandboxError,
+    snapshot::SnapshotError, source::{Diagnostic, Span}, store::StoreError, tree::TreeError,
+};
+
+use super::image_source::ImageError;
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The Dockerfile is wrong: at least one finding, in the order of the text.
+    #[error("{}", .0.first().map_or("the Dockerfile is invalid", |first| first.message.as_str()))]
+    Invalid(Vec<Diagnostic>),
+    /// An image cannot be used.
+    #[error("cannot use the image `{name}`")]
+    Image {
+        /// Its name.
+        name: String,
+        /// The instruction that names it.
+        span: Span,
+        /// Why.
+        #[source]
+        source: ImageError,
+    },
+    /// A step failed.
+    #[error("{}", .0.source)]
+    Step(Box<FailedStep>),
+    /// The context, or a named one, cannot be read.
+    #[error("cannot use the {what}")]
+    Context {
+        /// Which: `build context`, `` context `x` ``.
+        what: String,
+        /// Why.
+        #[source]
+        source: ContextError,
+    },
+    /// The moment that `SOURCE_DATE_EPOCH` names cannot be told.
+    #[error("cannot tell the time of the SOURCE_DATE_EPOCH source {0:?}")]
+    Epoch(EpochSource, Span),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The user interrupted.
+    #[error("the build was interrupted")]
+    Interrupted,
+}
+
+/// A step that failed, and where it stands.
+#[derive(Debug)]
+pub struct FailedStep {
+    /// What progress calls it: `[build 2/4] RUN make`.
+    pub label: String,
+    /// The instruction.
+    pub span: Span,
+    /// The stage, by its name or `stage-N`.
+    pub stage: String,
+    /// Why it failed.
+    pub source: StepError,
+}
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StepError {
+    /// The process exited with another status than 0.
+    #[error("process {command:?} did not complete successfully: exit code: {code}")]
+    Exit {
+        /// The process's arguments, joined.
+        command: String,
+        /// Its exit status; 128 and the signal when one killed it.
+        code: i32,
+    },
+    /// The process could not be started.
+    #[error("process {command:?} did not complete successfully: {reason}")]
+    NotStarted {
+        /// The process's arguments, joined.
+        command: String,
+        /// Why.
+        reason: String,
+        /// What a shell would have exited with.
+        code: i32,
+    },
+    /// `USER` names nobody.
+    #[error("process {command:?} did not complete successfully: {source}")]
+    User {
+        /// The process's arguments, joined.
+        command: String,
+        /// Why.
+        source: crate::sandbox::UserError,
+    },
+    /// A secret that the step requires was not given.
+    #[error("secret {0}: not found")]
+    SecretMissing(String),
+    /// A secret's file cannot be read.
+    #[error("cannot read the file of secret {id}")]
+    SecretUnreadable {
+        /// Its id.
+        id: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An SSH agent that the step requires was not given.
+    #[error("ssh agent {0}: not found; pass it with --ssh")]
+    SshMissing(String),
+    /// The step asks for something that has to be allowed on the command line.
+    #[error("{0} is not allowed; allow it with --allow {0}")]
+    NotAllowed(&'static str),
+    /// The step cannot be run on this machine.
+    #[error("{0}")]
+    Unsupported(String),
+    /// What a bind mount names is not there.
+    #[error("the mount source `{0}` is not found")]
+    MountSource(String),
+    /// Copying failed.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// A file from the web or a repository cannot be had.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// A file from the web cannot be had.
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    /// A base's or stage's bytes cannot be had.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The sandbox failed, not the process.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// A file system state cannot be made.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A layer cannot be written.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// A tree cannot be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The build is over for another reason.
+    #[error("canceled")]
+    Canceled,
+}

@@ -1,0 +1,107 @@
+//! What all parts of one build share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use super::{
+    blobs::Blobs, contexts::Contexts, image_source::Images, request::BuildRequest, Services,
+};
+use crate::progress::{Event, Reporter, Vertex};
+
+/// One build while it runs.
+pub(super) struct Session<'a> {
+    pub(super) request: &'a BuildRequest,
+    pub(super) services: &'a Services<'a>,
+    pub(super) blobs: Arc<Blobs>,
+    pub(super) images: Images,
+    pub(super) contexts: Contexts,
+    vertices: AtomicU64,
+    failed: AtomicBool,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(request: &'a BuildRequest, services: &'a Services<'a>) -> Self {
+        Self {
+            request,
+            services,
+            blobs: Arc::default(),
+            images: Images::default(),
+            contexts: Contexts::default(),
+            vertices: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+        }
+    }
+
+    /// Begins a line of work that users see.
+    pub(super) fn task(&self, name: impl Into<String>) -> Task<'_> {
+        let vertex = Vertex(1 + self.vertices.fetch_add(1, Ordering::Relaxed));
+        let reporter = self.services.reporter;
+        reporter.event(Event::Started { vertex, name: name.into() });
+        Task { reporter, vertex, start: Instant::now(), over: false }
+    }
+
+    /// Stops what runs, because something failed.
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+        self.services.steps.cancel();
+    }
+
+    /// Whether there is no point in going on.
+    pub(super) fn is_over(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.services.interrupted.is_canceled()
+    }
+
+    /// Makes sure that the store has a blob.
+    pub(super) fn ensure_blob(
+        &self,
+        vertex: Vertex,
+        blob: &crate::oci::Descriptor,
+    ) -> Result<(), super::image_source::ImageError> {
+        let Services { store, registry, reporter, .. } = *self.services;
+        self.blobs.ensure(store, registry, reporter, vertex, blob)
+    }
+}
+
+/// A line of work that users see. Dropped without a word on how it ended, it counts as canceled.
+pub(super) struct Task<'a> {
+    reporter: &'a dyn Reporter,
+    pub(super) vertex: Vertex,
+    start: Instant,
+    over: bool,
+}
+
+impl Task<'_> {
+    pub(super) fn cached(mut self) {
+        self.end(Event::Cached { vertex: self.vertex });
+    }
+
+    pub(super) fn done(mut self) {
+        self.end(Event::Done { vertex: self.vertex, elapsed: self.start.elapsed() });
+    }
+
+    pub(super) fn failed(mut self, error: &dyn std::error::Error) {
+        self.end(Event::Failed { vertex: self.vertex, message: error.to_string() });
+    }
+
+    pub(super) fn status(&self, text: impl Into<String>) {
+        self.reporter.event(Event::Status { vertex: self.vertex, text: text.into() });
+    }
+
+    fn end(&mut self, event: Event) {
+        self.over = true;
+        self.reporter.event(event);
+    }
+}
+
+impl Drop for Task<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.reporter.event(Event::Canceled { vertex: self.vertex });
+        }
+    }
+}
