@@ -141,14 +141,14 @@ pub struct StepLock {
 impl Store {
     /// Waits until no other process or thread holds the lock of this step.
     pub fn lock_step(&self, key: &crate::oci::Digest) -> Result<StepLock, StoreError> {
-        let _lock = FileLock::wait_once(&self.step_lock_path(key))?;
-        Ok(StepLock { _lock })
+        let lock = FileLock::wait_once(&self.step_lock_path(key))?;
+        Ok(StepLock { _lock: lock })
     }
 
     /// Takes the lock of this step if it is free. For callers that have other things to do meanwhile.
     pub fn try_lock_step(&self, key: &crate::oci::Digest) -> Result<Option<StepLock>, StoreError> {
         let lock = FileLock::attempt_once(&self.step_lock_path(key))?;
-        Ok(lock.map(|_lock| StepLock { _lock }))
+        Ok(lock.map(|lock| StepLock { _lock: lock }))
     }
 
     fn step_lock_path(&self, key: &crate::oci::Digest) -> PathBuf {

@@ -160,9 +160,7 @@ impl Store {
         fill: &mut dyn FnMut(&Path) -> Result<(), E>,
     ) -> Result<Option<CacheMount>, E> {
         let key = id.key();
-        let n = (0..)
-            .find(|n| !instances.contains(n))
-            .expect("there are fewer directories than numbers");
+        let n = instances.last().map_or(0, |last| last + 1);
         let lock_path = self.root.join("locks").join(format!("mount-{key}-{n}"));
         // Free: whoever holds it has an instance, and instances are looked for under the lock of the search.
         let lock = FileLock::wait(&lock_path, Hold::Exclusive)?;

@@ -1,0 +1,43 @@
+//! The step cache: when may a step's earlier layer stand in for executing it again?
+//!
+//! A [`Key`] covers everything that can change the layer and nothing else. Erring wide costs a rebuild; erring narrow
+//! ships a wrong image.
+//!
+//! | input                              | RUN | COPY, ADD | WORKDIR | why                                             |
+//! |------------------------------------|-----|-----------|---------|-------------------------------------------------|
+//! | chainID of what it builds on       |  ✓  |     ✓     |    ✓    | the same words on other files mean another thing; not with `COPY --link`, which looks at nothing |
+//! | the platform                       |  ✓  |           |         | a process can ask for it                        |
+//! | argv, heredoc scripts              |  ✓  |           |         | what is executed, the shell included            |
+//! | environment, in order              |  ✓  |           |         | the process sees it: `ENV`, and `ARG` in effect |
+//! | user, working directory            |  ✓  |           |         | the process sees them                           |
+//! | network mode, `--security`, devices|  ✓  |           |         | the process can tell                            |
+//! | hostname, names of added hosts, shm size, ulimits, cgroup parent | ✓ | |     | the process can tell                            |
+//! | targets and options of mounts      |  ✓  |           |         | the process sees them                           |
+//! | content of bind mounts and of seeds|  ✓  |           |         | read by the process; where it comes from does not matter |
+//! | ids of secrets and agents          |  ✓  |           |         | another secret was meant                        |
+//! | destination, owner, mode, flags    |     |     ✓     |         | they make the entries of the layer              |
+//! | content digest of the sources      |     |     ✓     |         | names, types, bytes, modes, owners, link targets, xattrs |
+//! | path, owner                        |     |           |    ✓    | they make the entries of the layer              |
+//!
+//! Never: file times, inode numbers, host paths, the order of names on disk (they are not content); values of secrets, addresses of added hosts,
+//! proxies, resource limits, ids and sharing of cache mounts (they must not matter, and change all the time);
+//! `LABEL`, `CMD` and the like, declared arguments that are not in effect, comments, formatting (they make no
+//! layer); `SOURCE_DATE_EPOCH` unless the environment has it (it is applied when the layer is written).
+//!
+//! Two different inputs never share a key: every field is written with its name, a mark for its type, and its length
+//! (see [`KeyBuilder`]). The version of the encoding is in the key; a change of what a step does with the same
+//! inputs needs a new one.
+//!
+//! **Records.** A [`StepRecord`] is kept by key, and by [`Position`] is kept which inputs the step at a place had last
+//! time. The latter is what tells why a step missed. Records are valid or absent (`store`); a record whose layer has
+//! gone is a miss.
+
+mod key;
+mod record;
+mod steps;
+
+pub use key::{Input, Key, KeyBuilder};
+pub use record::{CacheUse, Change, Lookup, MissReason, Position, StepRecord, previous};
+pub use steps::{
+    CopyInputs, MountContent, RunInputs, Ulimit, WorkdirInputs, copy_key, run_key, workdir_key,
+};
