@@ -144,7 +144,7 @@ pub enum Error {
         /// The reference.
         what: String,
         /// The platform asked for.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// The platforms it has.
         available: Vec<Platform>,
     },

@@ -68,7 +68,7 @@ impl Helper {
             }
         };
         let answer: Answer = serde_json::from_slice(&output)
-            .map_err(|_: serde_json::Error| self.error("its answer is not what helpers say"))?;
+            .map_err(|_e: serde_json::Error| self.error("its answer is not what helpers say"))?;
         if answer.username.is_empty() && answer.secret.is_empty() {
             return Ok(None);
         }

@@ -1,16 +1,39 @@
 //! Registries: where images come from and go to.
 //!
-//! [`Settings`] is what the caller decides; nothing here reads the environment or a home directory.
+//! [`Client`] speaks the distribution protocol: it resolves, pulls and pushes, with the credentials, mirrors,
+//! certificates and patience that [`Settings`] give it. It also fetches files for `ADD` from other servers, so that
+//! TLS, proxies and retries are in one place. Nothing here reads the environment or a home directory, and
+//! nothing is kept on disk: blobs go into a [`BlobSink`] and come from readers.
+//!
+//! Invariants:
+//! - a blob or document that is handed out has the digest that was asked for, and a sink never gets more bytes
+//!   than the descriptor declares;
+//! - a secret goes to the server it is for, over TLS unless that server is configured otherwise, and into no
+//!   message ([`Secret`], [`redact`]);
+//! - refusals are final at once, and faults are met with [`settings::Retry`].
+//!
+//! Specs: distribution-spec 1.1; Docker's token authentication; containers-registries.conf(5);
+//! containers-auth.json(5); the protocol of docker-credential-helpers.
 
+mod auth;
+mod challenge;
+mod client;
 pub mod credentials;
 mod error;
 pub mod helper;
+mod location;
 pub mod mirrors;
+mod pull;
 pub mod redact;
+mod retry;
 pub mod settings;
+mod tls;
+mod transport;
 
+pub use client::Client;
 pub use credentials::{Credential, Credentials, DockerConfig, parse_docker_config};
 pub use error::Error;
 pub use mirrors::{RegistriesConf, parse_registries_conf};
+pub use pull::{BlobSink, Document, Image, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, select};
 pub use redact::Secret;
 pub use settings::Settings;

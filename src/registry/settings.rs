@@ -125,8 +125,8 @@ impl Default for Retry {
         Self {
             attempts: 6,
             base: Duration::from_secs(1),
-            max: Duration::from_secs(60),
-            max_retry_after: Duration::from_secs(120),
+            max: Duration::from_mins(1),
+            max_retry_after: Duration::from_mins(2),
         }
     }
 }
@@ -148,8 +148,8 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(10),
-            idle: Duration::from_secs(60),
-            commit: Duration::from_secs(300),
+            idle: Duration::from_mins(1),
+            commit: Duration::from_mins(5),
             helper: Duration::from_secs(10),
         }
     }

@@ -1,0 +1,327 @@
+//! The client: settings, connections and what was learnt, shared by all threads.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use reqwest::{Method, StatusCode, Url, header::HeaderMap};
+
+use super::{
+    auth::{Auth, Need},
+    challenge::{Scope, challenges},
+    error::{Error, Failure},
+    mirrors::Endpoint,
+    pull::Document,
+    retry::Attempts,
+    settings::{Settings, Warn},
+    transport::{Answer, MakeBody, Request, Transport},
+};
+use crate::{
+    oci::{Descriptor, Digest},
+    reference::{DOCKER_IO, Reference},
+};
+
+/// Talks to registries and other HTTP servers.
+///
+/// One client serves all threads; what it learns about servers (tokens, schemes, digests of tags) it keeps for its
+/// lifetime. Its methods block, so they must not be called from asynchronous code. Dropping it ends its connections.
+pub struct Client {
+    /// `Some` until dropped.
+    runtime: Option<tokio::runtime::Runtime>,
+    pub(super) core: Core,
+}
+
+/// What the asynchronous halves of the methods work with.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) transport: Transport,
+    auth: Auth,
+    known: Mutex<Known>,
+}
+
+/// What was found out.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    /// Tags that were resolved; a build must see one image under one name.
+    pub(super) tags: HashMap<Reference, Descriptor>,
+    /// Manifests and indexes.
+    pub(super) documents: HashMap<Digest, Arc<Document>>,
+    /// Blobs that are in a repository for certain.
+    pub(super) blobs: HashSet<(String, String, Digest)>,
+    /// Mirrors that could not be reached.
+    pub(super) down: HashSet<String>,
+}
+
+/// One request to a registry.
+pub(super) struct Call<'a> {
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) method: Method,
+    pub(super) target: Target<'a>,
+    pub(super) headers: HeaderMap,
+    pub(super) need: Need,
+    /// The time limit for the head of the answer, where it is not the usual one.
+    pub(super) limit: Option<Duration>,
+}
+
+/// What a request is sent to.
+pub(super) enum Target<'a> {
+    /// A path below the repository: `manifests/latest`.
+    Repository(String),
+    /// The root of the API.
+    Root,
+    /// An address that the registry named.
+    Url(&'a Url),
+}
+
+impl Client {
+    /// A client with these settings. Nothing is read or sent yet.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("network")
+            .enable_all()
+            .build()
+            .map_err(|source| Error::Io {
+                action: "start",
+                what: "the network threads".to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            runtime: Some(runtime),
+            core: Core {
+                transport: Transport::new(Arc::new(settings)),
+                auth: Auth::default(),
+                known: Mutex::default(),
+            },
+        })
+    }
+
+    /// The settings it was made with.
+    pub fn settings(&self) -> &Settings {
+        &self.core.transport.settings
+    }
+
+    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime
+            .as_ref()
+            .expect("the runtime is taken only when the client is dropped")
+            .block_on(work)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // A thread that still reads a file for a transfer that was given up must not hold up the program.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Client")
+            .field(&self.core.transport.settings)
+            .finish()
+    }
+}
+
+impl Core {
+    pub(super) fn settings(&self) -> &Settings {
+        &self.transport.settings
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn warn(&self, text: &str) {
+        if let Some(Warn(warn)) = &self.settings().warn {
+            warn(text);
+        }
+    }
+
+    pub(super) fn attempts(&self) -> Attempts<'_> {
+        Attempts::new(&self.settings().retry, self.settings().warn.as_ref())
+    }
+
+    pub(super) fn describe(&self, endpoint: &Endpoint) -> String {
+        self.auth.describe(endpoint)
+    }
+
+    /// Where to pull from, in order; at least one.
+    pub(super) fn pull_endpoints(&self, reference: &Reference) -> Result<Vec<Endpoint>, Error> {
+        self.refuse_blocked(reference)?;
+        let mut endpoints = self.settings().registries.pull_endpoints(reference);
+        if reference.registry() == DOCKER_IO {
+            let mirrors: Vec<Endpoint> = self
+                .settings()
+                .mirrors
+                .iter()
+                .filter_map(|mirror| Endpoint::at_mirror(mirror, reference.repository()))
+                .collect();
+            endpoints.splice(0..0, mirrors);
+        }
+        let known = self.known();
+        let n_endpoints = endpoints.len();
+        let mut i = 0;
+        endpoints.retain(|endpoint| {
+            i += 1;
+            i == n_endpoints || !known.down.contains(&endpoint.host)
+        });
+        Ok(endpoints)
+    }
+
+    /// Where to push to: what the reference says, mirrors and rewrites aside.
+    pub(super) fn push_endpoint(&self, reference: &Reference) -> Result<Endpoint, Error> {
+        self.refuse_blocked(reference)?;
+        let entry = self.settings().registries.entry(reference);
+        Ok(Endpoint {
+            insecure: entry.is_some_and(|entry| entry.insecure),
+            ..Endpoint::of(reference)
+        })
+    }
+
+    fn refuse_blocked(&self, reference: &Reference) -> Result<(), Error> {
+        match self.settings().registries.entry(reference) {
+            Some(entry) if entry.blocked => Err(Error::Blocked {
+                what: reference.to_string(),
+                prefix: entry.prefix.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does pulling work at one endpoint after the other until it succeeds; the last one's error counts.
+    pub(super) async fn at_endpoints<T>(
+        &self,
+        reference: &Reference,
+        mut work: impl AsyncFnMut(&Endpoint, Attempts<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let endpoints = self.pull_endpoints(reference)?;
+        let n_endpoints = endpoints.len();
+        for (i, endpoint) in endpoints.iter().enumerate() {
+            let is_last = i + 1 == n_endpoints;
+            // Where there is another place to ask, patience is better spent there.
+            let attempts = self.attempts();
+            let attempts = if is_last {
+                attempts
+            } else {
+                attempts.at_most(2)
+            };
+            let error = match work(endpoint, attempts).await {
+                Ok(value) => return Ok(value),
+                // Our own side's failures are the same everywhere.
+                Err(error) if is_last || matches!(error, Error::Io { .. }) => return Err(error),
+                Err(error) => error,
+            };
+            if matches!(error, Error::Unreachable { .. } | Error::Tls { .. }) {
+                self.known().down.insert(endpoint.host.clone());
+            }
+            if !error.is_not_found() {
+                self.warn(&format!("mirror skipped: {error}"));
+            }
+        }
+        // `pull_endpoints` never gives an empty list.
+        Err(Error::NotFound {
+            host: reference.registry().to_owned(),
+            what: reference.to_string(),
+            message: String::new(),
+        })
+    }
+
+    /// Sends one request with the authorization it needs; learns what that is when the server refuses.
+    pub(super) async fn call(
+        &self,
+        call: &Call<'_>,
+        body: &mut MakeBody<'_>,
+    ) -> Result<Answer, Failure> {
+        let home = self.transport.home(call.endpoint).await?;
+        let url = match &call.target {
+            Target::Repository(path) => {
+                let mut url = home.base.clone();
+                let (path, query) = path
+                    .split_once('?')
+                    .map_or((path.as_str(), None), |(p, q)| (p, Some(q)));
+                url.set_path(&format!("/v2/{}/{path}", call.endpoint.repository));
+                url.set_query(query);
+                url
+            }
+            Target::Root => {
+                let mut url = home.base.clone();
+                url.set_path("/v2/");
+                url
+            }
+            Target::Url(url) => (*url).clone(),
+        };
+        let mut need = call.need.clone();
+        let mut authorization = self
+            .auth
+            .header(&self.transport, call.endpoint, &home, &need)
+            .await?;
+        // A first refusal tells what the server wants, a second that a token had run out or lacked a scope.
+        let mut n_refusals = 0;
+        loop {
+            let request = Request {
+                method: call.method.clone(),
+                url: url.clone(),
+                headers: call.headers.clone(),
+                authorization: authorization.clone(),
+                home: home.clone(),
+                limit: call.limit.unwrap_or(self.settings().timeouts.idle),
+                follow: true,
+            };
+            let answer = self.transport.send(&request, body).await?;
+            let status = answer.status();
+            let is_refusal = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if !is_refusal || n_refusals == 2 {
+                return Ok(answer);
+            }
+            n_refusals += 1;
+            let challenges = challenges(answer.headers());
+            self.auth
+                .refused(
+                    &home,
+                    status,
+                    &challenges,
+                    authorization.as_ref(),
+                    &mut need,
+                )
+                .await;
+            let next = self
+                .auth
+                .header(&self.transport, call.endpoint, &home, &need)
+                .await?;
+            if next == authorization {
+                return Ok(answer);
+            }
+            authorization = next;
+        }
+    }
+
+    /// [`Core::call`] for a request without a body.
+    pub(super) async fn ask(&self, call: &Call<'_>) -> Result<Answer, Failure> {
+        self.call(call, &mut || Ok(None)).await
+    }
+}
+
+impl Need {
+    /// To read a repository.
+    pub(super) fn pull(endpoint: &Endpoint) -> Self {
+        Self {
+            scopes: vec![Scope::pull(&endpoint.repository)],
+            strict: false,
+        }
+    }
+
+    /// To read and write a repository.
+    pub(super) fn push(endpoint: &Endpoint) -> Self {
+        Self {
+            scopes: vec![Scope::push(&endpoint.repository)],
+            strict: true,
+        }
+    }
+}
