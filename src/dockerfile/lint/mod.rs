@@ -6,12 +6,14 @@
 //! `# check=` directive, or a `# check=` comment right above the instruction, does not want.
 
 mod rule;
+mod text;
 
 use std::collections::BTreeSet;
 
 use serde_json::json;
 
 pub use rule::Rule;
+pub use text::lint;
 
 use super::{Instruction, Word, quote::quoted, scalar::parse_bool};
 use crate::source::Span;
