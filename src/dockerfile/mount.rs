@@ -290,6 +290,17 @@ impl Mount {
     }
 }
 
+/// What the value of a `--mount` names in `from`, which holds no variable. The planner wants it before it can expand
+/// the rest.
+pub fn source(value: &str) -> Option<String> {
+    let fields = fields(value, "mounts").ok()?;
+    let from = fields.iter().rev().find_map(|field| {
+        let (key, value) = field.split_once('=')?;
+        key.eq_ignore_ascii_case("from").then_some(value)
+    })?;
+    not_empty(from.to_owned())
+}
+
 /// Checks what can be checked of a `--mount` before its variables are known.
 pub(super) fn check_unexpanded(value: &str) -> Result<(), MountError> {
     for field in fields(value, "mounts")? {

@@ -12,8 +12,24 @@
 //! Stages that the target does not need are left out, and so are the errors in them that take work to find; the
 //! errors that BuildKit finds in every stage are found in every stage.
 
+mod args;
+mod copy;
+mod env;
+mod epoch;
+mod history;
+mod label;
+mod lower;
 mod op;
 mod options;
+mod paths;
+mod planner;
+mod ports;
+mod print;
+mod remote;
+mod report;
+mod run;
+mod stages;
+mod state;
 
 use serde::Serialize;
 
@@ -27,6 +43,11 @@ pub use op::{
     Sharing, WorkdirOp,
 };
 pub use options::{NamedContext, Options};
+pub use planner::{Analysis, analyse, plan};
+pub use report::{
+    Line, LineRange, Location, Outline, OutlineArg, OutlineNeed, SourceText, Target, Targets,
+    targets,
+};
 
 /// The position of a stage in the Dockerfile, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

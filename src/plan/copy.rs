@@ -1,0 +1,281 @@
+//! `COPY` and `ADD`.
+
+use super::{
+    Base, CopyOp, CopySource, CopyVerb, Op, Origin, StageId, lower::error, paths, planner::Planner,
+    remote, state::Command,
+};
+use crate::{
+    dockerfile::{Add, Copy, Source, Transfer, Word, expand::Expander, quote::quoted},
+    source::Diagnostic,
+};
+
+/// What `COPY` and `ADD` do not share.
+#[derive(Default)]
+struct Flags {
+    from: Option<Origin>,
+    parents: bool,
+    checksum: Option<String>,
+    keep_git_dir: Option<bool>,
+    unpack: Option<bool>,
+}
+
+impl Planner<'_> {
+    pub(super) fn lower_copy(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        copy: &Copy,
+    ) -> Result<(), Diagnostic> {
+        let from = match (&copy.from, command.sources.first()) {
+            (Some(from), Some(&source)) => {
+                if !self.states[source].is_done || source == at {
+                    return Err(error(
+                        command,
+                        format!(
+                            "cannot copy from stage {}, it needs to be defined before current stage {}",
+                            quoted(&from.value),
+                            quoted(&self.states[at].title)
+                        ),
+                    ));
+                }
+                Some(self.origin(source))
+            }
+            _ => None,
+        };
+        let flags = Flags {
+            from,
+            parents: copy.parents,
+            ..Flags::default()
+        };
+        self.transfer(at, command, CopyVerb::Copy, &copy.transfer, None, flags)
+    }
+
+    pub(super) fn lower_add(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        add: &Add,
+    ) -> Result<(), Diagnostic> {
+        let flags = Flags {
+            keep_git_dir: add.keep_git_dir,
+            unpack: add.unpack,
+            ..Flags::default()
+        };
+        let checksum = add.checksum.as_ref();
+        self.transfer(at, command, CopyVerb::Add, &add.transfer, checksum, flags)
+    }
+
+    /// Where the files of a state are.
+    pub(super) fn origin(&self, at: usize) -> Origin {
+        let state = &self.states[at];
+        if !state.is_bare() {
+            return Origin::Stage(StageId(at));
+        }
+        match &state.origin {
+            Some(Base::Image(source)) => Origin::Image(source.clone()),
+            Some(Base::Context(key)) => Origin::Named(key.clone()),
+            _ => Origin::Scratch,
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        verb: CopyVerb,
+        transfer: &Transfer,
+        checksum: Option<&Word>,
+        mut flags: Flags,
+    ) -> Result<(), Diagnostic> {
+        let chown = self.expand_flag(at, command, transfer.chown.as_ref())?;
+        let chmod = self.expand_flag(at, command, transfer.chmod.as_ref())?;
+        flags.checksum = self.expand_flag(at, command, checksum)?;
+        let mut written = Vec::new();
+        for source in &transfer.sources {
+            if let Source::Path(path) = source {
+                written.push(self.expand(at, command, path)?);
+            }
+        }
+        let written_dest = self.expand(at, command, &transfer.dest)?;
+        let mut inline = Vec::new();
+        for source in &transfer.sources {
+            let Source::Heredoc(heredoc) = source else {
+                continue;
+            };
+            let mut content = heredoc.body();
+            if heredoc.expand {
+                content = self.expand_text(at, command, &content, Expander::heredoc())?;
+            }
+            inline.push(CopySource::Inline {
+                name: heredoc.name.clone(),
+                content,
+            });
+        }
+        if let Some(chmod) = &chmod {
+            check_chmod(chmod).map_err(|message| error(command, message))?;
+        }
+
+        let mut sources = Vec::with_capacity(written.len() + inline.len());
+        for source in &written {
+            let source = remote::classify(source).map_err(|message| error(command, message))?;
+            check_remote(verb, &source, &mut flags).map_err(|message| error(command, message))?;
+            sources.push(source);
+        }
+        if flags.checksum.is_some() {
+            match sources.as_slice() {
+                [CopySource::Url(_) | CopySource::Git(_)] => {}
+                [_] => {
+                    return Err(error(command, "checksum requires HTTP(S) or Git sources"));
+                }
+                _ => {
+                    return Err(error(
+                        command,
+                        "checksum can't be specified for multiple sources",
+                    ));
+                }
+            }
+        }
+
+        let mut created_by = match verb {
+            CopyVerb::Copy => "COPY".to_owned(),
+            CopyVerb::Add => "ADD".to_owned(),
+        };
+        if flags.parents {
+            created_by += " --parents";
+        }
+        for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
+            if let Some(value) = value {
+                created_by += &format!(" --{flag}={value}");
+            }
+        }
+        for source in &written {
+            created_by += &format!(" {source}");
+        }
+        for source in &inline {
+            if let CopySource::Inline { name, .. } = source {
+                created_by += &format!(" <<{name}");
+            }
+        }
+        created_by += &format!(" {written_dest} # buildkit");
+
+        sources.append(&mut inline);
+        let text = self.progress_text(at, &command.instruction.text, false, &[]);
+        let workdir = &self.states[at].image.config.working_dir;
+        let op = CopyOp {
+            verb,
+            from: flags.from.unwrap_or(Origin::Context),
+            sources,
+            dest: paths::join_dest(workdir, &written_dest),
+            chown,
+            chmod,
+            link: transfer.link,
+            parents: flags.parents,
+            exclude: transfer.exclude.iter().map(|e| e.value.clone()).collect(),
+            checksum: flags.checksum,
+            keep_git_dir: flags.keep_git_dir,
+            unpack: flags.unpack,
+        };
+        self.step(at, command, &text, created_by, Op::Copy(Box::new(op)));
+        Ok(())
+    }
+
+    /// The value of a flag with its variables expanded; an empty one counts as none.
+    fn expand_flag(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        value: Option<&Word>,
+    ) -> Result<Option<String>, Diagnostic> {
+        let Some(value) = value else {
+            return Ok(None);
+        };
+        let value = self.expand(at, command, value)?;
+        Ok(Some(value).filter(|value| !value.is_empty()))
+    }
+}
+
+/// Refuses remote sources for `COPY`, and git sources that contradict the flags; takes over what they say.
+fn check_remote(verb: CopyVerb, source: &CopySource, flags: &mut Flags) -> Result<(), String> {
+    match (verb, source) {
+        (CopyVerb::Copy, CopySource::Git(_)) => Err("source can't be a git ref for COPY".into()),
+        (CopyVerb::Copy, CopySource::Url(_)) => Err("source can't be a URL for COPY".into()),
+        (CopyVerb::Add, CopySource::Git(source)) => {
+            let query = remote::git_query(source)?;
+            if let (Some(flag), Some(query)) = (flags.keep_git_dir, query.keep_git_dir)
+                && flag != query
+            {
+                return Err("inconsistent keep-git-dir configuration".into());
+            }
+            if let (Some(flag), Some(query)) = (&flags.checksum, &query.checksum)
+                && flag != query
+            {
+                return Err(format!(
+                    "checksum mismatch {} != {}",
+                    quoted(flag),
+                    quoted(query)
+                ));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks `--chmod`: octal up to 07777, or symbolic (`u=rwX,go-w`).
+fn check_chmod(mode: &str) -> Result<(), String> {
+    let invalid = || {
+        format!(
+            "invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
+        )
+    };
+    if let Ok(octal) = u32::from_str_radix(mode, 8)
+        && !mode.starts_with('+')
+    {
+        return if octal > 0o7777 {
+            Err(invalid())
+        } else {
+            Ok(())
+        };
+    }
+    if mode.split(',').all(is_symbolic_clause) {
+        Ok(())
+    } else {
+        Err(invalid())
+    }
+}
+
+/// `[ugoa]*([-+=]([rwxXst]*|[ugo]))+`
+fn is_symbolic_clause(clause: &str) -> bool {
+    let rest = clause.trim_start_matches(['u', 'g', 'o', 'a']);
+    if !rest.starts_with(['-', '+', '=']) {
+        return false;
+    }
+    rest.split(['-', '+', '=']).all(|permissions| {
+        matches!(permissions, "u" | "g" | "o") || permissions.chars().all(|c| "rwxXst".contains(c))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal_or_symbolic() {
+        for good in [
+            "644",
+            "0",
+            "07777",
+            "u=rwX,go=rX",
+            "+x",
+            "u+s,g+w",
+            "g=u",
+            "a=",
+            "o-w+r",
+        ] {
+            assert_eq!(check_chmod(good), Ok(()), "{good}");
+        }
+        for bad in ["10000", "64a", "888", "u", "x", "u+z", "", "u+r,", "rwx"] {
+            assert!(check_chmod(bad).is_err(), "{bad}");
+        }
+    }
+}

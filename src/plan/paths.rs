@@ -1,0 +1,101 @@
+//! Paths as instructions write them. They are joined as text: what they mean is known only where the files are.
+
+/// The working directory after `WORKDIR new` in `current`: relative ones are joined and cleaned, absolute ones stay
+/// as they are written.
+pub(super) fn join_workdir(current: &str, new: &str) -> String {
+    let current = absolute(current);
+    match new {
+        "" => current,
+        absolute if absolute.starts_with('/') => absolute.to_owned(),
+        relative => clean(&format!("{current}/{relative}")),
+    }
+}
+
+/// The destination of a copy in `workdir`. A `/` or `/.` at the end, which says that it is a directory, stays.
+pub(super) fn join_dest(workdir: &str, dest: &str) -> String {
+    if dest.starts_with('/') {
+        return dest.to_owned();
+    }
+    let dest = if matches!(dest, "" | ".") { "./" } else { dest };
+    let mut path = clean(&format!("{}/{dest}", absolute(workdir)));
+    if dest.ends_with('/') {
+        if path != "/" {
+            path.push('/');
+        }
+    } else if dest.ends_with("/.") {
+        path.push_str(if path == "/" { "." } else { "/." });
+    }
+    path
+}
+
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        clean(&format!("/{path}"))
+    }
+}
+
+/// An absolute path with `.`, `..` and double slashes taken out.
+pub(super) fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            name => parts.push(name),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
+/// The last component, as Go's `path.Base`: `.` of nothing, `/` of the root.
+pub(super) fn base_name(path: &str) -> &str {
+    if path.is_empty() {
+        return ".";
+    }
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.is_empty() {
+        return "/";
+    }
+    trimmed.rsplit('/').next().unwrap_or(trimmed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn working_directories_join() {
+        for (current, new, want) in [
+            ("", "a", "/a"),
+            ("/a", "b/../c/", "/a/c"),
+            ("/a", "/x/../y/", "/x/../y/"),
+            ("/a/", "..", "/"),
+            ("a", "", "/a"),
+            ("/a", "../../..", "/"),
+        ] {
+            assert_eq!(join_workdir(current, new), want, "{current} {new}");
+        }
+    }
+
+    #[test]
+    fn destinations_keep_what_makes_them_directories() {
+        for (workdir, dest, want) in [
+            ("", "a", "/a"),
+            ("", ".", "/"),
+            ("/w", ".", "/w/"),
+            ("/w", "./", "/w/"),
+            ("/w", "d/", "/w/d/"),
+            ("/w", "d/.", "/w/d/."),
+            ("/w", "", "/w/"),
+            ("/w", "/x/../y/", "/x/../y/"),
+            ("/w", "..", "/"),
+            ("/w", "../.", "/."),
+        ] {
+            assert_eq!(join_dest(workdir, dest), want, "{workdir} {dest}");
+        }
+    }
+}

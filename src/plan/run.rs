@@ -1,0 +1,321 @@
+//! `RUN` and its mounts.
+
+use std::path::PathBuf;
+
+use super::{
+    Device, Mount, MountKind, Network, Op, Origin, RunOp, Script, Sharing, args, label,
+    lower::error, paths, planner::Planner, report::Need, state::Command,
+};
+use crate::{
+    dockerfile::{
+        self, CommandLine, Run, Security,
+        expand::Expander,
+        mount::{self, MountType},
+        quote::quoted,
+    },
+    source::Diagnostic,
+};
+
+/// Where scripts of heredocs are.
+const PIPES: &str = "/dev/pipes";
+
+impl Planner<'_> {
+    pub(super) fn lower_run(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        run: &Run,
+    ) -> Result<(), Diagnostic> {
+        let read = self.read_mounts(at, command, run)?;
+        let mut written = command.instruction.text.clone();
+        let mut scripts = Vec::new();
+        let argv = match (&run.command, command.instruction.script()) {
+            (CommandLine::Exec(argv), _) => argv.clone(),
+            (CommandLine::Shell(line), None) => self.with_shell(at, &line.value),
+            (CommandLine::Shell(_), Some(dockerfile::Script::Text(text))) => {
+                if let Some(heredoc) = command.instruction.heredocs.first()
+                    && heredoc.body() == text
+                {
+                    written += &format!(" ({})", label::summary(&heredoc.content));
+                }
+                self.with_shell(at, &text)
+            }
+            (CommandLine::Shell(_), Some(dockerfile::Script::File { name, content })) => {
+                written += &format!(" ({})", label::summary(&content));
+                scripts.push(Script {
+                    name: name.to_owned(),
+                    content,
+                });
+                self.with_shell(at, &format!("{PIPES}/{name}"))
+            }
+        };
+        let mut mounts = Vec::with_capacity(read.len());
+        let mut masked = Vec::new();
+        for (index, mount) in read.iter().enumerate() {
+            if mount.kind == MountType::Secret {
+                masked.extend(mount.env.clone());
+            }
+            mounts.push(self.mount(at, command, mount, command.sources.get(index))?);
+        }
+        let text = self.progress_text(at, &written, true, &masked);
+        let state = &self.states[at];
+        let created_by = format!("RUN {} # buildkit", self.run_history(at, &argv));
+        let workdir = paths::clean(&state.image.config.working_dir);
+        let op = RunOp {
+            argv,
+            scripts,
+            env: state.env.to_vec(),
+            proxy_env: args::proxies(&self.build_args),
+            user: state.image.config.user.clone(),
+            workdir: PathBuf::from(workdir),
+            mounts,
+            network: run.network.as_ref().and_then(|n| match n.value {
+                dockerfile::Network::Default => None,
+                dockerfile::Network::None => Some(Network::None),
+                dockerfile::Network::Host => Some(Network::Host),
+            }),
+            insecure: run
+                .security
+                .as_ref()
+                .is_some_and(|s| s.value == Security::Insecure),
+            devices: run
+                .devices
+                .iter()
+                .map(|device| Device {
+                    name: device.value.name.clone(),
+                    required: device.value.required,
+                })
+                .collect(),
+        };
+        self.step(at, command, &text, created_by, Op::Run(Box::new(op)));
+        Ok(())
+    }
+
+    /// `|2 A=1 B= /bin/sh -c make`: the arguments in effect and what is run.
+    fn run_history(&self, at: usize, argv: &[String]) -> String {
+        let state = &self.states[at];
+        let mut words: Vec<(&str, String)> = Vec::new();
+        for (name, value) in &state.args {
+            let value = state.env.get(name).or(value.as_deref()).unwrap_or_default();
+            let word = format!("{name}={value}");
+            match words.iter_mut().find(|(known, _)| known == name) {
+                Some((_, known)) => *known = word,
+                None => words.push((name, word)),
+            }
+        }
+        let mut all = Vec::with_capacity(words.len() + argv.len() + 1);
+        if !words.is_empty() {
+            all.push(format!("|{}", words.len()));
+        }
+        all.extend(words.into_iter().map(|(_, word)| word));
+        all.extend_from_slice(argv);
+        all.join(" ")
+    }
+
+    fn read_mounts(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        run: &Run,
+    ) -> Result<Vec<mount::Mount>, Diagnostic> {
+        let mut mounts = Vec::with_capacity(run.mounts.len());
+        for value in &run.mounts {
+            let expander = Expander::new(self.file.escape());
+            let mut expand = |text: &str| self.expand_reporting(at, command, text, expander);
+            let mount = mount::Mount::parse(&value.value, &mut expand)
+                .map_err(|e| error(command, e.to_string()))?;
+            mounts.push(mount);
+        }
+        Ok(mounts)
+    }
+
+    fn mount(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        mount: &mount::Mount,
+        source: Option<&usize>,
+    ) -> Result<Mount, Diagnostic> {
+        let from = match (&mount.from, source) {
+            (Some(from), Some(&source)) => {
+                if !self.states[source].is_done || source == at {
+                    return Err(error(
+                        command,
+                        format!(
+                            "cannot mount from stage {} to {}, stage needs to be defined before current command",
+                            quoted(from),
+                            quoted(mount.target.as_deref().unwrap_or_default())
+                        ),
+                    ));
+                }
+                Some(self.origin(source))
+            }
+            _ => None,
+        };
+        let (target, kind) = match mount.kind {
+            MountType::Secret => self.secret(at, command, mount),
+            MountType::Ssh => self.ssh(at, command, mount)?,
+            MountType::Bind => (
+                Some(self.mount_target(at, command, mount)?),
+                MountKind::Bind {
+                    from: from.unwrap_or(Origin::Context),
+                    source: mount.source.clone().unwrap_or_default(),
+                    writable: !mount.readonly,
+                },
+            ),
+            MountType::Tmpfs => (
+                Some(self.mount_target(at, command, mount)?),
+                MountKind::Tmpfs { size: mount.size },
+            ),
+            MountType::Cache => (
+                Some(self.mount_target(at, command, mount)?),
+                self.cache(mount, from),
+            ),
+        };
+        Ok(Mount {
+            target,
+            kind,
+            span: command.span,
+        })
+    }
+
+    /// Where a mount goes: joined to the working directory.
+    fn mount_target(
+        &self,
+        at: usize,
+        command: &Command<'_>,
+        mount: &mount::Mount,
+    ) -> Result<PathBuf, Diagnostic> {
+        let written = mount.target.as_deref().unwrap_or_default();
+        let workdir = &self.states[at].image.config.working_dir;
+        let target = paths::clean(&paths::join_workdir(workdir, written));
+        if target == "/" {
+            return Err(error(
+                command,
+                format!("invalid mount target {}", quoted(&target)),
+            ));
+        }
+        Ok(target.into())
+    }
+
+    fn cache(&self, mount: &mount::Mount, from: Option<Origin>) -> MountKind {
+        let written = mount.target.as_deref().unwrap_or_default();
+        let id = mount.id.clone().unwrap_or_else(|| go_clean(written));
+        let id = match self.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
+            Some(namespace) => format!("{namespace}/{id}"),
+            None => id,
+        };
+        MountKind::Cache {
+            id,
+            sharing: match mount.sharing {
+                None | Some(mount::Sharing::Shared) => Sharing::Shared,
+                Some(mount::Sharing::Private) => Sharing::Private,
+                Some(mount::Sharing::Locked) => Sharing::Locked,
+            },
+            from,
+            source: mount.source.clone().unwrap_or_default(),
+            mode: mount.mode.unwrap_or(0o755),
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+            writable: !mount.readonly,
+        }
+    }
+
+    fn secret(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        mount: &mount::Mount,
+    ) -> (Option<PathBuf>, MountKind) {
+        let target = mount.target.as_deref();
+        // Reading the mount has made sure that there is one of the three.
+        let id = mount
+            .source
+            .as_deref()
+            .or(mount.id.as_deref())
+            .unwrap_or_else(|| paths::base_name(target.unwrap_or_default()))
+            .to_owned();
+        let need = Need {
+            is_required: mount.required,
+            span: command.span,
+        };
+        let secrets = &mut self.states[at].capture.secrets;
+        secrets.entry(id.clone()).or_insert(need);
+        let target = match (target, &mount.env) {
+            (Some(target), _) => Some(target.to_owned()),
+            (None, Some(_)) => None,
+            (None, None) => Some(format!("/run/secrets/{}", paths::base_name(&id))),
+        };
+        let workdir = &self.states[at].image.config.working_dir;
+        let target = target.map(|t| paths::clean(&paths::join_workdir(workdir, &t)).into());
+        let env = mount.env.as_ref().map(|name| {
+            if name.is_empty() {
+                id.clone()
+            } else {
+                name.clone()
+            }
+        });
+        let kind = MountKind::Secret {
+            id,
+            env,
+            required: mount.required,
+            mode: mount.mode.unwrap_or(0o400),
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+        };
+        (target, kind)
+    }
+
+    fn ssh(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        mount: &mount::Mount,
+    ) -> Result<(Option<PathBuf>, MountKind), Diagnostic> {
+        if mount.source.is_some() {
+            return Err(error(command, "ssh does not support source"));
+        }
+        let id = mount.id.clone().unwrap_or_else(|| "default".to_owned());
+        let need = Need {
+            is_required: mount.required,
+            span: command.span,
+        };
+        let ssh = &mut self.states[at].capture.ssh;
+        ssh.entry(id.clone()).or_insert(need);
+        let workdir = &self.states[at].image.config.working_dir;
+        let target = mount
+            .target
+            .as_ref()
+            .map(|t| paths::clean(&paths::join_workdir(workdir, t)).into());
+        let kind = MountKind::Ssh {
+            id,
+            required: mount.required,
+            mode: mount.mode.unwrap_or(0o600),
+            uid: mount.uid.unwrap_or(0),
+            gid: mount.gid.unwrap_or(0),
+        };
+        Ok((target, kind))
+    }
+}
+
+/// A path cleaned as text; a relative one stays relative.
+fn go_clean(path: &str) -> String {
+    if path.starts_with('/') {
+        return paths::clean(path);
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match (part, parts.last()) {
+            ("" | ".", _) => {}
+            ("..", Some(last)) if *last != ".." => {
+                parts.pop();
+            }
+            (part, _) => parts.push(part),
+        }
+    }
+    if parts.is_empty() {
+        ".".to_owned()
+    } else {
+        parts.join("/")
+    }
+}

@@ -1,0 +1,601 @@
+//! The graph of stages: what each starts from and reads, and which ones the target needs.
+
+use std::{borrow::Cow, collections::BTreeSet};
+
+use super::{
+    Base, ImageSource, NamedContext,
+    planner::{Planner, StageText, alias},
+    state::{Command, ContextRef, ImageState, SCRATCH, State, is_counted},
+};
+use crate::{
+    dockerfile::{
+        From, Instruction, InstructionKind, Word,
+        expand::{Expander, Expansion},
+        lint::Warning,
+        mount, parse_trigger,
+        quote::quoted,
+    },
+    oci::Platform,
+    reference::Reference,
+    source::{Diagnostic, Span, suggest},
+};
+
+impl<'a> Planner<'a> {
+    /// Reports bases that do not work when every `ARG` has its default.
+    pub(super) fn check_default_args(
+        &mut self,
+        predefined: &super::args::Globals,
+        head: &[Instruction],
+        stages: &[StageText<'_>],
+    ) {
+        let none = std::collections::BTreeMap::new();
+        let escape = self.file.escape();
+        // What is wrong with an ARG itself comes up with the real values, too.
+        let Ok(defaults) = predefined.clone().with_args(head, &none, escape) else {
+            return;
+        };
+        for stage in stages {
+            let InstructionKind::From(from) = &stage.from.kind else {
+                continue;
+            };
+            let Ok(name) = Expander::new(escape).expand(&from.image.value, &defaults.lookup())
+            else {
+                return;
+            };
+            if Reference::parse(&name.text).is_err() {
+                let warning =
+                    Warning::invalid_default_arg_in_from(&from.image.value, stage.from.span);
+                self.linter.report(None, warning);
+            }
+        }
+    }
+
+    /// Adds the stages of the file.
+    pub(super) fn add_stages(&mut self, stages: &[StageText<'a>]) -> Result<(), Diagnostic> {
+        for (at, stage) in stages.iter().enumerate() {
+            let InstructionKind::From(from) = &stage.from.kind else {
+                continue;
+            };
+            self.add_stage(at, stage, from)?;
+        }
+        Ok(())
+    }
+
+    fn add_stage(
+        &mut self,
+        at: usize,
+        stage: &StageText<'a>,
+        from: &From,
+    ) -> Result<(), Diagnostic> {
+        let span = stage.from.span;
+        let name = self.expand_from(&from.image.value, span)?;
+        self.report_undeclared(stage.from, &name);
+        if name.text.is_empty() {
+            let message = format!("base name ({}) should not be blank", from.image.value);
+            let error = Diagnostic::error(message, span);
+            return Err(match name.unset.iter().next() {
+                Some(arg) => error.with_hint(format!(
+                    "declare `ARG {arg}` with a value in front of the first FROM, or pass --build-arg {arg}=…"
+                )),
+                None => error,
+            });
+        }
+        let mut used = name.used;
+        let mut state = State::new(from.image.value.clone(), name.text, span);
+        state.from = Some(stage.from);
+        state.alias = alias(stage.from);
+        state.description = state
+            .alias
+            .as_deref()
+            .and_then(|alias| stage.from.description(alias))
+            .map(ToOwned::to_owned);
+        state.title = state.alias.clone().unwrap_or_default();
+        state.capture.all = self.globals.infos.clone();
+        if let Some(platform) = &from.platform {
+            state.platform = Some(self.stage_platform(stage.from, platform, &mut used)?);
+        }
+        if let Some(alias) = &state.alias {
+            state.replaced_by = self.find_context(alias, state.platform.as_ref(), span)?;
+        }
+        let is_replaced = state.replaced_by.is_some();
+        if !is_replaced {
+            if state.alias.is_none() {
+                state.title = format!("stage-{at}");
+            }
+            state.base = self.by_name.get(&state.base_name).copied();
+            if let Some(base) = state.base {
+                state.capture = self.states[base].capture.clone();
+            }
+            state.capture.used.extend(used);
+            let starts_from_image = state.base_name != SCRATCH && state.base.is_none();
+            let counted = stage.commands.iter().filter(|i| is_counted(&i.kind));
+            state.n_steps = usize::from(starts_from_image) + counted.count();
+        }
+        self.add_state(state);
+        Ok(())
+    }
+
+    fn stage_platform(
+        &mut self,
+        from: &Instruction,
+        platform: &Word,
+        used: &mut BTreeSet<String>,
+    ) -> Result<Platform, Diagnostic> {
+        let span = from.span;
+        let written = &platform.value;
+        let expansion = self.expand_from(written, span).map_err(|mut error| {
+            error.message = format!(
+                "failed to process arguments for platform {written}: {}",
+                error.message
+            );
+            error
+        })?;
+        self.report_undeclared(from, &expansion);
+        self.report_platform_flag(from, written, &expansion);
+        let with_suggestion = |mut message: String| {
+            let near = expansion
+                .unset
+                .iter()
+                .find_map(|name| suggest(name, self.globals.env.names()));
+            if let Some(near) = near {
+                message += &format!(" (did you mean {near}?)");
+            }
+            Diagnostic::error(message, span)
+        };
+        if expansion.text.is_empty() {
+            return Err(with_suggestion(format!(
+                "empty platform value from expression {written}"
+            )));
+        }
+        let platform = expansion.text.parse().map_err(|error| {
+            with_suggestion(format!("failed to parse platform {written}: {error}"))
+        })?;
+        used.extend(expansion.used);
+        Ok(platform)
+    }
+
+    fn expand_from(&self, text: &str, span: Span) -> Result<Expansion, Diagnostic> {
+        Expander::new(self.file.escape())
+            .expand(text, &self.globals.lookup())
+            .map_err(|error| Diagnostic::error(error.to_string(), span))
+    }
+
+    fn report_undeclared(&mut self, from: &Instruction, expansion: &Expansion) {
+        for name in &expansion.unset {
+            // Declared without a value is declared.
+            if self.globals.infos.contains_key(name) {
+                continue;
+            }
+            let declared = self.globals.infos.keys().map(String::as_str);
+            let near = suggest(name, declared.chain(self.globals.env.names()));
+            let warning = Warning::undefined_arg_in_from(name, near, from.span);
+            self.linter.report(Some(from), warning);
+        }
+    }
+
+    fn report_platform_flag(&mut self, from: &Instruction, written: &str, expansion: &Expansion) {
+        if expansion.used.is_empty() && expansion.unset.is_empty() {
+            let name = alias(from).unwrap_or_default();
+            let Ok(platform) = expansion.text.parse::<Platform>() else {
+                return;
+            };
+            if !name.contains(&platform.os) && !name.contains(&platform.architecture) {
+                let warning =
+                    Warning::from_platform_flag_const_disallowed(&expansion.text, from.span);
+                self.linter.report(Some(from), warning);
+            }
+        } else if expansion.unset.is_empty()
+            && expansion.used.iter().eq(["TARGETPLATFORM"])
+            && self.globals.env.get("TARGETPLATFORM") == Some(&expansion.text)
+        {
+            let warning = Warning::redundant_target_platform(written, from.span);
+            self.linter.report(Some(from), warning);
+        }
+    }
+
+    /// Adds a state and gives its name to it, even if another has it already.
+    fn add_state(&mut self, state: State<'a>) -> usize {
+        let at = self.states.len();
+        if let Some(name) = &state.alias {
+            self.by_name.insert(name.clone(), at);
+        }
+        self.states.push(state);
+        at
+    }
+
+    /// Adds an image that only an instruction names.
+    fn add_bare(&mut self, name: &str, span: Span) -> usize {
+        self.add_state(State::new(name.to_owned(), name.to_owned(), span))
+    }
+
+    /// The named context that replaces a stage or image.
+    pub(super) fn find_context(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+        span: Span,
+    ) -> Result<Option<ContextRef>, Diagnostic> {
+        if name.eq_ignore_ascii_case(SCRATCH) || name.eq_ignore_ascii_case("context") {
+            return Ok(None);
+        }
+        let reference = Reference::parse(name).map_err(|error| {
+            Diagnostic::error(format!("invalid context name {name}: {error}"), span)
+        })?;
+        let name = context_name(&reference);
+        let platform = platform.unwrap_or(&self.options.platform);
+        let mut general = None;
+        for (key, kind) in &self.options.contexts {
+            let found = || ContextRef {
+                key: key.clone(),
+                kind: *kind,
+            };
+            match key.split_once("::") {
+                Some((given, for_platform)) => {
+                    let matches_platform = for_platform
+                        .parse::<Platform>()
+                        .is_ok_and(|p| p.normalized() == platform.clone().normalized());
+                    if matches_platform && normal_name(given) == name {
+                        return Ok(Some(found()));
+                    }
+                }
+                None if normal_name(key) == name => general = Some(found()),
+                None => {}
+            }
+        }
+        Ok(general)
+    }
+
+    /// Adds the instructions of all stages, with the states they read.
+    pub(super) fn add_commands(&mut self, stages: &[StageText<'a>]) -> Result<(), Diagnostic> {
+        for (at, stage) in stages.iter().enumerate() {
+            for instruction in stage.commands {
+                self.declare(instruction);
+                let span = instruction.span;
+                let sources = self.sources(at, instruction, span)?;
+                self.states[at].commands.push(Command {
+                    instruction: Cow::Borrowed(instruction),
+                    span,
+                    sources,
+                    is_trigger: false,
+                });
+            }
+            if self.states[at].replaced_by.is_some() {
+                self.states[at].deps.clear();
+            }
+        }
+        Ok(())
+    }
+
+    fn declare(&mut self, instruction: &Instruction) {
+        if let InstructionKind::Arg(arg) = &instruction.kind {
+            let names = arg.args.iter().map(|arg| arg.name.value.clone());
+            self.declared.extend(names);
+        }
+    }
+
+    /// The states that an instruction reads.
+    fn sources(
+        &mut self,
+        at: usize,
+        instruction: &Instruction,
+        span: Span,
+    ) -> Result<Vec<usize>, Diagnostic> {
+        let mut sources = Vec::new();
+        match &instruction.kind {
+            InstructionKind::Copy(copy) => {
+                if let Some(from) = &copy.from {
+                    sources.push(self.copy_source(&from.value, span)?);
+                }
+            }
+            InstructionKind::Run(run) => {
+                for mount in &run.mounts {
+                    // BuildKit counts an empty image for each mount without one, which numbers the stages in
+                    // progress even if there is but one.
+                    let from = mount::source(&mount.value).unwrap_or_else(|| SCRATCH.to_owned());
+                    let known = self.find(&from).filter(|_| from != SCRATCH);
+                    sources.push(known.unwrap_or_else(|| self.add_bare(&from, span)));
+                }
+            }
+            _ => {}
+        }
+        for &source in &sources {
+            self.states[at].depend(source, span);
+        }
+        Ok(sources)
+    }
+
+    fn copy_source(&mut self, from: &str, span: Span) -> Result<usize, Diagnostic> {
+        let expansion = Expander::new(self.file.escape())
+            .expand(from, &|_| None)
+            .map_err(|error| Diagnostic::error(error.to_string(), span))?;
+        if expansion.text != from {
+            return Err(Diagnostic::error(
+                "variable expansion is not supported for --from, define a new stage with FROM using ARG from global scope as a workaround",
+                span,
+            )
+            .with_hint("write `FROM image-or-stage AS name` with the variable there, and `--from=name` here"));
+        }
+        if let Ok(index) = from.parse::<i64>() {
+            return usize::try_from(index)
+                .ok()
+                .filter(|index| *index < self.states.len())
+                .ok_or_else(|| Diagnostic::error(format!("invalid stage index {index}"), span));
+        }
+        Ok(self.find(from).unwrap_or_else(|| self.add_bare(from, span)))
+    }
+
+    /// Refuses stages that read each other.
+    pub(super) fn check_cycles(&self) -> Result<(), Diagnostic> {
+        let mut visited = BTreeSet::new();
+        for at in 0..self.states.len() {
+            let mut path = Vec::new();
+            if let Some((span, chain)) = self.find_cycle(at, &mut visited, &mut path) {
+                let message = format!(
+                    "circular dependency detected on stage: {}",
+                    self.states[at].title
+                );
+                let names: Vec<&str> = chain
+                    .iter()
+                    .map(|at| self.states[*at].title.as_str())
+                    .collect();
+                return Err(Diagnostic::error(message, span)
+                    .with_hint(format!("each needs the next: {}", names.join(" → "))));
+            }
+        }
+        Ok(())
+    }
+
+    fn find_cycle(
+        &self,
+        at: usize,
+        visited: &mut BTreeSet<usize>,
+        path: &mut Vec<usize>,
+    ) -> Option<(Span, Vec<usize>)> {
+        if !visited.insert(at) {
+            return None;
+        }
+        path.push(at);
+        for &(dep, span) in &self.states[at].deps {
+            if let Some(start) = path.iter().position(|on_path| *on_path == dep) {
+                let mut chain = path[start..].to_vec();
+                chain.push(dep);
+                return Some((span, chain));
+            }
+            if let Some(cycle) = self.find_cycle(dep, visited, path) {
+                return Some(cycle);
+            }
+        }
+        path.pop();
+        None
+    }
+
+    /// All states that a state needs, itself included.
+    pub(super) fn reachable_from(&self, target: usize) -> BTreeSet<usize> {
+        let mut reachable = BTreeSet::new();
+        let mut todo = vec![target];
+        while let Some(at) = todo.pop() {
+            if reachable.insert(at) {
+                let state = &self.states[at];
+                todo.extend(state.base);
+                todo.extend(state.deps.iter().map(|(dep, _)| *dep));
+            }
+        }
+        reachable
+    }
+
+    /// Finds out what states start from. What comes back are the images whose configs are missing.
+    pub(super) fn resolve(
+        &mut self,
+        reachable: &BTreeSet<usize>,
+    ) -> Result<Vec<(ImageSource, Span)>, Diagnostic> {
+        let mut needed: Vec<(ImageSource, Span)> = Vec::new();
+        for at in 0..self.states.len() {
+            let state = &self.states[at];
+            if state.base.is_some() || state.origin.is_some() {
+                continue;
+            }
+            let is_wanted = self.options.all_stages || reachable.contains(&at);
+            if state.base_name == SCRATCH && state.replaced_by.is_none() {
+                let state = &mut self.states[at];
+                state.origin = Some(Base::Scratch);
+                state.image = ImageState::scratch(&self.options.platform);
+                state.platform = Some(self.options.platform.clone());
+                state.is_done = state.is_bare();
+                continue;
+            }
+            if let Some(missing) = self.resolve_base(at, is_wanted)?
+                && !needed.iter().any(|(known, _)| *known == missing)
+            {
+                needed.push((missing, self.states[at].span));
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Finds out what one state starts from; the image whose config is missing, if one is.
+    fn resolve_base(
+        &mut self,
+        at: usize,
+        is_wanted: bool,
+    ) -> Result<Option<ImageSource>, Diagnostic> {
+        let state = &self.states[at];
+        let span = state.span;
+        let reference = Reference::parse(&state.base_name).map_err(|error| {
+            Diagnostic::error(
+                format!(
+                    "failed to parse stage name {}: {error}",
+                    quoted(&state.base_name)
+                ),
+                span,
+            )
+        })?;
+        let reference = reference.with_default_tag();
+        let replaces_stage = state.replaced_by.is_some();
+        let platform = state
+            .platform
+            .clone()
+            .unwrap_or_else(|| self.options.platform.clone());
+        self.states[at].is_done |= self.states[at].is_bare();
+        if !is_wanted {
+            return Ok(None);
+        }
+        let context = match self.states[at].replaced_by.clone() {
+            Some(context) => Some(context),
+            None => self.find_context(&reference.to_string(), Some(&platform), span)?,
+        };
+        let source = match context {
+            Some(context) if context.kind == NamedContext::Image => ImageSource {
+                name: context.key,
+                named: true,
+                platform: platform.clone(),
+            },
+            Some(context) => {
+                let state = &mut self.states[at];
+                state.origin = Some(match context.kind {
+                    NamedContext::Directory => Base::Context(context.key),
+                    _ => Base::Scratch,
+                });
+                if replaces_stage {
+                    state.is_done = true;
+                } else {
+                    state.image = ImageState::scratch(&platform);
+                    state.platform = Some(platform);
+                }
+                return Ok(None);
+            }
+            None => ImageSource {
+                name: reference.to_string(),
+                named: false,
+                platform: platform.clone(),
+            },
+        };
+        let image = match self.bases.get(&source) {
+            Some(config) => ImageState::from_base(config),
+            None if self.options.assume_bases => ImageState {
+                platform: platform.clone(),
+                ..ImageState::default()
+            },
+            None => return Ok(Some(source)),
+        };
+        self.start_from(at, source, image, platform, replaces_stage);
+        Ok(None)
+    }
+
+    /// Notes that a state starts from an image.
+    fn start_from(
+        &mut self,
+        at: usize,
+        source: ImageSource,
+        image: ImageState,
+        mut platform: Platform,
+        replaces_stage: bool,
+    ) {
+        let is_named = source.named;
+        let state = &mut self.states[at];
+        if replaces_stage {
+            state.is_done = true;
+            if !image.platform.os.is_empty() && !image.platform.architecture.is_empty() {
+                state.platform = Some(image.platform.clone());
+            }
+        } else if !is_named {
+            let same = |p: &Platform| {
+                p.os == image.platform.os && p.architecture == image.platform.architecture
+            };
+            let build = &self.options.build_platform;
+            if state.platform.is_none()
+                && !self.options.platform_explicit
+                && !same(&platform)
+                && same(build)
+            {
+                platform.clone_from(build);
+            }
+            if !image.is_empty && !same(&platform) {
+                let warning = Warning::invalid_base_image_platform(
+                    &state.written,
+                    &platform.clone().normalized().to_string(),
+                    &image.platform.clone().normalized().to_string(),
+                    state.span,
+                );
+                self.linter.report(None, warning);
+            }
+        }
+        if !replaces_stage {
+            state.platform = Some(platform);
+        }
+        if !is_named && !image.is_empty && !state.is_bare() {
+            let text = format!("FROM {}", source.name);
+            state.from_label = Some(state.label(&text, self.options.multi_platform).label);
+        }
+        state.image = image;
+        state.origin = Some(Base::Image(source));
+    }
+
+    /// Puts the triggers of bases in front of the stages that start from them. Whether any of them reads a stage or
+    /// image, so that more may be needed.
+    pub(super) fn add_triggers(&mut self, reachable: &BTreeSet<usize>) -> Result<bool, Diagnostic> {
+        let mut reads_more = false;
+        for &at in reachable {
+            if self.states[at].has_triggers || self.states[at].is_bare() {
+                continue;
+            }
+            self.states[at].has_triggers = true;
+            let triggers = match self.states[at].base {
+                None => std::mem::take(&mut self.states[at].image.config.on_build),
+                Some(base) => own_triggers(&self.states[base]),
+            };
+            if self.states[at].is_done || triggers.is_empty() {
+                continue;
+            }
+            reads_more |= self.prepend(at, &triggers)?;
+        }
+        Ok(reads_more)
+    }
+
+    fn prepend(&mut self, at: usize, triggers: &[String]) -> Result<bool, Diagnostic> {
+        let span = self.states[at].span;
+        let mut commands = Vec::with_capacity(triggers.len());
+        for trigger in triggers {
+            let instruction = parse_trigger(trigger).map_err(|error| {
+                Diagnostic::error(error.message, span)
+                    .with_hint(format!("the base brings `ONBUILD {trigger}`"))
+            })?;
+            self.declare(&instruction);
+            let sources = self.sources(at, &instruction, span)?;
+            commands.push(Command {
+                instruction: Cow::Owned(instruction),
+                span,
+                sources,
+                is_trigger: true,
+            });
+        }
+        let reads_more = commands.iter().any(|command| !command.sources.is_empty());
+        let state = &mut self.states[at];
+        state.n_steps += commands.len();
+        commands.append(&mut state.commands);
+        state.commands = commands;
+        Ok(reads_more)
+    }
+}
+
+/// The `ONBUILD`s of a stage.
+fn own_triggers(state: &State<'_>) -> Vec<String> {
+    state
+        .commands
+        .iter()
+        .filter_map(|command| match &command.instruction.kind {
+            InstructionKind::Onbuild(onbuild) => Some(onbuild.trigger.value.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// How a named context calls an image: short, and without the tag `latest`.
+fn context_name(reference: &Reference) -> String {
+    let name = reference.familiar();
+    name.strip_suffix(":latest")
+        .map_or_else(|| name.clone(), ToOwned::to_owned)
+}
+
+fn normal_name(name: &str) -> String {
+    Reference::parse(name).map_or_else(|_| name.to_owned(), |reference| context_name(&reference))
+}
