@@ -46,6 +46,7 @@ impl MemoryTree {
             let path = PathBuf::from(words.next().unwrap());
             if kind == "hardlink" {
                 let inode = tree.names[Path::new(words.next().unwrap())];
+                tree.make_parents(&path);
                 tree.names.insert(path, inode);
                 continue;
             }
@@ -100,13 +101,17 @@ impl MemoryTree {
         tree
     }
 
-    fn put(&mut self, path: &Path, metadata: Metadata, content: Vec<u8>) {
+    fn make_parents(&mut self, path: &Path) {
         for parent in path.ancestors().skip(1) {
             if !self.names.contains_key(parent) {
                 let metadata = Metadata::dir(Timestamp::from_seconds(1000));
                 self.put(parent, metadata, Vec::new());
             }
         }
+    }
+
+    fn put(&mut self, path: &Path, metadata: Metadata, content: Vec<u8>) {
+        self.make_parents(path);
         self.inodes.push(Inode { metadata, content });
         self.names.insert(path.to_owned(), self.inodes.len() - 1);
     }
