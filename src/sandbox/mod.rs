@@ -1,18 +1,39 @@
 //! Runs one process of a `RUN` step in a root directory, apart from the machine it runs on.
 //!
-//! [`ProcessSpec`] says what the process is to find; [`Exit`] says how it ended. What it may do is what Docker
-//! allows: its capability set, its system call filter, its masked files.
+//! [`ProcessSpec`] says what the process is to find, [`Sandbox::run`] runs it, [`Exit`] says how it ended. What it may
+//! do is what Docker allows: its capability set, its system call filter, its masked files.
+//!
+//! ```text
+//! program ── Sandbox::run        starts the helper, passes output on, cancels
+//!    │ socket: spec, report
+//! helper  ── maybe_helper        own mount, ipc, uts (and net) namespaces; overlay, /sys, /dev, mounts
+//!    │ fork: own pid and mount namespace
+//! step    ── /proc, change of root, filter, user, exec
+//! ```
 //!
 //! Not here: making the directories of the root (`snapshot`), deciding what a step needs (`build`).
 
+mod caps;
+mod child;
 mod error;
+mod helper;
 mod hosts;
+mod kernelfs;
+mod mount;
+mod mounts;
+mod overlay;
+mod run;
+mod seccomp;
 mod spec;
+mod stubs;
+mod sys;
 mod users;
 mod wire;
 
 pub use error::{Failure, SandboxError};
+pub use helper::maybe_helper;
 pub use hosts::{RESOLVED_CONF, etc_hosts, is_stub, resolv_conf};
+pub use run::{Cancel, Sandbox};
 pub use spec::{
     Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, SHM_SIZE, Ulimit,
 };

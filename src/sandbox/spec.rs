@@ -99,14 +99,31 @@ pub enum Rootfs {
         /// The directory that takes the changes.
         #[serde(with = "wire::path")]
         upper: PathBuf,
-        /// An empty directory on the file system of `upper`.
+        /// An empty directory on the file system of `upper`, for the sandbox's own use; to be removed afterwards.
         #[serde(with = "wire::path")]
         work: PathBuf,
-        /// Whether whiteouts and the like are `user.overlay.*` attributes, as a user namespace needs.
+        /// Whether opaque marks and the like are `user.overlay.*` attributes, as a user namespace needs. Holds for the
+        /// mounts of kind [`MountKind::Tree`], too.
         userxattr: bool,
     },
     /// A directory that is changed in place.
-    Dir(#[serde(with = "wire::path")] PathBuf),
+    Dir {
+        /// The directory.
+        #[serde(with = "wire::path")]
+        path: PathBuf,
+        /// An empty directory for the sandbox's own use; to be removed afterwards.
+        #[serde(with = "wire::path")]
+        work: PathBuf,
+    },
+}
+
+impl Rootfs {
+    /// The directory for the sandbox's own use.
+    pub(super) fn work(&self) -> &Path {
+        match self {
+            Self::Overlay { work, .. } | Self::Dir { work, .. } => work,
+        }
+    }
 }
 
 /// Something mounted for a process.
@@ -141,11 +158,16 @@ pub enum MountKind {
         /// Whether writing is refused.
         readonly: bool,
     },
-    /// A file or directory of the host that the process may change, for itself alone: its writes go away with it.
-    ScratchBind {
-        /// Where it is.
+    /// A file or directory of another root file system: the result of a stage, an image, a context.
+    Tree {
+        /// The directories that make up that file system, the topmost first, as those of an overlay.
+        #[serde(with = "wire::paths")]
+        lower: Vec<PathBuf>,
+        /// Which file or directory of it. Symbolic links are followed inside that file system.
         #[serde(with = "wire::path")]
         source: PathBuf,
+        /// Whether the process may write; what it writes goes away with it.
+        writable: bool,
     },
     /// An empty file system in memory, mode 1777.
     Tmpfs {

@@ -1,0 +1,272 @@
+//! Mounts of a step beside the file systems of the kernel: `RUN --mount`, `/etc/hosts`, `/etc/resolv.conf`.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    thread,
+};
+
+use rustix::{
+    fs::{self, AtFlags, Gid, Mode, OFlags, Uid},
+    mount::MountFlags,
+};
+
+use super::{
+    error::{During as _, Failure},
+    mount::{Root, attr, bind, fd_path, is_dir, make_dir, mount_new, open_host, restrict},
+    overlay::{self, Writable},
+    spec::{MountKind, MountSpec},
+    stubs::{Keep, Kind, Stubs},
+};
+
+/// Mounts things at places in a root.
+#[derive(Debug)]
+pub(super) struct Mounter<'a> {
+    root: &'a Root,
+    stubs: &'a mut Stubs,
+    /// A directory in memory that the step cannot see.
+    private: Root,
+    private_path: PathBuf,
+    /// A directory on disk for what the step writes into throw-away copies.
+    scratch: PathBuf,
+    userxattr: bool,
+    count: u32,
+    proxies: Vec<Proxy>,
+}
+
+/// A socket of the step and the socket of the host that it stands for.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    listener: UnixListener,
+    host: PathBuf,
+}
+
+impl<'a> Mounter<'a> {
+    /// A mounter that keeps its own things in directories of `work`, a path of the host.
+    pub(super) fn new(
+        root: &'a Root,
+        stubs: &'a mut Stubs,
+        work: &Path,
+        userxattr: bool,
+    ) -> Result<Self, Failure> {
+        let private_path = work.join("private");
+        make_dir(&private_path)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount_new("tmpfs", Root::open(&private_path)?.fd(), flags, "mode=700")
+            .during_at("mount a tmpfs on", &private_path)?;
+        Ok(Self {
+            root,
+            stubs,
+            private: Root::open(&private_path)?,
+            private_path,
+            scratch: work.join("scratch"),
+            userxattr,
+            count: 0,
+            proxies: Vec::new(),
+        })
+    }
+
+    /// The sockets to serve while the step runs.
+    pub(super) fn into_proxies(self) -> Vec<Proxy> {
+        self.proxies
+    }
+
+    /// Mounts what `spec` says.
+    pub(super) fn mount(&mut self, spec: &MountSpec) -> Result<(), Failure> {
+        match &spec.kind {
+            MountKind::Bind { source, readonly } => {
+                let fd = open_host(source)?;
+                self.bind(&fd, &spec.target, *readonly)
+            }
+            MountKind::Tree {
+                lower,
+                source,
+                writable,
+            } => self.tree(&spec.target, lower, source, *writable),
+            MountKind::Tmpfs { size } => self.tmpfs(&spec.target, *size),
+            MountKind::Bytes {
+                content,
+                mode,
+                uid,
+                gid,
+            } => self.bytes(&spec.target, content, *mode, (*uid, *gid)),
+            MountKind::Socket {
+                host,
+                mode,
+                uid,
+                gid,
+            } => self.socket(&spec.target, host, *mode, (*uid, *gid)),
+        }
+    }
+
+    /// Shows a read-only file of these bytes at `target`.
+    pub(super) fn bytes(
+        &mut self,
+        target: &Path,
+        content: &[u8],
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<(), Failure> {
+        let name = self.name("file");
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = fs::openat(self.private.fd(), &name, flags, Mode::from_raw_mode(0o600))
+            .during_at("make a file for", target)?;
+        let mut rest = content;
+        while !rest.is_empty() {
+            let n = rustix::io::write(&file, rest).during_at("write the file for", target)?;
+            rest = &rest[n..];
+        }
+        drop(file);
+        self.dress(&name, mode, owner, target)?;
+        let source = self.private.at(&name)?;
+        self.bind(&source, target, true)
+    }
+
+    fn name(&mut self, kind: &str) -> PathBuf {
+        self.count += 1;
+        PathBuf::from(format!("{kind}-{}", self.count))
+    }
+
+    fn dress(
+        &self,
+        name: &Path,
+        mode: u32,
+        (uid, gid): (u32, u32),
+        target: &Path,
+    ) -> Result<(), Failure> {
+        let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
+        let at = self.private.fd();
+        fs::chownat(
+            at,
+            name,
+            Some(owner.0),
+            Some(owner.1),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .during_at("set the owner of", target)?;
+        fs::chmodat(
+            at,
+            name,
+            Mode::from_raw_mode(mode & 0o7777),
+            AtFlags::empty(),
+        )
+        .during_at("set the mode of", target)
+    }
+
+    fn bind(&mut self, source: &OwnedFd, target: &Path, readonly: bool) -> Result<(), Failure> {
+        let dir = is_dir(source).during_at("look at the source for", target)?;
+        let kind = if dir { Kind::Dir } else { Kind::File };
+        let place = self.root.resolve(target)?;
+        self.stubs.ensure(self.root, &place, kind, Keep::Remove)?;
+        bind(source, self.root.at(&place)?).during_at("bind a mount on", target)?;
+        if readonly {
+            let bound = self.root.at(&place)?;
+            restrict(bound.as_fd(), attr::RDONLY, true)
+                .during_at("make read-only the mount on", target)?;
+        }
+        Ok(())
+    }
+
+    fn tree(
+        &mut self,
+        target: &Path,
+        lower: &[PathBuf],
+        source: &Path,
+        writable: bool,
+    ) -> Result<(), Failure> {
+        let tree = match lower {
+            [only] if !writable => Root::open(only)?,
+            _ => {
+                let name = self.name("tree");
+                let place = self.private_path.join(&name);
+                make_dir(&place)?;
+                let scratch = self.scratch.join(&name);
+                let (upper, work) = (scratch.join("upper"), scratch.join("work"));
+                let empty = self.private_path.join("empty");
+                let changes = if writable {
+                    for dir in [&self.scratch, &scratch, &upper, &work] {
+                        make_dir(dir)?;
+                    }
+                    if let Some(first) = lower.first() {
+                        overlay::dress_upper(&upper, first)?;
+                    }
+                    Some(Writable {
+                        upper: &upper,
+                        work: &work,
+                    })
+                } else {
+                    None
+                };
+                overlay::mount(&place, lower, changes, self.userxattr, &empty)?;
+                Root::open(&place)?
+            }
+        };
+        let inside = tree.resolve(source)?;
+        let fd = tree.at(&inside)?;
+        self.bind(&fd, target, !writable)
+    }
+
+    fn tmpfs(&mut self, target: &Path, size: Option<u64>) -> Result<(), Failure> {
+        let place = self.root.resolve(target)?;
+        self.stubs
+            .ensure(self.root, &place, Kind::Dir, Keep::Remove)?;
+        let mut options = "mode=1777".to_owned();
+        if let Some(size) = size {
+            options += &format!(",size={size}");
+        }
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        mount_new("tmpfs", self.root.at(&place)?, flags, &options)
+            .during_at("mount a tmpfs on", target)
+    }
+
+    fn socket(
+        &mut self,
+        target: &Path,
+        host: &Path,
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<(), Failure> {
+        let name = self.name("socket");
+        // By descriptor: the name of a socket has no room for a long path.
+        let place = fd_path(self.private.fd()).join(&name);
+        let listener = UnixListener::bind(&place).during_at("make a socket for", target)?;
+        self.dress(&name, mode, owner, target)?;
+        let source = self.private.at(&name)?;
+        self.bind(&source, target, false)?;
+        self.proxies.push(Proxy {
+            listener,
+            host: host.to_owned(),
+        });
+        Ok(())
+    }
+}
+
+impl Proxy {
+    /// Passes connections on, in threads of their own, until the process ends.
+    pub(super) fn serve(self) {
+        thread::spawn(move || {
+            while let Ok((inner, _)) = self.listener.accept() {
+                // A host socket that does not answer closes the connection: the step sees an agent that is gone.
+                if let Ok(outer) = UnixStream::connect(&self.host) {
+                    let _gone = connect(inner, outer);
+                }
+            }
+        });
+    }
+}
+
+fn connect(inner: UnixStream, outer: UnixStream) -> io::Result<()> {
+    let (from, to) = (inner.try_clone()?, outer.try_clone()?);
+    thread::spawn(move || pass(from, to));
+    thread::spawn(move || pass(outer, inner));
+    Ok(())
+}
+
+fn pass(mut from: UnixStream, mut to: UnixStream) {
+    let _closed = io::copy(&mut from, &mut to);
+    let _closed = to.shutdown(std::net::Shutdown::Write);
+}

@@ -1,0 +1,119 @@
+//! Overlays: a stack of directories seen as one.
+//!
+//! Directories are named to the kernel by descriptor, relative to `/proc/self/fd`: a few bytes each, whatever their
+//! paths, so that the page that mount(2) takes holds more layers than an image can have (127), and no character of a
+//! path needs an escape.
+
+use std::{
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    fs::{self, Mode, OFlags},
+    io::Errno,
+    mount::MountFlags,
+    process,
+};
+
+use super::{
+    error::{During as _, Failure},
+    mount::{fd_path, make_dir},
+};
+
+/// The most directories that overlayfs takes below the upper one.
+const MAX_LOWER: usize = 500;
+
+/// Where an overlay keeps changes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Writable<'a> {
+    /// The directory that takes them.
+    pub(super) upper: &'a Path,
+    /// An empty directory on the same file system.
+    pub(super) work: &'a Path,
+}
+
+/// Mounts an overlay of `lower` (topmost first) at the directory `target` of the host. `empty` is a directory to make
+/// up the numbers with: an overlay needs one lower directory, and two when nothing can be written.
+///
+/// Changes the working directory of the calling process.
+pub(super) fn mount(
+    target: &Path,
+    lower: &[impl AsRef<Path>],
+    writable: Option<Writable<'_>>,
+    userxattr: bool,
+    empty: &Path,
+) -> Result<(), Failure> {
+    if lower.len() > MAX_LOWER {
+        return Err(Failure::new(
+            format!("stack {} layers", lower.len()),
+            Errno::TOOBIG,
+        ));
+    }
+    let mut fds = lower
+        .iter()
+        .map(|path| open_dir(path.as_ref()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let needed = if writable.is_some() { 1 } else { 2 };
+    if fds.len() < needed {
+        make_dir(empty)?;
+        fds.push(open_dir(empty)?);
+    }
+    if fds.len() < needed {
+        let second = empty.with_extension("2");
+        make_dir(&second)?;
+        fds.push(open_dir(&second)?);
+    }
+    let names: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
+    let mut options = format!(
+        "lowerdir={},index=off,metacopy=off,redirect_dir=nofollow",
+        names.join(":")
+    );
+    let changes = match writable {
+        Some(Writable { upper, work }) => Some((open_dir(upper)?, open_dir(work)?)),
+        None => None,
+    };
+    if let Some((upper, work)) = &changes {
+        let (upper, work) = (upper.as_raw_fd(), work.as_raw_fd());
+        options += &format!(",upperdir={upper},workdir={work}");
+    }
+    if userxattr {
+        options += ",userxattr";
+    }
+    let target_fd = open_dir(target)?;
+    process::chdir("/proc/self/fd").during("go to `/proc/self/fd`")?;
+    let attempt = |options: &str| {
+        super::mount::mount_new("overlay", &target_fd, MountFlags::empty(), options)
+    };
+    // Without `volatile` the kernel writes everything out when the overlay goes away. A step's changes are read back
+    // at once and kept elsewhere, so that is time for nothing. Before Linux 5.10 it is an error.
+    let result = if changes.is_some() {
+        attempt(&format!("{options},volatile")).or_else(|_unknown| attempt(&options))
+    } else {
+        attempt(&options)
+    };
+    process::chdir("/").during("leave `/proc/self/fd`")?;
+    result.during_at("mount an overlay on", target)
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fs::open(path, flags, Mode::empty()).during_at("open the directory", path)
+}
+
+/// Gives `upper` mode and owner of the directory `like`: an overlay's root shows those of its upper directory.
+pub(super) fn dress_upper(upper: &Path, like: &Path) -> Result<(), Failure> {
+    let stat = fs::stat(like).during_at("look at", like)?;
+    let fd = open_dir(upper)?;
+    let (uid, gid) = (
+        fs::Uid::from_raw(stat.st_uid),
+        fs::Gid::from_raw(stat.st_gid),
+    );
+    // An owner that has no number here cannot be given; it stays the caller's.
+    match fs::chown(fd_path(&fd), Some(uid), Some(gid)) {
+        Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::OVERFLOW) => {}
+        Err(error) => return Err(Failure::new("set the owner of", error).at(upper)),
+    }
+    fs::chmod(fd_path(&fd), Mode::from_raw_mode(stat.st_mode & 0o7777))
+        .during_at("set the mode of", upper)
+}

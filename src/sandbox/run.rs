@@ -1,0 +1,245 @@
+//! Running a step from the program's side: start the helper, pass output on, cancel.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
+    io::Errno,
+};
+
+use super::{
+    child::resource,
+    error::SandboxError,
+    helper::{self, ROLE, Report},
+    spec::{Exit, ProcessSpec},
+};
+use crate::progress::Stream;
+
+/// How long a canceled step may take to go away before its helper is killed, which takes everything with it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks running steps to stop. Clones are the same request.
+#[derive(Debug, Clone)]
+pub struct Cancel {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    asked: AtomicBool,
+    /// Readable once asked, so that it can be waited for together with output.
+    event: OwnedFd,
+}
+
+impl Cancel {
+    /// A request not yet made. Fails when the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let asked = AtomicBool::new(false);
+        Ok(Self {
+            inner: Arc::new(Inner { asked, event }),
+        })
+    }
+
+    /// Makes the request; making it again changes nothing.
+    pub fn cancel(&self) {
+        if !self.inner.asked.swap(true, Ordering::SeqCst) {
+            // The counter starts at zero, so adding one always fits.
+            let _fits = rustix::io::write(&self.inner.event, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Whether it was made.
+    pub fn is_canceled(&self) -> bool {
+        self.inner.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// Runs processes apart from the machine. Holds nothing but the way to start a helper; steps may run at the same time.
+#[derive(Debug, Clone)]
+pub struct Sandbox {
+    program: PathBuf,
+}
+
+impl Default for Sandbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sandbox {
+    /// A sandbox whose helper is this very program, which must call [`maybe_helper`](super::maybe_helper) first in
+    /// its `main`.
+    pub fn new() -> Self {
+        Self::with_program("/proc/self/exe".into())
+    }
+
+    /// A sandbox whose helper is `program`, another binary that calls `maybe_helper`.
+    pub fn with_program(program: PathBuf) -> Self {
+        Self { program }
+    }
+
+    /// Runs a process, hands its output to `sink` as it comes, and returns when it and all that it started are gone.
+    ///
+    /// The process is number 1 of a namespace of its own; what it leaves behind is killed with it. When this program
+    /// is killed, the process is, too. Nothing stays mounted. Directories `root`, `private`, `overlay`, `empty` and
+    /// `scratch` may be left in `work`.
+    pub fn run(
+        &self,
+        spec: &ProcessSpec,
+        cancel: &Cancel,
+        sink: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Exit, SandboxError> {
+        check(spec)?;
+        if cancel.is_canceled() {
+            return Ok(Exit::Canceled);
+        }
+        let (mut child, mut socket) = self.start()?;
+        let result = match helper::send(&mut socket, spec) {
+            Ok(()) => attend(&mut child, &mut socket, cancel, sink),
+            Err(source) => Err(SandboxError::Helper {
+                action: "talk to",
+                source,
+            }),
+        };
+        drop(socket);
+        let status = child.wait().map_err(|source| SandboxError::Helper {
+            action: "wait for",
+            source,
+        })?;
+        finish(result, status, cancel)
+    }
+
+    fn start(&self) -> Result<(Child, UnixStream), SandboxError> {
+        let start = || {
+            let (ours, theirs) = UnixStream::pair()?;
+            let child = Command::new(&self.program)
+                .arg0(ROLE)
+                .env_clear()
+                .stdin(OwnedFd::from(theirs))
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                // The terminal's interrupt is for the program, which then cancels.
+                .process_group(0)
+                .spawn()?;
+            Ok((child, ours))
+        };
+        start().map_err(|source| SandboxError::Helper {
+            action: "start",
+            source,
+        })
+    }
+}
+
+fn check(spec: &ProcessSpec) -> Result<(), SandboxError> {
+    let unknown = spec.ulimits.iter().find(|l| resource(&l.name).is_none());
+    if let Some(limit) = unknown {
+        let text = format!("`{}` is not a resource limit", limit.name);
+        return Err(SandboxError::Invalid(text));
+    }
+    Ok(())
+}
+
+/// What the helper said, if it said something.
+type Heard = Result<Option<Report>, SandboxError>;
+
+fn finish(heard: Heard, status: ExitStatus, cancel: &Cancel) -> Result<Exit, SandboxError> {
+    match heard? {
+        Some(Report::Ended(exit)) => Ok(exit),
+        Some(Report::Failed(_)) | None if cancel.is_canceled() => Ok(Exit::Canceled),
+        Some(Report::Failed(failure)) => Err(SandboxError::Setup(failure)),
+        None => Err(SandboxError::HelperDied {
+            status: status.to_string(),
+        }),
+    }
+}
+
+/// Passes output on until the helper has reported and both outputs are closed.
+fn attend(
+    child: &mut Child,
+    socket: &mut UnixStream,
+    cancel: &Cancel,
+    sink: &mut dyn FnMut(Stream, &[u8]),
+) -> Heard {
+    let failed = |source: io::Error| SandboxError::Helper {
+        action: "talk to",
+        source,
+    };
+    let mut outputs = [
+        (Stream::Stdout, child.stdout.take().map(OwnedFd::from)),
+        (Stream::Stderr, child.stderr.take().map(OwnedFd::from)),
+    ];
+    let mut heard: Option<Option<Report>> = None;
+    let mut deadline: Option<Instant> = None;
+    let mut buffer = vec![0; 1 << 16];
+    while heard.is_none() || outputs.iter().any(|(_, fd)| fd.is_some()) {
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(4);
+        let none = PollFlags::empty();
+        for (_, fd) in &outputs {
+            // A closed one is replaced by the event, of which nothing is asked, to keep the places.
+            fds.push(match fd {
+                Some(fd) => PollFd::new(fd, PollFlags::IN),
+                None => PollFd::new(&cancel.inner.event, none),
+            });
+        }
+        let want = |yes: bool| if yes { PollFlags::IN } else { none };
+        fds.push(PollFd::from_borrowed_fd(
+            if heard.is_none() {
+                socket.as_fd()
+            } else {
+                cancel.inner.event.as_fd()
+            },
+            want(heard.is_none()),
+        ));
+        fds.push(PollFd::new(&cancel.inner.event, want(deadline.is_none())));
+        let timeout = deadline.map(|at| timespec(at.saturating_duration_since(Instant::now())));
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        drop(fds);
+        for ((stream, fd), _) in outputs.iter_mut().zip(&ready).filter(|(_, r)| **r) {
+            let Some(open) = fd else { continue };
+            match rustix::io::read(open, buffer.as_mut_slice()) {
+                Ok(0) => *fd = None,
+                Ok(n) => sink(*stream, &buffer[..n]),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        if heard.is_none() && ready[2] {
+            heard = Some(helper::receive(socket).ok());
+        }
+        if deadline.is_none() && ready[3] {
+            // The helper takes the end of the stream as the order to kill the step.
+            let _gone = socket.shutdown(std::net::Shutdown::Write);
+            deadline = Some(Instant::now() + PATIENCE);
+        }
+        if deadline.is_some_and(|at| at <= Instant::now()) {
+            let _gone = child.kill();
+            return Ok(None);
+        }
+    }
+    Ok(heard.flatten())
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}

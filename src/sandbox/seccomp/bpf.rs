@@ -1,0 +1,267 @@
+//! Writes filters of system calls for the kernel's classic BPF machine.
+
+use super::{super::sys::Instruction, table::Call};
+
+const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
+const JUMP: u16 = 0x05;
+const JUMP_EQUAL: u16 = 0x15;
+const JUMP_GREATER: u16 = 0x25;
+const JUMP_GREATER_OR_EQUAL: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+/// Where `seccomp_data` has its fields.
+const NUMBER_OFFSET: u32 = 0;
+const ARCHITECTURE_OFFSET: u32 = 4;
+const ARGUMENTS_OFFSET: u32 = 16;
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sandbox) enum Action {
+    /// It is made.
+    Allow,
+    /// It fails with this error number.
+    Errno(i32),
+    /// It is announced on the filter's listener, which answers it.
+    Notify,
+    /// The process is killed.
+    KillProcess,
+}
+
+impl Action {
+    fn value(self) -> u32 {
+        match self {
+            Self::Allow => libc::SECCOMP_RET_ALLOW,
+            Self::Errno(errno) => libc::SECCOMP_RET_ERRNO | (errno.cast_unsigned() & 0xffff),
+            Self::Notify => libc::SECCOMP_RET_USER_NOTIF,
+            Self::KillProcess => libc::SECCOMP_RET_KILL_PROCESS,
+        }
+    }
+}
+
+/// A set of system call numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sandbox) enum Architecture {
+    /// 64-bit x86.
+    X86_64,
+    /// 32-bit x86, on 64-bit x86.
+    I386,
+    /// 64-bit ARM.
+    Aarch64,
+}
+
+/// Numbers of the calls whose arguments matter.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Special {
+    pub(super) socket: u32,
+    pub(super) personality: u32,
+    pub(super) clone: u32,
+    pub(super) clone3: u32,
+}
+
+impl Architecture {
+    /// Those that programs on this machine can use.
+    pub(in crate::sandbox) fn native_and_compatible() -> Vec<Self> {
+        if cfg!(target_arch = "x86_64") {
+            vec![Self::X86_64, Self::I386]
+        } else {
+            vec![Self::Aarch64]
+        }
+    }
+
+    /// `AUDIT_ARCH_…`
+    fn token(self) -> u32 {
+        match self {
+            Self::X86_64 => 0xc000_003e,
+            Self::I386 => 0x4000_0003,
+            Self::Aarch64 => 0xc000_00b7,
+        }
+    }
+
+    /// The number of `call`; negative when there is none.
+    pub(super) fn number(self, call: &Call) -> i32 {
+        match self {
+            Self::X86_64 => call.x86_64,
+            Self::I386 => call.i386,
+            Self::Aarch64 => call.aarch64,
+        }
+    }
+
+    pub(super) fn special(self) -> Special {
+        let (socket, personality, clone) = match self {
+            Self::X86_64 => (41, 135, 56),
+            Self::I386 => (359, 136, 120),
+            Self::Aarch64 => (198, 92, 220),
+        };
+        Special {
+            socket,
+            personality,
+            clone,
+            clone3: 435,
+        }
+    }
+}
+
+/// The verdicts for the calls of one architecture.
+#[derive(Debug)]
+pub(in crate::sandbox) struct Section {
+    allowed: Vec<u32>,
+    special: Vec<Instruction>,
+    default: Action,
+}
+
+impl Section {
+    /// `default` for every call that nothing else is said of.
+    pub(in crate::sandbox) fn new(default: Action) -> Self {
+        Self {
+            allowed: Vec::new(),
+            special: Vec::new(),
+            default,
+        }
+    }
+
+    /// Allows the call `number`.
+    pub(in crate::sandbox) fn allow(&mut self, number: u32) {
+        self.allowed.push(number);
+    }
+
+    /// Gives the call `number` the verdict `action`.
+    pub(in crate::sandbox) fn answer(&mut self, number: u32, action: Action) {
+        self.rule(number, vec![ret(action)]);
+    }
+
+    /// Allows the call `number` unless the lower half of its argument `index` is one of `values`.
+    pub(super) fn when_argument_not_in(&mut self, number: u32, index: u32, values: &[u32]) {
+        let test = compare_all(index, values, Action::Errno(libc::EPERM), Action::Allow);
+        self.rule(number, test);
+    }
+
+    /// Allows the call `number` if the lower half of its argument `index` is one of `values`.
+    pub(super) fn when_argument_in(&mut self, number: u32, index: u32, values: &[u32]) {
+        let test = compare_all(index, values, Action::Allow, Action::Errno(libc::EPERM));
+        self.rule(number, test);
+    }
+
+    /// Allows the call `number` if its argument `index` has none of the bits `mask`.
+    pub(super) fn when_argument_lacks(&mut self, number: u32, index: u32, mask: u32) {
+        let test = vec![
+            load(ARGUMENTS_OFFSET + 8 * index),
+            step(AND, mask),
+            jump(JUMP_EQUAL, 0, 0, 1),
+            ret(Action::Allow),
+            ret(Action::Errno(libc::EPERM)),
+        ];
+        self.rule(number, test);
+    }
+
+    /// Runs `body` for the call `number`.
+    fn rule(&mut self, number: u32, body: Vec<Instruction>) {
+        let skip = u8::try_from(body.len()).expect("rules have a handful of instructions");
+        self.special.push(jump(JUMP_EQUAL, number, 0, skip));
+        self.special.extend(body);
+    }
+
+    fn code(&self) -> Vec<Instruction> {
+        let mut code = vec![load(NUMBER_OFFSET)];
+        // Each rule ends in a verdict or is skipped whole, so the number stays loaded for the next.
+        code.extend(&self.special);
+        let mut numbers = self.allowed.clone();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut ranges: Vec<(u32, u32)> = Vec::new();
+        for number in numbers {
+            match ranges.last_mut() {
+                Some((_, end)) if *end + 1 == number => *end = number,
+                _ => ranges.push((number, number)),
+            }
+        }
+        for (start, end) in ranges {
+            code.push(jump(JUMP_GREATER, end, 3, 0));
+            code.push(jump(JUMP_GREATER_OR_EQUAL, start, 0, 1));
+            code.push(ret(Action::Allow));
+            code.push(ret(self.default));
+        }
+        code.push(ret(self.default));
+        code
+    }
+}
+
+/// A filter with a section for each architecture; calls of others get the verdict `unknown`.
+pub(in crate::sandbox) fn program(
+    sections: &[(Architecture, Section)],
+    unknown: Action,
+) -> Vec<Instruction> {
+    let mut code = vec![load(ARCHITECTURE_OFFSET)];
+    for (architecture, section) in sections {
+        let body = section.code();
+        let length = u32::try_from(body.len()).expect("a section is far shorter than that");
+        code.push(jump(JUMP_EQUAL, architecture.token(), 1, 0));
+        code.push(step(JUMP, length));
+        code.extend(body);
+    }
+    code.push(ret(unknown));
+    code
+}
+
+fn compare_all(index: u32, values: &[u32], hit: Action, miss: Action) -> Vec<Instruction> {
+    let mut code = vec![load(ARGUMENTS_OFFSET + 8 * index)];
+    for value in values {
+        code.push(jump(JUMP_EQUAL, *value, 0, 1));
+        code.push(ret(hit));
+    }
+    code.push(ret(miss));
+    code
+}
+
+fn load(offset: u32) -> Instruction {
+    step(LOAD, offset)
+}
+
+fn ret(action: Action) -> Instruction {
+    step(RETURN, action.value())
+}
+
+fn step(code: u16, k: u32) -> Instruction {
+    jump(code, k, 0, 0)
+}
+
+fn jump(code: u16, k: u32, jump_true: u8, jump_false: u8) -> Instruction {
+    Instruction {
+        code,
+        jump_true,
+        jump_false,
+        k,
+    }
+}
+
+/// Runs a filter as the kernel would, with `argument` as the lower half of every argument.
+#[cfg(test)]
+pub(in crate::sandbox) fn evaluate(
+    filter: &[Instruction],
+    architecture: u32,
+    number: u32,
+    argument: u32,
+) -> u32 {
+    let (mut at, mut accumulator) = (0, 0);
+    loop {
+        let i = filter[at];
+        at += 1;
+        let taken = |holds: bool| usize::from(if holds { i.jump_true } else { i.jump_false });
+        match i.code {
+            LOAD => {
+                accumulator = match i.k {
+                    NUMBER_OFFSET => number,
+                    ARCHITECTURE_OFFSET => architecture,
+                    _ => argument,
+                }
+            }
+            AND => accumulator &= i.k,
+            JUMP => at += usize::try_from(i.k).unwrap(),
+            JUMP_EQUAL => at += taken(accumulator == i.k),
+            JUMP_GREATER => at += taken(accumulator > i.k),
+            JUMP_GREATER_OR_EQUAL => at += taken(accumulator >= i.k),
+            RETURN => return i.k,
+            other => panic!("unknown instruction {other:#x}"),
+        }
+    }
+}
