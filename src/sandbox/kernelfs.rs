@@ -144,7 +144,7 @@ fn mount_dev(root: &Root, dev: &Path, shm_size: u64) -> Result<(), Failure> {
         fs::symlinkat(target, root.fd(), dev.join(name)).during_at("make", &dev.join(name))?;
     }
     let safe = MountFlags::NOSUID | MountFlags::NOEXEC;
-    let mut sub = |name: &str, kind: &str, flags: MountFlags, options: &[&str]| {
+    let sub = |name: &str, kind: &str, flags: MountFlags, options: &[&str]| {
         let path = dev.join(name);
         fs::mkdirat(root.fd(), &path, Mode::from_raw_mode(0o755)).during_at("make", &path)?;
         let target = root.at(&path)?;

@@ -38,7 +38,7 @@ pub(super) mod attr {
 const MAX_LINKS: usize = 40;
 
 /// The name by which the kernel finds what `fd` is open on.
-pub(super) fn fd_path(fd: impl AsFd) -> PathBuf {
+pub(super) fn fd_path(fd: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
 }
 
@@ -67,15 +67,15 @@ pub(super) fn mount_new(
 ) -> io::Result<()> {
     let options = CString::new(options)?;
     let data = (!options.is_empty()).then_some(options.as_c_str());
-    Ok(mount::mount(kind, fd_path(target), kind, flags, data)?)
+    Ok(mount::mount(kind, fd_path(&target), kind, flags, data)?)
 }
 
 /// Mounts what `source` is open on at `target`, with everything mounted below it.
 pub(super) fn bind(source: impl AsFd, target: impl AsFd) -> io::Result<()> {
     // Recursive always: in a user namespace a bind that would uncover what lies below other mounts is refused.
     Ok(mount::mount_bind_recursive(
-        fd_path(source),
-        fd_path(target),
+        fd_path(&source),
+        fd_path(&target),
     )?)
 }
 
@@ -105,7 +105,7 @@ pub(super) fn restrict(fd: BorrowedFd<'_>, attributes: u64, recursive: bool) -> 
                 }
             }
             Ok(mount::mount_remount(
-                fd_path(fd),
+                fd_path(&fd),
                 MountFlags::BIND | flags,
                 "",
             )?)

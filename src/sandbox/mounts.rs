@@ -232,7 +232,7 @@ impl<'a> Mounter<'a> {
     ) -> Result<(), Failure> {
         let name = self.name("socket");
         // By descriptor: the name of a socket has no room for a long path.
-        let place = fd_path(self.private.fd()).join(&name);
+        let place = fd_path(&self.private.fd()).join(&name);
         let listener = UnixListener::bind(&place).during_at("make a socket for", target)?;
         self.dress(&name, mode, owner, target)?;
         let source = self.private.at(&name)?;

@@ -1,0 +1,483 @@
+//! Steps in real namespaces, with a static busybox as the root. As root only; see `rootless` for everybody else.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rbuild::{
+    progress::Stream,
+    sandbox::{
+        Cancel, Exit, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Sandbox, SandboxError,
+        Ulimit, etc_hosts,
+    },
+};
+
+const BUSYBOX: &str = "/bin/busybox";
+
+/// A root of busybox as the lower directory of an overlay.
+struct Stage {
+    dir: tempfile::TempDir,
+}
+
+/// What became of a step.
+#[derive(Debug)]
+struct Ran {
+    exit: Exit,
+    stdout: String,
+    stderr: String,
+}
+
+impl Stage {
+    /// `None`, with the reason printed, where steps cannot run.
+    fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        if !Path::new(BUSYBOX).try_exists().unwrap() {
+            eprintln!("skipped: needs {BUSYBOX} (Debian: busybox-static)");
+            return None;
+        }
+        let stage = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        for dir in ["lower/bin", "lower/etc", "lower/tmp", "upper", "work"] {
+            fs::create_dir_all(stage.path(dir)).unwrap();
+        }
+        fs::copy(BUSYBOX, stage.path("lower/bin/busybox")).unwrap();
+        let applets = std::process::Command::new(BUSYBOX)
+            .arg("--list")
+            .output()
+            .unwrap();
+        for name in String::from_utf8(applets.stdout).unwrap().lines() {
+            if name != "busybox" {
+                let link = stage.path("lower/bin").join(name);
+                std::os::unix::fs::symlink("busybox", link).unwrap();
+            }
+        }
+        fs::write(
+            stage.path("lower/etc/passwd"),
+            "root:x:0:0:root:/root:/bin/sh\n",
+        )
+        .unwrap();
+        Some(stage)
+    }
+
+    fn path(&self, relative: &str) -> PathBuf {
+        self.dir.path().join(relative)
+    }
+
+    fn spec(&self, script: &str) -> ProcessSpec {
+        let argv = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
+        let rootfs = Rootfs::Overlay {
+            lower: vec![self.path("lower")],
+            upper: self.path("upper"),
+            work: self.path("work"),
+            userxattr: false,
+        };
+        let mut spec = ProcessSpec::new(rootfs, argv);
+        spec.env.push(("PATH".into(), "/usr/bin:/bin".into()));
+        spec.etc_hosts = Some(etc_hosts(&spec.hostname, &[]));
+        spec.resolv_conf = Some(b"nameserver 192.0.2.1\n".to_vec());
+        spec
+    }
+
+    fn try_run(&self, spec: &ProcessSpec) -> Result<Ran, SandboxError> {
+        for dir in ["upper", "work"] {
+            fs::remove_dir_all(self.path(dir)).unwrap();
+            fs::create_dir(self.path(dir)).unwrap();
+        }
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let exit = sandbox().run(
+            spec,
+            &Cancel::new().unwrap(),
+            &mut |stream, bytes| match stream {
+                Stream::Stdout => stdout.extend_from_slice(bytes),
+                Stream::Stderr => stderr.extend_from_slice(bytes),
+            },
+        )?;
+        Ok(Ran {
+            exit,
+            stdout: String::from_utf8(stdout).unwrap(),
+            stderr: String::from_utf8(stderr).unwrap(),
+        })
+    }
+
+    fn run(&self, spec: &ProcessSpec) -> Ran {
+        self.try_run(spec).unwrap()
+    }
+
+    /// Runs a script that must succeed; gives its output.
+    fn script(&self, script: &str) -> String {
+        let ran = self.run(&self.spec(script));
+        assert_eq!(ran.exit, Exit::Code(0), "{ran:?}");
+        ran.stdout
+    }
+
+    /// Everything in the upper directory, relative and sorted.
+    fn changes(&self) -> Vec<String> {
+        fn walk(dir: &Path, base: &Path, into: &mut Vec<String>) {
+            for entry in fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                into.push(path.strip_prefix(base).unwrap().display().to_string());
+                if path.is_dir() && !path.is_symlink() {
+                    walk(&path, base, into);
+                }
+            }
+        }
+        let mut all = Vec::new();
+        let upper = self.path("upper");
+        walk(&upper, &upper, &mut all);
+        all.sort();
+        all
+    }
+}
+
+fn sandbox() -> Sandbox {
+    Sandbox::with_program(env!("CARGO_BIN_EXE_rbuild").into())
+}
+
+/// What a root without them gets in every step.
+const KERNEL_DIRS: [&str; 3] = ["dev", "proc", "sys"];
+
+#[test]
+fn output_exit_status_and_signals_come_through() {
+    let Some(stage) = Stage::new() else { return };
+    let ran = stage.run(&stage.spec("echo out; echo err >&2; exit 3"));
+    assert_eq!(ran.exit, Exit::Code(3));
+    assert_eq!((&*ran.stdout, &*ran.stderr), ("out\n", "err\n"));
+    let ran = stage.run(&stage.spec("sh -c 'kill -9 $$'; exit $?"));
+    assert_eq!(ran.exit, Exit::Code(137));
+    assert_eq!(stage.script("seq 1 100000 | tail -n 1; cat"), "100000\n");
+}
+
+#[test]
+fn the_step_is_process_1_and_its_orphans_die_with_it() {
+    let Some(stage) = Stage::new() else { return };
+    assert_eq!(
+        stage.script("echo $$; ls -d /proc/[0-9]* | wc -l"),
+        "1\n3\n"
+    );
+    let start = Instant::now();
+    stage.script("sleep 1000 & (setsid sleep 1000 &) ; true");
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn what_cannot_be_started_has_a_shell_s_status() {
+    let Some(stage) = Stage::new() else { return };
+    fs::write(stage.path("lower/plain"), "text").unwrap();
+    fs::write(stage.path("lower/garbage"), "text").unwrap();
+    fs::set_permissions(
+        stage.path("lower/garbage"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    let not_started = |program: &str| {
+        let mut spec = stage.spec("");
+        spec.argv = vec![program.into()];
+        match stage.run(&spec).exit {
+            Exit::NotStarted { code, reason } => (code, reason),
+            other => panic!("{program}: {other:?}"),
+        }
+    };
+    for (program, code, reason) in [
+        (
+            "nope",
+            127,
+            "exec: \"nope\": executable file not found in $PATH",
+        ),
+        (
+            "/bin/nope",
+            127,
+            "exec: \"/bin/nope\": stat /bin/nope: no such file or directory",
+        ),
+        ("/plain", 126, "exec: \"/plain\": permission denied"),
+        ("/garbage", 126, "exec /garbage: exec format error"),
+    ] {
+        assert_eq!(not_started(program), (code, reason.to_owned()));
+    }
+    let mut spec = stage.spec("");
+    spec.argv = vec!["echo".into(), "found".into()];
+    assert_eq!(stage.run(&spec).stdout, "found\n");
+}
+
+#[test]
+fn privileges_are_those_of_a_docker_container() {
+    let Some(stage) = Stage::new() else { return };
+    let status = stage.script("grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/self/status; umask");
+    let expected = "CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\n\
+                    CapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\nNoNewPrivs:\t0\nSeccomp:\t2\n0022\n";
+    assert_eq!(status, expected);
+    assert_eq!(
+        stage.script("mount -t tmpfs x /tmp 2>/dev/null || echo refused; unshare -m true 2>/dev/null || echo refused"),
+        "refused\nrefused\n"
+    );
+    let mut spec =
+        stage.spec("grep -E '^(CapEff|CapBnd|Seccomp:)' /proc/self/status; mount -t tmpfs x /tmp");
+    spec.insecure = true;
+    let ran = stage.run(&spec);
+    assert_eq!(ran.exit, Exit::Code(0), "{ran:?}");
+    assert!(ran.stdout.contains("Seccomp:\t0"), "{ran:?}");
+    assert!(!ran.stdout.contains("a80425fb"), "{ran:?}");
+}
+
+#[test]
+fn users_and_groups_are_taken_on() {
+    let Some(stage) = Stage::new() else { return };
+    let mut spec = stage.spec(
+        "id -u; id -g; id -G; grep CapEff /proc/self/status; echo x > /dev/stdout; touch /tmp/f",
+    );
+    fs::set_permissions(stage.path("lower/tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
+    (spec.uid, spec.gid, spec.groups) = (1000, 1001, vec![5, 7]);
+    let ran = stage.run(&spec);
+    assert_eq!(
+        ran.stdout, "1000\n1001\n1001 5 7\nCapEff:\t0000000000000000\nx\n",
+        "{ran:?}"
+    );
+    let made = fs::metadata(stage.path("upper/tmp/f")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (1000, 1001));
+}
+
+#[test]
+fn kernel_file_systems_are_there_and_masked() {
+    let Some(stage) = Stage::new() else { return };
+    let out = stage.script(
+        "ls /dev | tr '\\n' ' '; echo; cat /proc/kcore /proc/keys /proc/timer_list | wc -c; ls /sys/firmware | wc -l
+         echo 1 2>/dev/null > /proc/sys/kernel/hostname || echo read-only
+         touch /sys/x 2>/dev/null || echo read-only
+         echo > /dev/null; head -c 4 /dev/zero | wc -c; head -c 4 /dev/urandom | wc -c
+         stat -c %a /dev/shm /dev/null /dev; df -k /dev /dev/shm | awk '{print $2}'
+         test -c /dev/ptmx && echo ptmx; readlink /dev/fd; hostname; pwd; ls /proc/self/fd | wc -l",
+    );
+    let expected = "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero \n0\n0\n\
+                    read-only\nread-only\n4\n4\n1777\n666\n755\n1K-blocks\n65536\n65536\nptmx\n/proc/self/fd\nbuildkitsandbox\n/\n4\n";
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn network_none_has_a_lone_loopback() {
+    let Some(stage) = Stage::new() else { return };
+    let mut spec = stage.spec("ls /sys/class/net | grep -vE '^(bond|tunl|sit|ip6|gre|erspan|ip_vti|dummy)'; cat /sys/class/net/lo/flags");
+    spec.network = Network::None;
+    assert_eq!(stage.run(&spec).stdout, "lo\n0x9\n");
+}
+
+#[test]
+fn sandbox_files_leave_no_trace() {
+    let Some(stage) = Stage::new() else { return };
+    let out = stage.script(
+        "cat /etc/resolv.conf /etc/hosts; echo x 2>/dev/null >> /etc/hosts || echo read-only",
+    );
+    assert!(out.starts_with("nameserver 192.0.2.1\n127.0.0.1\tlocalhost buildkitsandbox\n"));
+    assert!(out.ends_with("read-only\n"));
+    assert_eq!(stage.changes(), KERNEL_DIRS);
+    // The same through a link that leads to nothing yet.
+    std::os::unix::fs::symlink("../run/x/resolv.conf", stage.path("lower/etc/resolv.conf"))
+        .unwrap();
+    assert_eq!(
+        stage.script("cat /run/x/resolv.conf"),
+        "nameserver 192.0.2.1\n"
+    );
+    assert_eq!(stage.changes(), KERNEL_DIRS);
+}
+
+#[test]
+fn mounts_nest_shadow_and_vanish() {
+    let Some(stage) = Stage::new() else { return };
+    for dir in ["tree/sub", "below", "cache"] {
+        fs::create_dir_all(stage.path(dir)).unwrap();
+    }
+    fs::write(stage.path("tree/sub/f"), "tree").unwrap();
+    fs::write(stage.path("below/g"), "below").unwrap();
+    std::os::unix::fs::symlink("/sub/f", stage.path("tree/link")).unwrap();
+    let mut spec = stage.spec(
+        "cat /a/l/f /a/ctx /a/both/g; stat -c '%a %u %g %s' /run/secrets/s
+         echo w > /a/w && echo c > /cache/kept && echo d > /a/both/g && cat /a/both/g
+         touch /a/l/no 2>/dev/null || echo read-only; touch /run/secrets/s 2>/dev/null || echo read-only
+         stat -c %a /a; df -k /a | tail -n 1 | awk '{print $2}'; sh /dev/pipes/EOF",
+    );
+    let bytes = |content: &str, mode, uid, gid| MountKind::Bytes {
+        content: content.into(),
+        mode,
+        uid,
+        gid,
+    };
+    let tree = |lower: &[&str], source: &str, writable| MountKind::Tree {
+        lower: lower.iter().map(|l| stage.path(l)).collect(),
+        source: source.into(),
+        writable,
+    };
+    spec.mounts = vec![
+        MountSpec::new("/a", MountKind::Tmpfs { size: None }),
+        MountSpec::new(
+            "/a",
+            MountKind::Tmpfs {
+                size: Some(1 << 20),
+            },
+        ),
+        MountSpec::new("/a/l", tree(&["tree"], "/sub", false)),
+        MountSpec::new("/a/ctx", tree(&["tree"], "link", false)),
+        MountSpec::new("/a/both", tree(&["below", "tree"], "/", true)),
+        MountSpec::new(
+            "/cache",
+            MountKind::Bind {
+                source: stage.path("cache"),
+                readonly: false,
+            },
+        ),
+        MountSpec::new("/run/secrets/s", bytes("s3", 0o400, 5, 6)),
+        MountSpec::new("/dev/pipes/EOF", bytes("echo script", 0o755, 0, 0)),
+    ];
+    let ran = stage.run(&spec);
+    assert_eq!(
+        ran.stdout, "treetreebelow400 5 6 2\nd\nread-only\nread-only\n1777\n1024\nscript\n",
+        "{ran:?}"
+    );
+    assert_eq!(fs::read_to_string(stage.path("below/g")).unwrap(), "below");
+    assert_eq!(fs::read_to_string(stage.path("cache/kept")).unwrap(), "c\n");
+    assert_eq!(stage.changes(), KERNEL_DIRS);
+}
+
+#[test]
+fn a_mount_cannot_leave_the_root() {
+    let Some(stage) = Stage::new() else { return };
+    let outside = stage.path("outside");
+    fs::create_dir(&outside).unwrap();
+    std::os::unix::fs::symlink(&outside, stage.path("lower/out")).unwrap();
+    std::os::unix::fs::symlink("../../../../../../..", stage.path("lower/up")).unwrap();
+    let mut spec = stage.spec("mount | grep -c deep; ls /up");
+    spec.mounts = vec![
+        MountSpec::new("/out/deep", MountKind::Tmpfs { size: None }),
+        MountSpec::new("/up/deep", MountKind::Tmpfs { size: None }),
+    ];
+    let ran = stage.run(&spec);
+    assert!(ran.stdout.starts_with("2\n"), "{ran:?}");
+    assert!(ran.stdout.contains("deep"), "{ran:?}");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+}
+
+#[test]
+fn limits_and_shared_memory_are_set() {
+    let Some(stage) = Stage::new() else { return };
+    let mut spec =
+        stage.spec("ulimit -n; ulimit -Hn; df -k /dev/shm | tail -n 1 | awk '{print $2}'");
+    spec.ulimits = vec![Ulimit {
+        name: "nofile".into(),
+        soft: Some(1024),
+        hard: Some(2048),
+    }];
+    spec.shm_size = 128 << 20;
+    assert_eq!(stage.run(&spec).stdout, "1024\n2048\n131072\n");
+    spec.ulimits[0].name = "files".into();
+    let error = stage.try_run(&spec).unwrap_err();
+    assert_eq!(error.to_string(), "`files` is not a resource limit");
+}
+
+#[test]
+fn an_agent_s_socket_is_passed_on() {
+    let Some(stage) = Stage::new() else { return };
+    let host = stage.path("agent");
+    let listener = std::os::unix::net::UnixListener::bind(&host).unwrap();
+    let server = std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut question = [0; 5];
+        stream.read_exact(&mut question).unwrap();
+        stream.write_all(b"answer").unwrap();
+        question
+    });
+    let mut spec = stage.spec("stat -c '%a %u %g %F' /run/agent; echo ping | nc local:/run/agent");
+    spec.mounts = vec![MountSpec::new(
+        "/run/agent",
+        MountKind::Socket {
+            host,
+            mode: 0o600,
+            uid: 3,
+            gid: 4,
+        },
+    )];
+    let ran = stage.run(&spec);
+    assert!(ran.stdout.starts_with("600 3 4 socket\n"), "{ran:?}");
+    if ran.stdout.ends_with("answer") {
+        assert_eq!(&server.join().unwrap(), b"ping\n");
+    } else {
+        eprintln!("not checked: this busybox cannot speak to sockets: {ran:?}");
+    }
+}
+
+#[test]
+fn a_missing_source_is_named() {
+    let Some(stage) = Stage::new() else { return };
+    let mut spec = stage.spec("true");
+    spec.mounts = vec![MountSpec::new(
+        "/m",
+        MountKind::Bind {
+            source: "/no/such/place".into(),
+            readonly: true,
+        },
+    )];
+    let error = stage.try_run(&spec).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "cannot open `/no/such/place`: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn canceling_kills_and_unmounts() {
+    let Some(stage) = Stage::new() else { return };
+    let cancel = Cancel::new().unwrap();
+    let mut spec = stage.spec("echo ready; trap '' TERM INT; while :; do sleep 1000; done");
+    spec.env.push(("MARK".into(), "x".into()));
+    let start = Instant::now();
+    let exit = sandbox()
+        .run(&spec, &cancel.clone(), &mut |_, _| cancel.cancel())
+        .unwrap();
+    assert_eq!(exit, Exit::Canceled);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(stage.dir.path().to_str().unwrap()));
+}
+
+#[test]
+fn a_hundred_layers_are_one_root() {
+    let Some(stage) = Stage::new() else { return };
+    let mut lower = Vec::new();
+    for n in 0..126 {
+        // Long names, so that their paths would not fit in the page that mount(2) takes.
+        let dir = stage.path(&format!("{n:0100}"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(format!("f{n}")), "").unwrap();
+        fs::write(dir.join("top"), format!("{n}\n")).unwrap();
+        lower.push(dir);
+    }
+    lower.push(stage.path("lower"));
+    let mut spec = stage.spec("ls /f* | wc -l; cat /top");
+    spec.rootfs = Rootfs::Overlay {
+        lower,
+        upper: stage.path("upper"),
+        work: stage.path("work"),
+        userxattr: false,
+    };
+    assert_eq!(stage.run(&spec).stdout, "126\n0\n");
+}
+
+#[test]
+fn a_directory_can_be_the_root_itself() {
+    let Some(stage) = Stage::new() else { return };
+    let mut spec = stage.spec("echo kept > /kept; cat /etc/hosts | wc -l");
+    spec.cwd = "/made/on/the/way".into();
+    spec.rootfs = Rootfs::Dir {
+        path: stage.path("lower"),
+        work: stage.path("work"),
+    };
+    assert_eq!(stage.run(&spec).stdout, "2\n");
+    assert!(stage.path("lower/kept").is_file());
+    assert!(stage.path("lower/made/on/the/way").is_dir());
+    assert!(!stage.path("lower/etc/hosts").try_exists().unwrap());
+}
