@@ -27,7 +27,7 @@ use super::{
     redact::{Secret, redacted_text},
     retry::Attempts,
     settings::Warn,
-    transport::{Home, Request, Transport, is_loopback},
+    transport::{Follow, Home, Request, Transport, is_loopback},
 };
 
 /// The largest answer of a token server that is read.
@@ -337,7 +337,8 @@ impl Ask<'_> {
             authorization,
             home,
             limit: self.transport.settings.timeouts.idle,
-            follow: true,
+            follow: Follow::Guarded,
+            meter: None,
         };
         self.exchange(&request, None, found).await
     }
@@ -374,7 +375,8 @@ impl Ask<'_> {
             home: self.token_home(url),
             limit: self.transport.settings.timeouts.idle,
             // A form with a secret goes to the server that was named and to no other.
-            follow: false,
+            follow: Follow::Never,
+            meter: None,
         };
         let body = form.query().unwrap_or_default().to_owned();
         self.exchange(&request, Some(body), found).await
@@ -394,6 +396,7 @@ impl Ask<'_> {
             url: request.url.clone(),
             authorization: request.authorization.clone(),
             home: request.home.clone(),
+            meter: None,
             ..*request
         };
         let mut body = || Ok(form.clone().map(reqwest::Body::from));

@@ -11,13 +11,14 @@ use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 
 use super::{
     auth::{Auth, Need},
+    body::Meter,
     challenge::{Scope, challenges},
     error::{Error, Failure},
     mirrors::Endpoint,
     pull::Document,
     retry::Attempts,
     settings::{Settings, Warn},
-    transport::{Answer, MakeBody, Request, Transport},
+    transport::{Answer, Follow, MakeBody, Request, Transport},
 };
 use crate::{
     oci::{Descriptor, Digest},
@@ -64,6 +65,8 @@ pub(super) struct Call<'a> {
     pub(super) need: Need,
     /// The time limit for the head of the answer, where it is not the usual one.
     pub(super) limit: Option<Duration>,
+    /// Watches an upload's body instead.
+    pub(super) meter: Option<&'a Arc<Meter>>,
 }
 
 /// What a request is sent to.
@@ -272,7 +275,8 @@ impl Core {
                 authorization: authorization.clone(),
                 home: home.clone(),
                 limit: call.limit.unwrap_or(self.settings().timeouts.idle),
-                follow: true,
+                follow: Follow::Guarded,
+                meter: call.meter.cloned(),
             };
             let answer = self.transport.send(&request, body).await?;
             let status = answer.status();

@@ -16,24 +16,29 @@
 //! containers-auth.json(5); the protocol of docker-credential-helpers.
 
 mod auth;
+mod body;
 mod challenge;
 mod client;
 pub mod credentials;
 mod error;
 pub mod helper;
+pub mod http;
 mod location;
 pub mod mirrors;
 mod pull;
+mod push;
 pub mod redact;
 mod retry;
 pub mod settings;
 mod tls;
 mod transport;
 
+pub use body::OnBytes;
 pub use client::Client;
 pub use credentials::{Credential, Credentials, DockerConfig, parse_docker_config};
 pub use error::Error;
 pub use mirrors::{RegistriesConf, parse_registries_conf};
 pub use pull::{BlobSink, Document, Image, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, select};
+pub use push::{Pushed, Upload};
 pub use redact::Secret;
 pub use settings::Settings;

@@ -421,6 +421,7 @@ impl Fetch<'_> {
             headers,
             need: Need::pull(self.endpoint),
             limit: None,
+            meter: None,
         };
         let mut answer = self.core.ask(&call).await?;
         let size = self.descriptor.size;
@@ -539,19 +540,28 @@ pub fn select(index: &Index, platform: &Platform) -> Result<Descriptor, Vec<Plat
 }
 
 fn manifest_call<'a>(endpoint: &'a Endpoint, reference: &Reference, method: Method) -> Call<'a> {
+    manifest_call_at(endpoint, &reference.selector(), method)
+}
+
+pub(super) fn manifest_call_at<'a>(
+    endpoint: &'a Endpoint,
+    selector: &str,
+    method: Method,
+) -> Call<'a> {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
     Call {
         endpoint,
         method,
-        target: Target::Repository(format!("manifests/{}", reference.selector())),
+        target: Target::Repository(format!("manifests/{selector}")),
         headers,
         need: Need::pull(endpoint),
         limit: None,
+        meter: None,
     }
 }
 
-fn header_digest(answer: &Answer) -> Option<Digest> {
+pub(super) fn header_digest(answer: &Answer) -> Option<Digest> {
     answer.header("docker-content-digest")?.trim().parse().ok()
 }
 

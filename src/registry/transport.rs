@@ -17,14 +17,17 @@ use reqwest::{
 };
 
 use super::{
+    body::Meter,
     error::{Error, Failure},
     location,
     mirrors::Endpoint,
     redact::{printable, redacted, redacted_text},
     retry,
     settings::{Settings, Warn},
-    tls::{Clients, host_and_port},
+    tls::Clients,
 };
+
+pub(super) use super::tls::host_and_port;
 
 /// How many redirects are followed; browsers and Docker draw the line here too.
 const MAX_REDIRECTS: usize = 10;
@@ -52,10 +55,19 @@ pub(super) struct Request {
     /// For [`Request::home`] only.
     pub(super) authorization: Option<HeaderValue>,
     pub(super) home: Home,
-    /// The time limit for the head of the answer.
+    /// The time limit for the head of the answer; an upload's meter has its own.
     pub(super) limit: Duration,
-    /// Whether redirects are followed.
-    pub(super) follow: bool,
+    pub(super) follow: Follow,
+    pub(super) meter: Option<Arc<Meter>>,
+}
+
+/// Which redirects are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follow {
+    Never,
+    /// Those that a registry may rightly ask for: never away from TLS, never to this machine.
+    Guarded,
+    Anywhere,
 }
 
 /// The server that a request is meant for.
@@ -189,7 +201,8 @@ impl Transport {
             authorization: None,
             home,
             limit: self.settings.timeouts.connect,
-            follow: false,
+            follow: Follow::Never,
+            meter: None,
         };
         let mut answer = self
             .send_once(&request, &request.url, None)
@@ -223,7 +236,7 @@ impl Transport {
             };
             let Some(target) = answer
                 .header(LOCATION.as_str())
-                .filter(|_| is_redirect && request.follow)
+                .filter(|_| is_redirect && request.follow != Follow::Never)
             else {
                 self.pass_on_remarks(&answer);
                 return Ok(answer);
@@ -239,7 +252,9 @@ impl Transport {
             if n_redirects > MAX_REDIRECTS {
                 return Err(error("there are too many redirects").into());
             }
-            if let Some(reason) = forbidden(&request.home, &url, &next) {
+            if request.follow == Follow::Guarded
+                && let Some(reason) = forbidden(&request.home, &url, &next)
+            {
                 return Err(error(reason).into());
             }
             url = next;
@@ -270,14 +285,20 @@ impl Transport {
         if let Some(body) = body {
             builder = builder.body(body);
         }
-        match tokio::time::timeout(request.limit, builder.send()).await {
+        let sent = match &request.meter {
+            Some(meter) => meter.watch(&self.settings.timeouts, builder.send()).await,
+            None => tokio::time::timeout(request.limit, builder.send())
+                .await
+                .map_err(|_elapsed| request.limit),
+        };
+        match sent {
             Ok(Ok(response)) => Ok(Answer {
                 response,
                 host: name,
                 idle: self.settings.timeouts.idle,
             }),
             Ok(Err(error)) => Err(failure(&name, &error)),
-            Err(_elapsed) => Err(Failure::transient(no_answer(&name, request.limit))),
+            Err(limit) => Err(Failure::transient(no_answer(&name, limit))),
         }
     }
 
