@@ -1,0 +1,702 @@
+use std::{
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, SystemTime},
+};
+
+use base64::Engine as _;
+
+use super::GitSource;
+use crate::{
+    context::{ContextError, LocalTree, Patterns},
+    tree::{self, Last},
+};
+
+/// How to reach repositories.
+#[derive(Clone, Default)]
+pub struct GitSettings {
+    /// The environment of the program: `PATH`, proxies, certificates, `SSH_AUTH_SOCK`. Nothing else is passed on.
+    pub env: Vec<(OsString, OsString)>,
+    /// A token for the repository's server (`GIT_AUTH_TOKEN`).
+    pub token: Option<String>,
+    /// The value of an `Authorization` header for it (`GIT_AUTH_HEADER`); preferred to a token.
+    pub header: Option<String>,
+    /// Keys of SSH servers; `None` trusts any.
+    pub known_hosts: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for GitSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GitSettings")
+            .field("known_hosts", &self.known_hosts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A commit's files.
+#[derive(Debug)]
+pub struct Checkout {
+    /// The commit's name.
+    pub commit: String,
+    /// When it was made, in seconds since 1970.
+    pub commit_time: i64,
+    /// Its files, or those of the subdirectory. They lie in the directory given.
+    pub tree: LocalTree,
+}
+
+/// A repository could not be fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GitError {
+    /// The program is not there.
+    #[error("`git` is not installed, but `{remote}` is a git repository")]
+    NoGit {
+        /// The repository.
+        remote: String,
+    },
+    /// The program could not be run, or a file could not be changed.
+    #[error("cannot {action} for `{remote}`")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The repository.
+        remote: String,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The program failed.
+    #[error("cannot {action} `{remote}`: {message}")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// The repository.
+        remote: String,
+        /// The end of what the program said.
+        message: String,
+    },
+    /// There is no such branch or tag.
+    #[error("repository `{remote}` does not contain ref {reference}")]
+    NoReference {
+        /// The repository.
+        remote: String,
+        /// What was asked for.
+        reference: String,
+    },
+    /// A checksum is no beginning of a commit's name.
+    #[error("invalid checksum {0} for Git URL, expected hex commit hash")]
+    InvalidChecksum(String),
+    /// The commit is another one.
+    #[error("expected checksum to match {expected}, got {actual}")]
+    Checksum {
+        /// What was asked for.
+        expected: String,
+        /// The commit, and the annotated tag that names it.
+        actual: String,
+    },
+    /// The subdirectory is not in the repository.
+    #[error("repository `{remote}` has no directory `{}`", subdir.display())]
+    NoSubdir {
+        /// The repository.
+        remote: String,
+        /// The directory.
+        subdir: PathBuf,
+    },
+    /// The result cannot be read.
+    #[error(transparent)]
+    Tree(#[from] ContextError),
+}
+
+/// As much of the program's complaints as is shown.
+const MAX_MESSAGE_BYTES: usize = 2000;
+
+/// Fetches what `source` names into the empty directory `dir`, which the caller removes when the files are not needed any more.
+pub fn checkout(
+    source: &GitSource,
+    settings: &GitSettings,
+    dir: &Path,
+) -> Result<Checkout, GitError> {
+    if let Some(checksum) = &source.checksum
+        && (checksum.is_empty() || !checksum.bytes().all(|b| b.is_ascii_hexdigit()))
+    {
+        return Err(GitError::InvalidChecksum(checksum.clone()));
+    }
+    let git = Git {
+        source,
+        settings,
+        dir,
+    };
+    let (fetched, annotated) = git.fetch()?;
+    let commit = git.line("read", ["rev-parse", &format!("{fetched}^{{commit}}")])?;
+    if let Some(expected) = &source.checksum {
+        let names: Vec<&str> = [Some(commit.as_str()), annotated.as_deref()]
+            .into_iter()
+            .flatten()
+            .collect();
+        let wanted = expected.to_ascii_lowercase();
+        if !names.iter().any(|name| name.starts_with(&wanted)) {
+            return Err(GitError::Checksum {
+                expected: expected.clone(),
+                actual: names.join(" or "),
+            });
+        }
+    }
+    git.run(
+        "check out",
+        ["checkout", "--quiet", "--force", "--detach", &commit],
+    )?;
+    if source.submodules && dir.join(".gitmodules").is_file() {
+        git.run(
+            "fetch submodules of",
+            [
+                "submodule",
+                "--quiet",
+                "update",
+                "--init",
+                "--recursive",
+                "--depth=1",
+            ],
+        )?;
+    }
+    let time = git.line("read", ["show", "--no-patch", "--format=%ct", &commit])?;
+    let commit_time: i64 = time.parse().unwrap_or(0);
+    let io = |action| {
+        move |source_error| GitError::Io {
+            action,
+            remote: source.display_remote(),
+            source: source_error,
+        }
+    };
+    if source.keep_git_dir != Some(true) {
+        remove_git_dirs(dir).map_err(io("remove the git directory"))?;
+    }
+    let mtime = source.commit_time.then(|| {
+        let seconds = Duration::from_secs(u64::try_from(commit_time).unwrap_or(0));
+        SystemTime::UNIX_EPOCH + seconds
+    });
+    normalise(dir, mtime).map_err(io("set modes of files"))?;
+
+    let whole = LocalTree::open(dir, Patterns::default(), None)?;
+    let no_subdir = || GitError::NoSubdir {
+        remote: source.display_remote(),
+        subdir: source.subdir.clone(),
+    };
+    let subdir = tree::resolve(&whole, &source.subdir, Last::Follow)
+        .map_err(|error| GitError::Tree(error.into()))?;
+    let tree = if subdir.as_os_str().is_empty() {
+        whole
+    } else {
+        match LocalTree::open(dir.join(subdir), Patterns::default(), None) {
+            Ok(tree) => tree,
+            Err(ContextError::NotADirectory { .. } | ContextError::Read { .. }) => {
+                return Err(no_subdir());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    Ok(Checkout {
+        commit,
+        commit_time,
+        tree,
+    })
+}
+
+struct Git<'a> {
+    source: &'a GitSource,
+    settings: &'a GitSettings,
+    dir: &'a Path,
+}
+
+impl Git<'_> {
+    /// Fetches the commit; gives a name for it, and that of the annotated tag that stands for it.
+    fn fetch(&self) -> Result<(String, Option<String>), GitError> {
+        let remote = self.source.remote.as_str();
+        let reference = self.source.reference.as_deref();
+        let by_name = reference.filter(|name| is_commit(name));
+        let advertised = match (reference, by_name) {
+            (_, Some(_)) => None,
+            (None, None) => Some(("HEAD".to_owned(), None)),
+            (Some(name), None) => Some(self.find(name)?),
+        };
+        self.init(by_name.map_or(40, str::len))?;
+        if let Some((name, annotated)) = advertised {
+            let refspec = format!("+{name}:refs/rbuild/fetched");
+            let fetched = self.run(
+                "fetch",
+                [
+                    "fetch",
+                    "--quiet",
+                    "--depth=1",
+                    "--no-tags",
+                    "--",
+                    remote,
+                    &refspec,
+                ],
+            );
+            match fetched {
+                Ok(_) => {}
+                // Repositories served as plain files have no shallow copies.
+                Err(GitError::Failed { message, .. }) if message.contains("shallow") => {
+                    self.run(
+                        "fetch",
+                        ["fetch", "--quiet", "--no-tags", "--", remote, &refspec],
+                    )?;
+                }
+                Err(error) => return Err(error),
+            }
+            return Ok(("refs/rbuild/fetched".to_owned(), annotated));
+        }
+        let commit = by_name.unwrap_or_default();
+        let direct = self.run(
+            "fetch",
+            [
+                "fetch",
+                "--quiet",
+                "--depth=1",
+                "--no-tags",
+                "--",
+                remote,
+                commit,
+            ],
+        );
+        if direct.is_err() {
+            // Servers may refuse to give a commit by its name; it is in the history of some branch or tag then.
+            self.run(
+                "fetch",
+                [
+                    "fetch",
+                    "--quiet",
+                    "--tags",
+                    "--",
+                    remote,
+                    "+refs/heads/*:refs/rbuild/heads/*",
+                ],
+            )?;
+        }
+        Ok((commit.to_owned(), None))
+    }
+
+    /// The full name of a branch or tag, branches first, and the object of an annotated tag.
+    fn find(&self, name: &str) -> Result<(String, Option<String>), GitError> {
+        let remote = self.source.remote.as_str();
+        let list = self.run_in(
+            None,
+            "list the references of",
+            ["ls-remote", "--", remote, name, &format!("{name}^{{}}")],
+        )?;
+        let list = String::from_utf8_lossy(&list).into_owned();
+        let of = |wanted: &str| {
+            list.lines()
+                .filter_map(|line| line.split_once('\t'))
+                .find(|(_, name)| *name == wanted)
+                .map(|(object, _)| object.to_owned())
+        };
+        let bare = |prefix: &str| format!("{prefix}{}", name.strip_prefix(prefix).unwrap_or(name));
+        let candidates = [bare("refs/"), bare("refs/heads/"), bare("refs/tags/")];
+        for candidate in candidates {
+            if let Some(object) = of(&candidate) {
+                let annotated = of(&format!("{candidate}^{{}}")).map(|_| object);
+                return Ok((candidate, annotated));
+            }
+        }
+        Err(GitError::NoReference {
+            remote: self.source.display_remote(),
+            reference: name.to_owned(),
+        })
+    }
+
+    fn init(&self, name_length: usize) -> Result<(), GitError> {
+        let format = if name_length == 64 {
+            "--object-format=sha256"
+        } else {
+            "--object-format=sha1"
+        };
+        // A default template could bring hooks.
+        self.run(
+            "prepare a copy of",
+            ["init", "--quiet", "--template=", format],
+        )?;
+        self.run(
+            "prepare a copy of",
+            ["remote", "add", "origin", &self.source.display_remote()],
+        )?;
+        Ok(())
+    }
+
+    /// The one line that a command prints.
+    fn line<'a>(
+        &self,
+        action: &'static str,
+        args: impl IntoIterator<Item = &'a str>,
+    ) -> Result<String, GitError> {
+        let out = self.run(action, args)?;
+        Ok(String::from_utf8_lossy(&out).trim().to_owned())
+    }
+
+    fn run<'a>(
+        &self,
+        action: &'static str,
+        args: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<u8>, GitError> {
+        self.run_in(Some(self.dir), action, args)
+    }
+
+    fn run_in<'a>(
+        &self,
+        repository: Option<&Path>,
+        action: &'static str,
+        args: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Vec<u8>, GitError> {
+        let mut command = Command::new(self.program());
+        if let Some(dir) = repository {
+            command.arg("-C").arg(dir);
+        } else {
+            command.current_dir("/");
+        }
+        command
+            .args(args)
+            .env_clear()
+            .envs(self.settings.env.iter().map(|(k, v)| (k, v)))
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CEILING_DIRECTORIES", self.dir)
+            .env("HOME", "/nonexistent")
+            .env("LC_ALL", "C")
+            .env("GIT_SSH_COMMAND", self.ssh_command())
+            .envs(self.config())
+            .stdin(Stdio::null());
+        let remote = self.source.display_remote();
+        let output = command.output().map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => GitError::NoGit {
+                remote: remote.clone(),
+            },
+            _ => GitError::Io {
+                action: "run git",
+                remote: remote.clone(),
+                source,
+            },
+        })?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        Err(GitError::Failed {
+            action,
+            message: self.complaint(&output.stderr),
+            remote,
+        })
+    }
+
+    /// The program, looked for in the `PATH` given rather than in that of this process.
+    fn program(&self) -> OsString {
+        let path = self.settings.env.iter().find(|(name, _)| name == "PATH");
+        path.into_iter()
+            .flat_map(|(_, dirs)| std::env::split_paths(dirs))
+            .map(|dir| dir.join("git"))
+            .find(|program| program.is_file())
+            .map_or_else(|| "git".into(), PathBuf::into_os_string)
+    }
+
+    fn ssh_command(&self) -> OsString {
+        let mut command =
+            OsString::from("ssh -F /dev/null -o BatchMode=yes -o UserKnownHostsFile=");
+        match &self.settings.known_hosts {
+            Some(file) => {
+                command.push(shell_quoted(file.as_os_str()));
+            }
+            None => command.push("/dev/null -o StrictHostKeyChecking=no"),
+        }
+        command
+    }
+
+    /// Configuration by environment variables, which other users cannot see.
+    fn config(&self) -> Vec<(String, String)> {
+        let mut entries = vec![
+            ("advice.detachedHead".to_owned(), "false".to_owned()),
+            ("core.autocrlf".to_owned(), "false".to_owned()),
+            ("core.hooksPath".to_owned(), "/dev/null".to_owned()),
+            ("gc.auto".to_owned(), "0".to_owned()),
+        ];
+        let authorization = match (&self.settings.header, &self.settings.token) {
+            (Some(header), _) => Some(header.clone()),
+            (None, Some(token)) => {
+                let pair = format!("x-access-token:{token}");
+                let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
+                Some(format!("basic {encoded}"))
+            }
+            (None, None) => None,
+        };
+        if let (Some(value), Some(server)) = (authorization, server(&self.source.remote)) {
+            entries.push((
+                format!("http.{server}.extraheader"),
+                format!("Authorization: {value}"),
+            ));
+        }
+        let mut env = vec![("GIT_CONFIG_COUNT".to_owned(), entries.len().to_string())];
+        for (i, (key, value)) in entries.into_iter().enumerate() {
+            env.push((format!("GIT_CONFIG_KEY_{i}"), key));
+            env.push((format!("GIT_CONFIG_VALUE_{i}"), value));
+        }
+        env
+    }
+
+    /// The end of what the program said, a password in the repository's name taken out.
+    fn complaint(&self, stderr: &[u8]) -> String {
+        let start = stderr.len().saturating_sub(MAX_MESSAGE_BYTES);
+        String::from_utf8_lossy(&stderr[start..])
+            .trim()
+            .replace(&self.source.remote, &self.source.display_remote())
+    }
+}
+
+/// `https://host/` of a web address.
+fn server(remote: &str) -> Option<String> {
+    let (scheme, rest) = remote.split_once("://")?;
+    let host = rest.split('/').next()?;
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    matches!(scheme, "http" | "https").then(|| format!("{scheme}://{host}/"))
+}
+
+fn shell_quoted(text: &OsStr) -> OsString {
+    let mut quoted = OsString::from("'");
+    for (i, part) in text.as_encoded_bytes().split(|b| *b == b'\'').enumerate() {
+        if i > 0 {
+            quoted.push("'\\''");
+        }
+        use std::os::unix::ffi::OsStrExt as _;
+        quoted.push(OsStr::from_bytes(part));
+    }
+    quoted.push("'");
+    quoted
+}
+
+/// Whether a name is the full name of a commit.
+fn is_commit(name: &str) -> bool {
+    matches!(name.len(), 40 | 64) && name.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// Removes `.git` here and in submodules, where it is a file.
+fn remove_git_dirs(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let is_dir = entry.file_type()?.is_dir();
+        match (entry.file_name() == ".git", is_dir) {
+            (true, true) => fs::remove_dir_all(entry.path())?,
+            (true, false) => fs::remove_file(entry.path())?,
+            (false, true) => remove_git_dirs(&entry.path())?,
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives everything below `dir`, and itself, the modes that a umask of 0022 leaves, and one time if asked.
+fn normalise(dir: &Path, mtime: Option<SystemTime>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let file_type = entry.file_type()?;
+        let path = entry.path();
+        if file_type.is_dir() {
+            normalise(&path, mtime)?;
+        } else if file_type.is_file() {
+            let is_executable = entry.metadata()?.permissions().mode() & 0o100 != 0;
+            let mode = if is_executable { 0o755 } else { 0o644 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+            set_time(&path, mtime)?;
+        }
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    set_time(dir, mtime)
+}
+
+fn set_time(path: &Path, mtime: Option<SystemTime>) -> io::Result<()> {
+    match mtime {
+        Some(time) => fs::File::open(path)?.set_modified(time),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Tree as _;
+
+    fn settings() -> GitSettings {
+        GitSettings {
+            env: std::env::vars_os()
+                .filter(|(name, _)| name == "PATH")
+                .collect(),
+            ..GitSettings::default()
+        }
+    }
+
+    /// A repository of two commits, the first tagged; says so and gives nothing where there is no git.
+    fn repository() -> Option<(tempfile::TempDir, [String; 2])> {
+        let dir = tempfile::tempdir().unwrap();
+        let git = |args: &[&str]| {
+            let output = Command::new("git")
+                .arg("-C")
+                .arg(dir.path())
+                .args([
+                    "-c",
+                    "user.name=x",
+                    "-c",
+                    "user.email=x@y",
+                    "-c",
+                    "commit.gpgsign=false",
+                ])
+                .args(["-c", "init.defaultBranch=main"])
+                .args(args)
+                .env("GIT_COMMITTER_DATE", "1577836800 +0000")
+                .output();
+            let output = output.ok()?;
+            assert!(output.status.success(), "{args:?} {output:?}");
+            Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+        };
+        let put = |name: &str, content: &str| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        };
+        if git(&["init", "-q"]).is_none() {
+            return None;
+        }
+        put("README", "one");
+        put("sub/f", "f");
+        git(&["add", "."]);
+        git(&["commit", "-qm", "1"]);
+        let first = git(&["rev-parse", "HEAD"]).unwrap();
+        git(&["tag", "-a", "v1", "-m", "v1"]);
+        put("README", "two");
+        put("exe", "#!");
+        fs::set_permissions(dir.path().join("exe"), fs::Permissions::from_mode(0o755)).unwrap();
+        git(&["add", "."]);
+        git(&["commit", "-qm", "2"]);
+        let second = git(&["rev-parse", "HEAD"]).unwrap();
+        Some((dir, [first, second]))
+    }
+
+    fn source(dir: &tempfile::TempDir, reference: Option<&str>) -> GitSource {
+        GitSource {
+            remote: format!("file://{}", dir.path().display()),
+            reference: reference.map(str::to_owned),
+            subdir: PathBuf::new(),
+            checksum: None,
+            keep_git_dir: None,
+            submodules: true,
+            commit_time: false,
+        }
+    }
+
+    #[test]
+    fn a_commit_is_checked_out_by_any_of_its_names() {
+        let Some((dir, [first, second])) = repository() else {
+            eprintln!("skipped: git is not installed");
+            return;
+        };
+        for (reference, commit) in [
+            (None, &second),
+            (Some("main"), &second),
+            (Some("refs/heads/main"), &second),
+            (Some("v1"), &first),
+            (Some("refs/tags/v1"), &first),
+            (Some(first.as_str()), &first),
+        ] {
+            let work = tempfile::tempdir().unwrap();
+            let out = checkout(&source(&dir, reference), &settings(), work.path()).unwrap();
+            assert_eq!(out.commit, *commit, "{reference:?}");
+            assert_eq!(out.commit_time, 1_577_836_800);
+            let names = out.tree.names(Path::new("")).unwrap();
+            assert!(!names.contains(&".git".into()));
+            assert_eq!(names.contains(&"exe".into()), *commit == second);
+            for (name, mode) in [("README", 0o644), ("sub", 0o755)] {
+                let node = out.tree.node(Path::new(name)).unwrap().unwrap();
+                assert_eq!(node.metadata.mode, mode, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_of_it_can_be_taken_with_the_time_of_the_commit() {
+        let Some((dir, _)) = repository() else {
+            eprintln!("skipped: git is not installed");
+            return;
+        };
+        let work = tempfile::tempdir().unwrap();
+        let mut source = source(&dir, None);
+        source.subdir = "sub".into();
+        source.commit_time = true;
+        let out = checkout(&source, &settings(), work.path()).unwrap();
+        assert_eq!(out.tree.names(Path::new("")).unwrap(), ["f"]);
+        let node = out.tree.node(Path::new("f")).unwrap().unwrap();
+        assert_eq!(node.metadata.mtime.seconds, 1_577_836_800);
+        source.subdir = "none".into();
+        let work = tempfile::tempdir().unwrap();
+        let error = checkout(&source, &settings(), work.path()).unwrap_err();
+        assert!(matches!(error, GitError::NoSubdir { .. }), "{error}");
+    }
+
+    #[test]
+    fn the_git_directory_stays_when_asked_for() {
+        let Some((dir, _)) = repository() else {
+            eprintln!("skipped: git is not installed");
+            return;
+        };
+        let work = tempfile::tempdir().unwrap();
+        let mut source = source(&dir, None);
+        source.keep_git_dir = Some(true);
+        let out = checkout(&source, &settings(), work.path()).unwrap();
+        assert!(out.tree.node(Path::new(".git/HEAD")).unwrap().is_some());
+    }
+
+    #[test]
+    fn another_commit_than_promised_is_refused() {
+        let Some((dir, [first, second])) = repository() else {
+            eprintln!("skipped: git is not installed");
+            return;
+        };
+        let check = |reference, checksum: &str| {
+            let work = tempfile::tempdir().unwrap();
+            let mut source = source(&dir, reference);
+            source.checksum = Some(checksum.to_owned());
+            checkout(&source, &settings(), work.path()).map(|out| out.commit)
+        };
+        assert_eq!(check(None, &second[..8]).unwrap(), second);
+        assert_eq!(check(Some("v1"), &first).unwrap(), first);
+        assert!(matches!(
+            check(None, &first),
+            Err(GitError::Checksum { .. })
+        ));
+        assert!(matches!(
+            check(None, "xyz"),
+            Err(GitError::InvalidChecksum(_))
+        ));
+    }
+
+    #[test]
+    fn failures_say_what_is_missing() {
+        let Some((dir, _)) = repository() else {
+            eprintln!("skipped: git is not installed");
+            return;
+        };
+        let work = tempfile::tempdir().unwrap();
+        let error = checkout(&source(&dir, Some("nope")), &settings(), work.path()).unwrap_err();
+        assert!(
+            error.to_string().ends_with("does not contain ref nope"),
+            "{error}"
+        );
+        let mut missing = source(&dir, None);
+        missing.remote = "file:///nonexistent/x".to_owned();
+        let error = checkout(&missing, &settings(), work.path()).unwrap_err();
+        assert!(matches!(error, GitError::Failed { .. }), "{error}");
+        let nowhere = GitSettings {
+            env: vec![("PATH".into(), "/nonexistent".into())],
+            ..GitSettings::default()
+        };
+        let error = checkout(&source(&dir, None), &nowhere, work.path()).unwrap_err();
+        assert!(matches!(error, GitError::NoGit { .. }), "{error}");
+    }
+}

@@ -1,0 +1,344 @@
+//! How a git source is written.
+//!
+//! ```text
+//! https://host/path.git     http://…  ssh://…  git://…      then ?key=value&…  then #ref:directory
+//! user@host:path            as ssh takes it                  both optional
+//! github.com/path           for contexts alone
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use crate::tree;
+
+/// A git source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitSource {
+    /// The repository, without query and fragment.
+    pub remote: String,
+    /// A branch, tag, full reference or commit; `None` is the repository's default branch.
+    pub reference: Option<String>,
+    /// The directory that is the result, relative and clean.
+    pub subdir: PathBuf,
+    /// What the commit's name has to start with.
+    pub checksum: Option<String>,
+    /// Whether `.git` stays.
+    pub keep_git_dir: Option<bool>,
+    /// Whether submodules are fetched.
+    pub submodules: bool,
+    /// Whether files take the time of the commit instead of that of the checkout.
+    pub commit_time: bool,
+}
+
+/// A git source with a query that makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GitSourceError {
+    /// A key stands twice.
+    #[error("query {0:?} has multiple values")]
+    MultipleValues(String),
+    /// A key needs a value.
+    #[error("query {0:?} has no value")]
+    NoValue(String),
+    /// A value is none that the key takes.
+    #[error("invalid {key} value: {value:?}")]
+    InvalidValue {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+    },
+    /// Two places say different things.
+    #[error("{what} conflicts: {first:?} vs {second:?}")]
+    Conflict {
+        /// `ref` or `subdir`.
+        what: &'static str,
+        /// One.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// Both a tag and a branch are asked for.
+    #[error("branch conflicts with tag")]
+    BranchAndTag,
+    /// The key is unknown.
+    #[error("unexpected query {0:?}")]
+    UnknownKey(String),
+}
+
+impl GitSource {
+    /// Reads a source of `ADD`; `None` when it is no git source.
+    pub fn parse(text: &str) -> Result<Option<Self>, GitSourceError> {
+        if is_git(text) {
+            Self::read(text).map(Some)
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Reads the argument that names a build context; there, `github.com/…` is a git source, too.
+    pub fn parse_context(text: &str) -> Result<Option<Self>, GitSourceError> {
+        if text.starts_with("github.com/") {
+            return Self::read(&format!("https://{text}")).map(Some);
+        }
+        Self::parse(text)
+    }
+
+    fn read(text: &str) -> Result<Self, GitSourceError> {
+        let (before, fragment) = text.split_once('#').unwrap_or((text, ""));
+        let (remote, query) = before.split_once('?').unwrap_or((before, ""));
+        let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
+        let mut source = Self {
+            remote: remote.to_owned(),
+            reference: (!reference.is_empty()).then(|| reference.to_owned()),
+            subdir: tree::clean(Path::new(subdir)),
+            checksum: None,
+            keep_git_dir: None,
+            submodules: true,
+            commit_time: false,
+        };
+        source.take_query(query)?;
+        Ok(source)
+    }
+
+    fn take_query(&mut self, query: &str) -> Result<(), GitSourceError> {
+        let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            values.entry(decode(key)).or_default().push(decode(value));
+        }
+        let (mut tag, mut branch) = (None, None);
+        for (key, mut values) in values {
+            let (Some(value), true) = (values.pop(), values.is_empty()) else {
+                return Err(GitSourceError::MultipleValues(key));
+            };
+            let is_switch = matches!(
+                key.as_str(),
+                "submodules" | "keep-git-dir" | "fetch-by-commit"
+            );
+            if value.is_empty() && !is_switch {
+                return Err(GitSourceError::NoValue(key));
+            }
+            match key.as_str() {
+                "ref" => self.set_reference(value)?,
+                "tag" => tag = Some(prefixed("refs/tags/", value)),
+                "branch" => branch = Some(prefixed("refs/heads/", value)),
+                "subdir" => {
+                    let subdir = tree::clean(Path::new(&value));
+                    if !self.subdir.as_os_str().is_empty() && self.subdir != subdir {
+                        return Err(GitSourceError::Conflict {
+                            what: "subdir",
+                            first: self.subdir.display().to_string(),
+                            second: value,
+                        });
+                    }
+                    self.subdir = subdir;
+                }
+                "checksum" | "commit" => self.checksum = Some(value),
+                "keep-git-dir" => self.keep_git_dir = Some(switch(key, value)?),
+                "submodules" => self.submodules = switch(key, value)?,
+                // A commit that is named is always fetched by its name.
+                "fetch-by-commit" => {
+                    switch(key, value)?;
+                }
+                "mtime" if value == "checkout" => self.commit_time = false,
+                "mtime" if value == "commit" => self.commit_time = true,
+                "mtime" => return Err(GitSourceError::InvalidValue { key, value }),
+                _ => return Err(GitSourceError::UnknownKey(key)),
+            }
+        }
+        match (tag, branch) {
+            (Some(_), Some(_)) => Err(GitSourceError::BranchAndTag),
+            (Some(name), None) | (None, Some(name)) => self.set_reference(name),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn set_reference(&mut self, name: String) -> Result<(), GitSourceError> {
+        match &self.reference {
+            Some(first) if *first != name => Err(GitSourceError::Conflict {
+                what: "ref",
+                first: first.clone(),
+                second: name,
+            }),
+            _ => {
+                self.reference = Some(name);
+                Ok(())
+            }
+        }
+    }
+
+    /// The repository for people to read: without a user's password.
+    pub fn display_remote(&self) -> String {
+        let Some((scheme, rest)) = self.remote.split_once("://") else {
+            return self.remote.clone();
+        };
+        let end = rest.find('/').unwrap_or(rest.len());
+        match rest[..end].rsplit_once('@') {
+            Some((user, host)) if user.contains(':') => {
+                let user = user.split(':').next().unwrap_or_default();
+                format!("{scheme}://{user}:xxxxx@{host}{}", &rest[end..])
+            }
+            _ => self.remote.clone(),
+        }
+    }
+}
+
+fn is_git(text: &str) -> bool {
+    let Some((scheme, rest)) = text.split_once("://").filter(|(scheme, _)| {
+        !scheme.is_empty() && scheme.bytes().all(|b| b.is_ascii_alphanumeric())
+    }) else {
+        return is_scp(text);
+    };
+    match scheme.to_ascii_lowercase().as_str() {
+        "ssh" | "git" => true,
+        "http" | "https" => {
+            let end = rest.find(['?', '#']).unwrap_or(rest.len());
+            rest[..end]
+                .split_once('/')
+                .is_some_and(|(_, path)| path.ends_with(".git"))
+        }
+        _ => false,
+    }
+}
+
+/// `user@host:path`
+fn is_scp(text: &str) -> bool {
+    let is = |text: &str, more: &str| {
+        !text.is_empty()
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+    };
+    text.split_once('@').is_some_and(|(user, rest)| {
+        is(user, "-_")
+            && rest
+                .split_once(':')
+                .is_some_and(|(host, path)| is(host, "-.") && !path.is_empty())
+    })
+}
+
+fn switch(key: String, value: String) -> Result<bool, GitSourceError> {
+    match value.as_str() {
+        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(GitSourceError::InvalidValue { key, value }),
+    }
+}
+
+fn prefixed(prefix: &str, name: String) -> String {
+    if name.starts_with(prefix) {
+        name
+    } else {
+        format!("{prefix}{name}")
+    }
+}
+
+/// A part of a query as it is meant.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = (first == b'%')
+            .then(|| tail.get(..2))
+            .flatten()
+            .and_then(|hex| std::str::from_utf8(hex).ok())
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match escaped {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(if first == b'+' { b' ' } else { first });
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> GitSource {
+        GitSource::parse(text).unwrap().unwrap()
+    }
+
+    #[test]
+    fn sources_are_told_by_their_looks() {
+        for text in [
+            "https://host/a.git",
+            "http://host/a/b.git#x",
+            "https://host/a.git?tag=v1",
+            "ssh://git@host:2222/a",
+            "git://host/a",
+            "git@github.com:a/b.git",
+            "me@host.name:a?ref=x#x",
+        ] {
+            assert!(GitSource::parse(text).unwrap().is_some(), "{text}");
+        }
+        for text in [
+            "https://host/a",
+            "https://host.git",
+            "https://host/a?x=.git",
+            "./git@host:x",
+            "github.com/a/b",
+            "a/b.git",
+            "ftp://host/a.git",
+            "git@host:",
+        ] {
+            assert_eq!(GitSource::parse(text), Ok(None), "{text}");
+        }
+        let github = GitSource::parse_context("github.com/a/b#v1:sub").unwrap();
+        assert_eq!(github.unwrap().remote, "https://github.com/a/b");
+        assert_eq!(GitSource::parse_context("./github.com/a"), Ok(None));
+    }
+
+    #[test]
+    fn fragments_and_queries_say_what_to_take() {
+        let source = parse("https://host/a.git#feature/x:/sub/../dir/");
+        assert_eq!(source.reference.as_deref(), Some("feature/x"));
+        assert_eq!(source.subdir, Path::new("dir"));
+        let source = parse(
+            "https://h/a.git?tag=v1&subdir=d&checksum=abc&keep-git-dir&submodules=false&mtime=commit",
+        );
+        assert_eq!(source.remote, "https://h/a.git");
+        assert_eq!(source.reference.as_deref(), Some("refs/tags/v1"));
+        assert_eq!(source.subdir, Path::new("d"));
+        assert_eq!(source.checksum.as_deref(), Some("abc"));
+        assert_eq!(source.keep_git_dir, Some(true));
+        assert!(!source.submodules && source.commit_time);
+        let source = parse("git@host:a?branch=refs/heads/x");
+        assert_eq!(source.remote, "git@host:a");
+        assert_eq!(source.reference.as_deref(), Some("refs/heads/x"));
+        assert_eq!(parse("git@host:a#:sub").reference, None);
+    }
+
+    #[test]
+    fn senseless_queries_are_refused() {
+        for (query, message) in [
+            ("?ref=a#b", "ref conflicts: \"b\" vs \"a\""),
+            ("?tag=a&branch=b", "branch conflicts with tag"),
+            ("?tag=a#b", "ref conflicts: \"b\" vs \"refs/tags/a\""),
+            ("?subdir=a#b:c", "subdir conflicts: \"c\" vs \"a\""),
+            ("?what=1", "unexpected query \"what\""),
+            ("?ref=a&ref=b", "query \"ref\" has multiple values"),
+            ("?ref=", "query \"ref\" has no value"),
+            ("?submodules=maybe", "invalid submodules value: \"maybe\""),
+            ("?mtime=never", "invalid mtime value: \"never\""),
+        ] {
+            let error = GitSource::parse(&format!("https://h/a.git{query}")).unwrap_err();
+            assert_eq!(error.to_string(), message);
+        }
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let source = parse("https://me:secret@host/a.git");
+        assert_eq!(source.display_remote(), "https://me:xxxxx@host/a.git");
+        assert_eq!(parse("git@host:a").display_remote(), "git@host:a");
+    }
+}
