@@ -1,0 +1,358 @@
+//! From options, environment and files to a request that needs neither: the second stage of settings.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    os::unix::fs::FileTypeExt as _,
+    path::{Path, PathBuf},
+};
+
+use rbuild::{
+    build::{BuildRequest, NamedSource, NoCache, SecretSource},
+    oci::Platform,
+    plan::Network,
+};
+
+use super::{
+    build_args::BuildArgs,
+    diagnostics::{Failure, Kind},
+    environment::Environment,
+    inputs::{self, Inputs},
+    secret::{self, SecretSpec, SshSpec},
+    settings,
+    values::{Host, Pair, Ulimit},
+};
+
+/// Everything that a build depends on, found and read.
+pub(crate) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure> {
+    let Inputs {
+        dockerfile,
+        context,
+    } = inputs::find(&args.context, args.file.as_deref())?;
+    let allowed = allowed(&args.allow)?;
+    let network = network(&args.network)?;
+    let platforms = platforms(&args.platform, env)?;
+    Ok(BuildRequest {
+        dockerfile_name: dockerfile.name,
+        dockerfile: dockerfile.text,
+        context,
+        named_contexts: named_contexts(&args.build_context)?,
+        target: args.target.clone(),
+        multi_platform: platforms.len() > 1,
+        platforms,
+        build_args: build_args(&args.build_arg, env),
+        labels: pairs(&args.label),
+        no_cache: no_cache(args),
+        pull: args.pull,
+        network,
+        add_hosts: hosts(&args.add_host),
+        secrets: secrets(&args.secret, env)?,
+        ssh: agents(&args.ssh, env)?,
+        shm_size: args.shm_size.map(|size| size.0),
+        ulimits: ulimits(&args.ulimit),
+        // Who asks for the host's network on the command line allows it with that, as in Docker.
+        allow_host_network: allowed.host_network || network == Network::Host,
+        allow_insecure: allowed.insecure,
+    })
+}
+
+/// `--platform`, or its variable, or this machine.
+pub(crate) fn platforms(given: &[String], env: &Environment) -> Result<Vec<Platform>, Failure> {
+    let variable: Vec<String> = env
+        .text("DOCKER_DEFAULT_PLATFORM")
+        .map(|text| text.split(',').map(ToOwned::to_owned).collect())
+        .unwrap_or_default();
+    let texts = if given.is_empty() { &variable } else { given };
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+        let platform: Platform = text
+            .parse()
+            .map_err(|e: rbuild::oci::PlatformError| Failure::usage(e.to_string()))?;
+        let platform = platform.normalized();
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    if platforms.is_empty() {
+        platforms.push(Platform::host().normalized());
+    }
+    Ok(platforms)
+}
+
+/// `--build-arg`, with what the environment and the Docker configuration add.
+pub(crate) fn build_args(given: &[Pair], env: &Environment) -> BTreeMap<String, String> {
+    let mut args = settings::proxy_build_args(env);
+    if let Some(epoch) = env.text("SOURCE_DATE_EPOCH") {
+        args.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.to_owned());
+    }
+    for Pair { key, value } in given {
+        match value {
+            Some(value) => {
+                args.insert(key.clone(), value.clone());
+            }
+            None => {
+                if let Some(value) = env.get_raw(key).and_then(|value| value.to_str()) {
+                    args.insert(key.clone(), value.to_owned());
+                }
+            }
+        }
+    }
+    args
+}
+
+fn pairs(pairs: &[Pair]) -> BTreeMap<String, String> {
+    pairs
+        .iter()
+        .map(|pair| (pair.key.clone(), pair.value.clone().unwrap_or_default()))
+        .collect()
+}
+
+fn no_cache(args: &BuildArgs) -> NoCache {
+    if args.no_cache {
+        NoCache::Always
+    } else if args.no_cache_filter.is_empty() {
+        NoCache::Never
+    } else {
+        NoCache::Stages(args.no_cache_filter.clone())
+    }
+}
+
+fn network(mode: &str) -> Result<Network, Failure> {
+    match mode {
+        "" | "default" => Ok(Network::Default),
+        "none" => Ok(Network::None),
+        "host" => Ok(Network::Host),
+        other => Err(Failure::usage(format!(
+            "network mode `{other}` is not supported; it is default, none or host"
+        ))),
+    }
+}
+
+struct Allowed {
+    host_network: bool,
+    insecure: bool,
+}
+
+fn allowed(entitlements: &[String]) -> Result<Allowed, Failure> {
+    let mut allowed = Allowed {
+        host_network: false,
+        insecure: false,
+    };
+    for entitlement in entitlements.iter().flat_map(|list| list.split(',')) {
+        match entitlement {
+            "network.host" => allowed.host_network = true,
+            "security.insecure" => allowed.insecure = true,
+            other => {
+                return Err(Failure::usage(format!(
+                    "--allow `{other}` is not supported; it is network.host or security.insecure"
+                )));
+            }
+        }
+    }
+    Ok(allowed)
+}
+
+/// Steps see the network of this machine, so its own address is the gateway.
+const HOST_GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn hosts(hosts: &[Host]) -> Vec<(String, IpAddr)> {
+    hosts
+        .iter()
+        .map(|host| (host.name.clone(), host.address.unwrap_or(HOST_GATEWAY)))
+        .collect()
+}
+
+fn ulimits(ulimits: &[Ulimit]) -> BTreeMap<String, (u64, u64)> {
+    let raw = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
+    ulimits
+        .iter()
+        .map(|limit| (limit.resource.to_owned(), (raw(limit.soft), raw(limit.hard))))
+        .collect()
+}
+
+fn named_contexts(pairs: &[Pair]) -> Result<BTreeMap<String, NamedSource>, Failure> {
+    let mut contexts = BTreeMap::new();
+    for Pair { key, value } in pairs {
+        let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
+            return Err(Failure::usage(format!(
+                "--build-context `{key}` is not of the form NAME=VALUE"
+            )));
+        };
+        if matches!(key.as_str(), "context" | "scratch") {
+            return Err(Failure::usage(format!("the context name `{key}` is reserved")));
+        }
+        contexts.insert(key.clone(), named_context(key, value)?);
+    }
+    Ok(contexts)
+}
+
+fn named_context(name: &str, value: &str) -> Result<NamedSource, Failure> {
+    if let Some(reference) = value.strip_prefix("docker-image://") {
+        return Ok(NamedSource::Image(reference.to_owned()));
+    }
+    if let Some(layout) = value.strip_prefix("oci-layout://") {
+        let (path, image) = split_layout(layout);
+        let marker = path.join("oci-layout");
+        if !marker.try_exists().unwrap_or(false) {
+            return Err(Failure::usage(format!(
+                "context `{name}`: `{}` is not an OCI image layout",
+                path.display()
+            )));
+        }
+        return Ok(NamedSource::Layout { path, image });
+    }
+    if inputs::is_url(value) {
+        return Err(Failure::usage(format!(
+            "context `{name}` is remote, which is not supported yet"
+        )));
+    }
+    let path = PathBuf::from(value);
+    let metadata = fs::metadata(&path)
+        .map_err(|e| Failure::usage(format!("cannot use context `{name}`, `{value}`: {e}")))?;
+    if !metadata.is_dir() {
+        return Err(Failure::usage(format!(
+            "context `{name}`, `{value}`, is not a directory"
+        )));
+    }
+    let ignore = inputs::ignore_file(&path, None)?;
+    Ok(NamedSource::Directory { path, ignore })
+}
+
+/// `PATH[:TAG][@DIGEST]`; a colon before the last slash belongs to the path.
+fn split_layout(text: &str) -> (PathBuf, Option<String>) {
+    if let Some((path, digest)) = text.split_once('@') {
+        let path = match path.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => path,
+            _ => path,
+        };
+        return (PathBuf::from(path), Some(digest.to_owned()));
+    }
+    match text.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => (PathBuf::from(path), Some(tag.to_owned())),
+        _ => (PathBuf::from(text), None),
+    }
+}
+
+fn secrets(
+    specs: &[SecretSpec],
+    env: &Environment,
+) -> Result<BTreeMap<String, SecretSource>, Failure> {
+    let mut secrets = BTreeMap::new();
+    for spec in specs {
+        let variable = |name: &str| {
+            use std::os::unix::ffi::OsStrExt as _;
+            env.get_raw(name)
+                .map(|value| SecretSource::Value(value.as_bytes().to_vec()))
+        };
+        let file = |path: &Path| match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Err(Failure::usage(format!(
+                "secret `{}`: {} is a directory",
+                spec.id,
+                path.display()
+            ))),
+            Ok(_) => Ok(SecretSource::File(path.to_owned())),
+            Err(e) => Err(Failure::usage(format!(
+                "secret `{}`: cannot read {}: {e}",
+                spec.id,
+                path.display()
+            ))),
+        };
+        let source = match &spec.source {
+            secret::SecretSource::File(path) => file(path)?,
+            // As in Docker, a variable that is not set is an empty secret only when it is named outright.
+            secret::SecretSource::Variable(name) => {
+                variable(name).unwrap_or_else(|| SecretSource::Value(Vec::new()))
+            }
+            secret::SecretSource::Named => match variable(&spec.id) {
+                Some(value) => value,
+                None => file(Path::new(&spec.id))?,
+            },
+        };
+        secrets.insert(spec.id.clone(), source);
+    }
+    Ok(secrets)
+}
+
+fn agents(specs: &[SshSpec], env: &Environment) -> Result<BTreeMap<String, PathBuf>, Failure> {
+    let mut agents = BTreeMap::new();
+    for spec in specs {
+        let id = &spec.id;
+        let socket = match &spec.socket {
+            Some(path) => path.clone(),
+            None => env.path("SSH_AUTH_SOCK").ok_or_else(|| {
+                Failure::usage(format!("--ssh {id}: $SSH_AUTH_SOCK is not set"))
+                    .with_hint("start an agent, or name its socket: `--ssh ID=SOCKET`")
+            })?,
+        };
+        let metadata = fs::metadata(&socket).map_err(|e| {
+            Failure::usage(format!("--ssh {id}: cannot use {}: {e}", socket.display()))
+        })?;
+        if !metadata.file_type().is_socket() {
+            return Err(
+                Failure::usage(format!("--ssh {id}: {} is not a socket", socket.display()))
+                    .with_hint("keys are not read; add them to an agent with ssh-add"),
+            );
+        }
+        agents.insert(id.clone(), socket);
+    }
+    Ok(agents)
+}
+
+/// Refuses what only several later checks would notice: an output file that is a directory, and the like.
+pub(crate) fn writable_file(option: &str, path: &Path) -> Result<(), Failure> {
+    if path.is_dir() {
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("{option} {} is a directory", path.display()),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_split_from_their_images() {
+        for (text, path, image) in [
+            ("dir", "dir", None),
+            ("dir:v1", "dir", Some("v1")),
+            ("a:b/dir", "a:b/dir", None),
+            ("dir@sha256:ab", "dir", Some("sha256:ab")),
+            ("dir:v1@sha256:ab", "dir", Some("sha256:ab")),
+        ] {
+            let want = (PathBuf::from(path), image.map(ToOwned::to_owned));
+            assert_eq!(split_layout(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn arguments_come_from_flags_before_the_environment() {
+        let env = Environment::of(&[("A", "env"), ("SOURCE_DATE_EPOCH", "7")], 0);
+        let pairs: Vec<Pair> = ["A", "B=1", "MISSING"]
+            .iter()
+            .map(|text| text.parse().expect("valid"))
+            .collect();
+        let args = build_args(&pairs, &env);
+        let got: Vec<(&str, &str)> = args.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(got, [("A", "env"), ("B", "1"), ("SOURCE_DATE_EPOCH", "7")]);
+    }
+
+    #[test]
+    fn platforms_are_normal_and_each_once() {
+        let env = Environment::of(&[("DOCKER_DEFAULT_PLATFORM", "linux/arm64/v8")], 0);
+        let names = |given: &[&str]| -> Vec<String> {
+            let given: Vec<String> = given.iter().map(|&text| text.to_owned()).collect();
+            platforms(&given, &env)
+                .expect("valid")
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        assert_eq!(names(&[]), ["linux/arm64"]);
+        assert_eq!(names(&["linux/amd64", "linux/x86_64"]), ["linux/amd64"]);
+        assert!(platforms(&["what/is/this/x".to_owned()], &env).is_err());
+    }
+}
