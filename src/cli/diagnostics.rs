@@ -217,6 +217,12 @@ pub(crate) fn render_warning(source: &Source, warning: &Diagnostic, colour: Colo
     out
 }
 
+/// Says something on standard error; one that is closed must not stop a build.
+pub(crate) fn warn(text: &str) {
+    use std::io::Write as _;
+    std::io::stderr().write_all(text.as_bytes()).ok();
+}
+
 /// The messages below an error, without those that the one above ends with already.
 fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
     let mut said = error.to_string();

@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rbuild::build::ContextSource;
+use rbuild::context::{IgnoreFile, Patterns};
 
-use super::diagnostics::{Failure, Source};
+use super::diagnostics::{Failure, Kind, Source};
 
 /// The name that a Dockerfile from standard input has in messages.
 const FROM_STDIN: &str = "Dockerfile";
@@ -16,7 +16,39 @@ const FROM_STDIN: &str = "Dockerfile";
 /// A context and the Dockerfile in or beside it.
 pub(crate) struct Inputs {
     pub(crate) dockerfile: Source,
-    pub(crate) context: ContextSource,
+    /// The context's directory; `None` when there are no files.
+    pub(crate) context: Option<Directory>,
+}
+
+/// A directory of files, and what its ignore file takes out of it.
+pub(crate) struct Directory {
+    /// Absolute, since what is remembered of its files goes by their paths.
+    pub(crate) path: PathBuf,
+    pub(crate) patterns: Patterns,
+}
+
+impl Directory {
+    /// The directory `path`, which `what` calls it in messages.
+    pub(crate) fn open(
+        what: &str,
+        path: &Path,
+        dockerfile: Option<&Path>,
+    ) -> Result<Self, Failure> {
+        let metadata = fs::metadata(path)
+            .map_err(|e| Failure::usage(format!("cannot use {what} `{}`: {e}", path.display())))?;
+        if !metadata.is_dir() {
+            let path = path.display();
+            return Err(Failure::usage(format!(
+                "{what} `{path}` is not a directory"
+            )));
+        }
+        let path = std::path::absolute(path)
+            .map_err(|e| Failure::usage(format!("cannot use {what} `{}`: {e}", path.display())))?;
+        let ignore = IgnoreFile::find(&path, dockerfile)
+            .map_err(|e| Failure::from_error(Kind::Build, &e))?;
+        let patterns = ignore.map(|file| file.patterns).unwrap_or_default();
+        Ok(Self { path, patterns })
+    }
 }
 
 /// Finds the Dockerfile and the context that a command line names, and reads the former.
@@ -36,9 +68,16 @@ pub(crate) fn find(context: &str, file: Option<&str>) -> Result<Inputs, Failure>
 
 /// Whether a context is a git repository or an archive on the web, by Docker's rules.
 pub(crate) fn is_url(text: &str) -> bool {
-    ["http://", "https://", "git://", "ssh://", "git@", "github.com/"]
-        .iter()
-        .any(|prefix| text.starts_with(prefix))
+    [
+        "http://",
+        "https://",
+        "git://",
+        "ssh://",
+        "git@",
+        "github.com/",
+    ]
+    .iter()
+    .any(|prefix| text.starts_with(prefix))
 }
 
 fn context_from_stdin(file: Option<&str>) -> Result<Inputs, Failure> {
@@ -63,67 +102,64 @@ fn context_from_stdin(file: Option<&str>) -> Result<Inputs, Failure> {
             name: FROM_STDIN.to_owned(),
             text: text_of(&bytes),
         },
-        context: ContextSource::Empty,
+        context: None,
+    })
+}
+
+/// Reads the Dockerfile alone; of the context, nothing else is looked at.
+pub(crate) fn dockerfile(directory: &Path, file: Option<&Path>) -> Result<Source, Failure> {
+    match file {
+        Some(file) if file == Path::new("-") => dockerfile_from_stdin(),
+        Some(file) => read_dockerfile(file, directory),
+        None => read_dockerfile(&default_dockerfile(directory), directory),
+    }
+}
+
+fn dockerfile_from_stdin() -> Result<Source, Failure> {
+    let mut bytes = Vec::new();
+    io::stdin()
+        .lock()
+        .read_to_end(&mut bytes)
+        .map_err(|e| Failure::usage(format!("cannot read standard input: {e}")))?;
+    Ok(Source {
+        name: FROM_STDIN.to_owned(),
+        text: text_of(&bytes),
     })
 }
 
 /// Whether bytes begin like a tar or a compressed file.
 fn is_archive(bytes: &[u8]) -> bool {
-    const COMPRESSED: [&[u8]; 4] = [
-        b"\x1f\x8b",
-        b"BZh",
-        b"\xfd7zXZ\0",
-        b"\x28\xb5\x2f\xfd",
-    ];
+    const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
     COMPRESSED.iter().any(|magic| bytes.starts_with(magic))
         || bytes.get(257..262).is_some_and(|magic| magic == b"ustar")
 }
 
 fn context_directory(directory: &Path, file: Option<&str>) -> Result<Inputs, Failure> {
-    let metadata = fs::metadata(directory).map_err(|e| {
-        Failure::usage(format!("cannot use the context `{}`: {e}", directory.display()))
-    })?;
-    if !metadata.is_dir() {
-        return Err(Failure::usage(format!(
-            "the context `{}` is not a directory",
-            directory.display()
-        )));
-    }
     let (dockerfile, path) = match file {
-        Some("-") => {
-            let mut bytes = Vec::new();
-            io::stdin()
-                .lock()
-                .read_to_end(&mut bytes)
-                .map_err(|e| Failure::usage(format!("cannot read standard input: {e}")))?;
-            let source = Source {
-                name: FROM_STDIN.to_owned(),
-                text: text_of(&bytes),
-            };
-            (source, None)
-        }
+        Some("-") => (dockerfile_from_stdin()?, None),
         Some(url) if is_url(url) => {
             return Err(Failure::usage(format!(
                 "the Dockerfile `{url}` is remote, which is not supported; download it, or pass it with `--file -`"
             )));
         }
-        Some(file) => (read_dockerfile(Path::new(file), directory)?, Some(PathBuf::from(file))),
+        Some(file) => (
+            read_dockerfile(Path::new(file), directory)?,
+            Some(PathBuf::from(file)),
+        ),
         None => {
             let path = default_dockerfile(directory);
             let mut source = read_dockerfile(&path, directory)?;
-            source.name = path
-                .file_name()
-                .map_or_else(|| FROM_STDIN.to_owned(), |name| name.to_string_lossy().into_owned());
+            source.name = path.file_name().map_or_else(
+                || FROM_STDIN.to_owned(),
+                |name| name.to_string_lossy().into_owned(),
+            );
             (source, Some(path))
         }
     };
-    let ignore = ignore_file(directory, path.as_deref())?;
+    let context = Directory::open("the context", directory, path.as_deref())?;
     Ok(Inputs {
         dockerfile,
-        context: ContextSource::Directory {
-            path: directory.to_owned(),
-            ignore,
-        },
+        context: Some(context),
     })
 }
 
@@ -140,7 +176,10 @@ fn default_dockerfile(directory: &Path) -> PathBuf {
 
 fn read_dockerfile(path: &Path, context: &Path) -> Result<Source, Failure> {
     let bytes = fs::read(path).map_err(|e| {
-        let failure = Failure::usage(format!("cannot read the Dockerfile {}: {e}", path.display()));
+        let failure = Failure::usage(format!(
+            "cannot read the Dockerfile {}: {e}",
+            path.display()
+        ));
         let inside = context.join(path);
         let is_inside = path.is_relative()
             && e.kind() == io::ErrorKind::NotFound
@@ -164,26 +203,3 @@ fn read_dockerfile(path: &Path, context: &Path) -> Result<Source, Failure> {
 fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
-
-/// The ignore file of the Dockerfile, `NAME.dockerignore` beside it, else the context's own.
-pub(crate) fn ignore_file(context: &Path, dockerfile: Option<&Path>) -> Result<Option<String>, Failure> {
-    let beside = dockerfile.map(|path| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".dockerignore");
-        PathBuf::from(name)
-    });
-    for path in [beside, Some(context.join(".dockerignore"))]
-        .into_iter()
-        .flatten()
-    {
-        match fs::read(&path) {
-            Ok(bytes) => return Ok(Some(text_of(&bytes))),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => {
-                return Err(Failure::usage(format!("cannot read {}: {e}", path.display())));
-            }
-        }
-    }
-    Ok(None)
-}
-

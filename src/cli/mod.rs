@@ -13,6 +13,7 @@ mod classify;
 mod commands;
 mod diagnostics;
 mod environment;
+mod inputs;
 mod progress;
 mod refused;
 mod secret;
@@ -21,7 +22,7 @@ mod stdout;
 mod terminal;
 mod values;
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser as _;
 
@@ -47,7 +48,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let report = failure.render(&[], settings::colour(&env));
-            std::io::stderr().write_all(report.as_bytes()).ok();
+            diagnostics::warn(&report);
             ExitCode::from(failure.kind.exit_code())
         }
     }
@@ -69,6 +70,6 @@ fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
         .unwrap_or_default();
     let failure = Failure::new(Kind::Bug, format!("{message}{place}"));
     let report = failure.render(&[], terminal::Colour::Off);
-    std::io::stderr().write_all(report.as_bytes()).ok();
+    diagnostics::warn(&report);
     std::process::exit(i32::from(Kind::Bug.exit_code()));
 }

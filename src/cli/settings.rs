@@ -10,9 +10,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rbuild::registry::{
-    RegistriesConf, Settings as RegistrySettings, parse_docker_config, parse_registries_conf,
-    settings::{Proxies, Trust},
+use rbuild::{
+    oci::{Platform, PlatformError},
+    registry::{
+        RegistriesConf, Settings as RegistrySettings, parse_docker_config, parse_registries_conf,
+        settings::{Proxies, Trust},
+    },
 };
 
 use super::{
@@ -20,6 +23,7 @@ use super::{
     diagnostics::{Failure, Kind},
     environment::Environment,
     terminal::Colour,
+    values::Pair,
 };
 
 /// The store's directory.
@@ -96,6 +100,54 @@ pub(crate) fn proxy_build_args(env: &Environment) -> BTreeMap<String, String> {
         if let Some(value) = proxies[key].as_str().filter(|value| !value.is_empty()) {
             args.insert(variable.to_owned(), value.to_owned());
             args.insert(variable.to_lowercase(), value.to_owned());
+        }
+    }
+    args
+}
+
+/// `--platform`, or its variable, or this machine.
+pub(crate) fn platforms(given: &[String], env: &Environment) -> Result<Vec<Platform>, Failure> {
+    let variable: Vec<String> = env
+        .text("DOCKER_DEFAULT_PLATFORM")
+        .map(|text| text.split(',').map(ToOwned::to_owned).collect())
+        .unwrap_or_default();
+    let texts = if given.is_empty() { &variable } else { given };
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in texts
+        .iter()
+        .map(|text| text.trim())
+        .filter(|text| !text.is_empty())
+    {
+        let platform: Platform = text
+            .parse()
+            .map_err(|e: PlatformError| Failure::usage(e.to_string()))?;
+        let platform = platform.normalized();
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    if platforms.is_empty() {
+        platforms.push(Platform::host().normalized());
+    }
+    Ok(platforms)
+}
+
+/// `--build-arg`, with what the environment and the Docker configuration add.
+pub(crate) fn build_args(given: &[Pair], env: &Environment) -> BTreeMap<String, String> {
+    let mut args = proxy_build_args(env);
+    if let Some(epoch) = env.text("SOURCE_DATE_EPOCH") {
+        args.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.to_owned());
+    }
+    for Pair { key, value } in given {
+        match value {
+            Some(value) => {
+                args.insert(key.clone(), value.clone());
+            }
+            None => {
+                if let Some(value) = env.get_raw(key).and_then(|value| value.to_str()) {
+                    args.insert(key.clone(), value.to_owned());
+                }
+            }
         }
     }
     args
@@ -320,5 +372,33 @@ mod tests {
         let args = proxy_build_args(&Environment::of(&[("DOCKER_CONFIG", text)], 0));
         assert_eq!(args.len(), 2);
         assert_eq!(args["http_proxy"], "http://p:1");
+    }
+
+    #[test]
+    fn arguments_come_from_flags_before_the_environment() {
+        let env = Environment::of(&[("A", "env"), ("SOURCE_DATE_EPOCH", "7")], 0);
+        let pairs: Vec<Pair> = ["A", "B=1", "MISSING"]
+            .iter()
+            .map(|text| text.parse().expect("valid"))
+            .collect();
+        let args = build_args(&pairs, &env);
+        let got: Vec<(&str, &str)> = args.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(got, [("A", "env"), ("B", "1"), ("SOURCE_DATE_EPOCH", "7")]);
+    }
+
+    #[test]
+    fn platforms_are_normal_and_each_once() {
+        let env = Environment::of(&[("DOCKER_DEFAULT_PLATFORM", "linux/arm64/v8")], 0);
+        let names = |given: &[&str]| -> Vec<String> {
+            let given: Vec<String> = given.iter().map(|&text| text.to_owned()).collect();
+            platforms(&given, &env)
+                .expect("valid")
+                .iter()
+                .map(ToString::to_string)
+                .collect()
+        };
+        assert_eq!(names(&[]), ["linux/arm64"]);
+        assert_eq!(names(&["linux/amd64", "linux/x86_64"]), ["linux/amd64"]);
+        assert!(platforms(&["what/is/this/x".to_owned()], &env).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! The commands, one function each: typed arguments in, data on standard output.
 
 mod images;
+mod plan;
 
 use rbuild::store::Store;
 
@@ -24,13 +25,13 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<(), Failure> {
         Command::Tag(args) => images::tag(&open()?, &args),
         Command::Rmi(args) => images::remove(&open()?, &args),
         Command::Inspect(args) => images::inspect(&open()?, &args),
+        Command::Plan(args) => plan::run(&args, env),
         Command::Version(args) => version(&args),
         Command::Build(_)
         | Command::Push(_)
         | Command::Pull(_)
         | Command::Save(_)
         | Command::Load(_)
-        | Command::Plan(_)
         | Command::Login(_)
         | Command::Logout(_) => Err(Failure::usage("this version cannot do that yet")),
     }
