@@ -1,11 +1,15 @@
 //! `COPY` and `ADD`.
 
+use std::path::Path;
+
 use super::{
     Base, CopyOp, CopySource, CopyVerb, Op, Origin, StageId, lower::error, paths, planner::Planner,
     remote, state::Command,
 };
 use crate::{
-    dockerfile::{Add, Copy, Source, Transfer, Word, expand::Expander, quote::quoted},
+    dockerfile::{
+        Add, Copy, Source, Transfer, Word, expand::Expander, lint::Warning, quote::quoted,
+    },
     source::Diagnostic,
 };
 
@@ -117,6 +121,9 @@ impl Planner<'_> {
 
         let mut sources = Vec::with_capacity(written.len() + inline.len());
         for source in &written {
+            if flags.from.is_none() {
+                self.report_ignored(command, verb, source);
+            }
             let source = remote::classify(source).map_err(|message| error(command, message))?;
             check_remote(verb, &source, &mut flags).map_err(|message| error(command, message))?;
             sources.push(source);
@@ -177,6 +184,29 @@ impl Planner<'_> {
         };
         self.step(at, command, &text, created_by, Op::Copy(Box::new(op)));
         Ok(())
+    }
+
+    /// Reports a source that the ignore file takes out. With exceptions in that file it is hard to tell, so nothing is
+    /// reported then.
+    fn report_ignored(&mut self, command: &Command<'_>, verb: CopyVerb, source: &str) {
+        let ignore = &self.options.ignore;
+        if ignore.is_empty() || ignore.has_exceptions() {
+            return;
+        }
+        let path = paths::clean_relative(source);
+        let is_root = matches!(path.as_str(), "." | "/");
+        // Only a pattern for everything takes out the root, and that takes out a file of any name.
+        let judged = if is_root { "any name" } else { &path };
+        if ignore.judge_path(Path::new(judged)).is_match() {
+            let verb = match verb {
+                CopyVerb::Copy => "Copy",
+                CopyVerb::Add => "Add",
+            };
+            self.report(
+                command,
+                Warning::copy_ignored_file(verb, &path, command.span),
+            );
+        }
     }
 
     /// The value of a flag with its variables expanded; an empty one counts as none.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::oci::Platform;
+use crate::{context::Patterns, oci::Platform};
 
 /// What a plan depends on besides the Dockerfile.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub struct Options {
     /// The time of the source that `SOURCE_DATE_EPOCH` names, in seconds since 1970, once somebody asked it:
     /// `Some(None)` when it has none. Unused when the value is a number.
     pub epoch: Option<Option<i64>>,
+    /// What the ignore file takes out of the build context, for warnings about instructions that name it.
+    pub ignore: Patterns,
     /// Whether images without a known config count as images with an empty one, so that a plan can be had without
     /// asking a registry. Their environment then holds the default `PATH` alone, and `$PATH` expands to that.
     pub assume_bases: bool,
@@ -50,6 +52,7 @@ impl Default for Options {
             all_stages: false,
             hostname: None,
             epoch: None,
+            ignore: Patterns::default(),
             assume_bases: false,
         }
     }

@@ -51,6 +51,28 @@ pub(super) fn clean(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
+/// A path cleaned as text; a relative one stays relative.
+pub(super) fn clean_relative(path: &str) -> String {
+    if path.starts_with('/') {
+        return clean(path);
+    }
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match (part, parts.last()) {
+            ("" | ".", _) => {}
+            ("..", Some(last)) if *last != ".." => {
+                parts.pop();
+            }
+            (part, _) => parts.push(part),
+        }
+    }
+    if parts.is_empty() {
+        ".".to_owned()
+    } else {
+        parts.join("/")
+    }
+}
+
 /// The last component, as Go's `path.Base`: `.` of nothing, `/` of the root.
 pub(super) fn base_name(path: &str) -> &str {
     if path.is_empty() {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     dockerfile::{
         Dockerfile, Instruction, InstructionKind,
-        lint::{Linter, Warning},
+        lint::{self, Linter, Warning},
     },
     oci::ConfigFile,
     source::{Diagnostic, Severity, Span, suggest},
@@ -61,7 +61,9 @@ pub fn analyse(
             };
         }
     };
-    let mut planner = Planner::new(file, options, bases, Linter::new(checks));
+    let mut linter = Linter::new(checks);
+    lint::lint(file, &mut linter);
+    let mut planner = Planner::new(file, options, bases, linter);
     let outcome = if file.has_errors() {
         let errors = file.diagnostics.iter();
         Err(errors

@@ -200,7 +200,10 @@ impl Planner<'_> {
 
     fn cache(&self, mount: &mount::Mount, from: Option<Origin>) -> MountKind {
         let written = mount.target.as_deref().unwrap_or_default();
-        let id = mount.id.clone().unwrap_or_else(|| go_clean(written));
+        let id = mount
+            .id
+            .clone()
+            .unwrap_or_else(|| paths::clean_relative(written));
         let id = match self.build_args.get("BUILDKIT_CACHE_MOUNT_NS") {
             Some(namespace) => format!("{namespace}/{id}"),
             None => id,
@@ -295,27 +298,5 @@ impl Planner<'_> {
             gid: mount.gid.unwrap_or(0),
         };
         Ok((target, kind))
-    }
-}
-
-/// A path cleaned as text; a relative one stays relative.
-fn go_clean(path: &str) -> String {
-    if path.starts_with('/') {
-        return paths::clean(path);
-    }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match (part, parts.last()) {
-            ("" | ".", _) => {}
-            ("..", Some(last)) if *last != ".." => {
-                parts.pop();
-            }
-            (part, _) => parts.push(part),
-        }
-    }
-    if parts.is_empty() {
-        ".".to_owned()
-    } else {
-        parts.join("/")
     }
 }
