@@ -71,7 +71,8 @@ impl Packer {
                 let deflater = |level| {
                     CompressionLvl::new(level)
                         .map(Compressor::new)
-                        .map_err(|_| LayerError::Level {
+                        .ok()
+                        .ok_or(LayerError::Level {
                             level,
                             min: 0,
                             max: 12,

@@ -18,25 +18,25 @@
 //!
 //! Spec: image-spec v1.1, layer.md.
 
-//archive
-//blob
+pub mod archive;
+mod blob;
 mod change;
 mod compress;
-//decode
-//read
+mod decode;
+mod read;
 mod tar;
 mod toc;
-//tree
+mod tree;
 mod write;
 
 use std::{io, path::PathBuf};
 
-//pub use blob::{BlobSource, LayerBlob};
+pub use blob::{BlobSource, LayerBlob};
 pub use change::{Change, Content};
 pub use compress::Compression;
-//pub use read::ArchiveError;
-pub use toc::{Encoding, Extent, FileContent, Member, Toc, TocEntry, TocItem};
-//pub use tree::{LayerTree, StackError};
+pub use read::ArchiveError;
+pub use toc::{Encoding, Extent, FileContent, Member, Toc, TocEntry, TocFormError, TocItem};
+pub use tree::{Difference, Different, LayerTree, StackError};
 pub use write::{WriteOptions, Written, write_layer};
 
 /// A layer could not be written.

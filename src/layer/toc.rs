@@ -1,10 +1,21 @@
-//! Tables of contents: all that a layer's archive says, without its bytes.
+//! Tables of contents: all that a layer's archive says, without its bytes. `form.rs` has their bytes on disk.
 
-use std::path::PathBuf;
+mod form;
 
+use std::{
+    io::{self, Read},
+    path::PathBuf,
+};
+
+pub use form::TocFormError;
+
+use super::{
+    decode::Decoder,
+    read::{ArchiveError, RawEntry, RawItem, TarReader, Whiteouts},
+};
 use crate::{
-    oci::{DiffId, Digest},
-    tree::Metadata,
+    oci::{DiffId, Digest, Digester},
+    tree::{Kind, Metadata},
 };
 
 /// How a blob wraps its tar. Found by the first bytes, never by a name or media type.
@@ -96,4 +107,145 @@ pub struct Toc {
     pub members: Vec<Member>,
     /// What the archive says, in its order.
     pub entries: Vec<TocEntry>,
+}
+
+impl Toc {
+    /// Reads a layer's blob once, whatever wraps it, and notes all that it says. Digest and size of the blob are for the
+    /// caller's reader to check; [`Toc::diff_id`] and [`Toc::blob_size`] are what was read here.
+    pub fn read(blob: impl Read) -> Result<Self, ArchiveError> {
+        Self::read_as(
+            Decoder::new(blob).map_err(|source| ArchiveError::Read { source })?,
+            Whiteouts::Meant,
+        )
+    }
+
+    /// As [`Toc::read`], with the archive's bytes already being decompressed.
+    pub(super) fn read_as<R: Read>(
+        decoder: Decoder<R>,
+        whiteouts: Whiteouts,
+    ) -> Result<Self, ArchiveError> {
+        let encoding = decoder.encoding();
+        let hashed = Hashed {
+            inner: decoder,
+            digester: Digester::new(),
+            length: 0,
+        };
+        let mut reader = TarReader::new(hashed, whiteouts);
+        let mut entries = Vec::new();
+        let mut footprint = 0;
+        let mut buffer = vec![0; 64 << 10];
+        while let Some(entry) = reader.next()? {
+            footprint += size_of::<TocEntry>() + entry.footprint();
+            if footprint > MAX_FOOTPRINT {
+                return Err(ArchiveError::TooMany {
+                    entries: entries.len(),
+                    offset: reader.offset(),
+                });
+            }
+            entries.push(toc_entry(entry, &mut reader, &mut buffer)?);
+        }
+        // Padding after the end belongs to the tar's digest too.
+        let mut rest = reader.into_inner();
+        loop {
+            match rest.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(ArchiveError::Read { source }),
+            }
+        }
+        let (members, blob_size) = rest.inner.into_members();
+        Ok(Self {
+            diff_id: DiffId(rest.digester.finish()),
+            tar_size: rest.length,
+            blob_size,
+            encoding,
+            members,
+            entries,
+        })
+    }
+}
+
+/// As much memory as the names of an archive may take; the largest images have a hundredth of it.
+const MAX_FOOTPRINT: usize = 1 << 30;
+
+/// Reads an entry's content for its digest.
+fn toc_entry<R: Read>(
+    entry: RawEntry,
+    reader: &mut TarReader<R>,
+    buffer: &mut [u8],
+) -> Result<TocEntry, ArchiveError> {
+    let path = entry.path;
+    let item = match entry.item {
+        RawItem::Remove => TocItem::Remove,
+        RawItem::Opaque => TocItem::Opaque,
+        RawItem::Link(target) => TocItem::Link { target },
+        RawItem::Node(metadata) => {
+            let content = if let Kind::File { size } = metadata.kind {
+                let mut digester = Digester::new();
+                let mut position = 0;
+                for run in entry.sparse.iter().flatten() {
+                    zeros(&mut digester, run.offset - position);
+                    take(reader, buffer, &mut digester, run.length)?;
+                    position = run.offset + run.length;
+                }
+                if entry.sparse.is_some() {
+                    zeros(&mut digester, size - position);
+                } else {
+                    take(reader, buffer, &mut digester, size)?;
+                }
+                Some(FileContent {
+                    digest: digester.finish(),
+                    offset: entry.offset,
+                    sparse: entry.sparse,
+                })
+            } else {
+                None
+            };
+            TocItem::Node { metadata, content }
+        }
+    };
+    Ok(TocEntry { path, item })
+}
+
+/// Hashes the next `length` bytes of content.
+fn take<R: Read>(
+    reader: &mut TarReader<R>,
+    buffer: &mut [u8],
+    digester: &mut Digester,
+    mut length: u64,
+) -> Result<(), ArchiveError> {
+    while length > 0 {
+        let wanted = usize::try_from(length).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let found = reader.read_content(&mut buffer[..wanted])?;
+        digester.update(&buffer[..found]);
+        length -= found as u64;
+    }
+    Ok(())
+}
+
+/// Hashes a hole.
+fn zeros(digester: &mut Digester, mut length: u64) {
+    static ZEROS: [u8; 32 << 10] = [0; 32 << 10];
+    while length > 0 {
+        let part = usize::try_from(length).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+        digester.update(&ZEROS[..part]);
+        length -= part as u64;
+    }
+}
+
+/// Hashes and counts what passes.
+struct Hashed<R> {
+    inner: R,
+    digester: Digester,
+    length: u64,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.inner.read(out)?;
+        self.digester.update(&out[..length]);
+        self.length += length as u64;
+        Ok(length)
+    }
 }

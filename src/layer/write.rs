@@ -23,6 +23,7 @@ use super::{
     Change, Content, LayerError,
     change::{OPAQUE_NAME, WHITEOUT_PREFIX, canonical},
     compress::{Compression, Packer},
+    decode::record,
     tar::{self, Header},
     toc::{FileContent, Member, Toc, TocEntry, TocItem},
 };
@@ -147,6 +148,10 @@ struct Blob {
 }
 
 /// Takes members in order, hashes both sides, writes the blob.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the packers stop when the receivers are dropped"
+)]
 fn collect(packed: Vec<Receiver<Packed>>, sink: &mut impl Write) -> Result<Blob, LayerError> {
     let mut blob = Blob {
         tar: Digester::new(),
@@ -158,10 +163,14 @@ fn collect(packed: Vec<Receiver<Packed>>, sink: &mut impl Write) -> Result<Blob,
     for queue in packed.iter().cycle() {
         let Ok(member) = queue.recv() else { break };
         let (raw, packed) = member.map_err(|source| LayerError::Sink { source })?;
-        blob.members.push(Member {
-            tar_offset,
-            blob_offset: blob.size,
-        });
+        // Bytes that stand for themselves can be read from anywhere.
+        if packed.is_some() || blob.members.is_empty() {
+            let member = Member {
+                tar_offset,
+                blob_offset: blob.size,
+            };
+            record(&mut blob.members, member);
+        }
         tar_offset += raw.len() as u64;
         blob.tar.update(&raw);
         let bytes = packed.as_deref().unwrap_or(&raw);

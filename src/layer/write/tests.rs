@@ -288,6 +288,11 @@ fn levels_are_checked() {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "a test that does not run says why")]
+fn skipped(reason: &str) {
+    eprintln!("skipped: {reason}");
+}
+
 /// Runs a program on bytes; `None`, with the reason printed, where it is missing.
 fn filter(program: &str, args: &[&str], input: &[u8]) -> Option<Vec<u8>> {
     let child = Command::new(program)
@@ -300,7 +305,7 @@ fn filter(program: &str, args: &[&str], input: &[u8]) -> Option<Vec<u8>> {
     let mut child = match child {
         Ok(child) => child,
         Err(error) => {
-            eprintln!("skipped: cannot run {program}: {error}");
+            skipped(&format!("cannot run {program}: {error}"));
             return None;
         }
     };

@@ -1,0 +1,67 @@
+//! Archives that are no layers: what `ADD` unpacks.
+//!
+//! Whether a file is an archive is decided by its content, never by its name: after decompression (gzip, bzip2, xz, zstd or none) it has to
+//! begin with a tar entry. A compressed file that holds no tar is just a file. Names beginning with `.wh.` mean nothing here.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use super::{
+    blob::{BlobSource, LayerBlob},
+    decode::Decoder,
+    read::{ArchiveError, TarReader, Whiteouts},
+    toc::Toc,
+    tree::{LayerTree, StackError},
+};
+
+/// An archive could not be opened as a tree.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It begins like an archive and then is none.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// Its entries cannot lie in one tree.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+}
+
+/// Whether these bytes are an archive that `ADD` unpacks. Reads no more than the first header needs. What is damaged before
+/// that is no archive; what has an impossible first entry is one, and [`open`] says why it cannot be unpacked.
+pub fn is_archive(bytes: impl Read) -> bool {
+    let Ok(decoder) = Decoder::new(bytes) else {
+        return false;
+    };
+    !matches!(
+        TarReader::new(decoder, Whiteouts::Names).next(),
+        Ok(None)
+            | Err(ArchiveError::Read { .. }
+                | ArchiveError::Header { .. }
+                | ArchiveError::Truncated { .. })
+    )
+}
+
+/// Bytes of a compressed file, whatever compressed it; those of any other file as they are.
+pub fn decompress(bytes: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+    Ok(Box::new(Decoder::new(bytes)?))
+}
+
+/// The archive in a file as a tree: all metadata and digests are read now, bytes when asked for. `scratch` is a
+/// directory for a decompressed copy. `None` when the file is no archive.
+pub fn open(
+    file: impl BlobSource + 'static,
+    scratch: Option<PathBuf>,
+) -> Result<Option<LayerTree>, OpenError> {
+    let read = |source| ArchiveError::Read { source };
+    if !is_archive(file.open().map_err(read)?) {
+        return Ok(None);
+    }
+    let blob: File = file.open().map_err(read)?;
+    let decoder = Decoder::new(blob).map_err(read)?;
+    let toc = Toc::read_as(decoder, Whiteouts::Names)?;
+    let blob = LayerBlob::new(Arc::new(toc), file, scratch);
+    Ok(Some(LayerTree::empty().push(blob)?))
+}

@@ -1,0 +1,333 @@
+//! Random access to the bytes of a layer's tar.
+//!
+//! Three ways, by what the blob is: a plain tar is read in place; a blob of small members (all that this program writes) is
+//! decompressed from the member that has the byte, the last few members kept; any other is decompressed once, to an unnamed file
+//! in a scratch directory, when something is first read from it. Without a scratch directory it is decompressed for each read.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{
+    decode::Decoder,
+    toc::{Encoding, Extent, FileContent, Toc},
+};
+
+/// Gives the file that holds a blob, fetching it first where it is still elsewhere.
+pub trait BlobSource: Send + Sync {
+    /// The file, opened for reading at its start.
+    fn open(&self) -> io::Result<File>;
+}
+
+impl BlobSource for PathBuf {
+    fn open(&self) -> io::Result<File> {
+        File::open(self)
+    }
+}
+
+/// A layer: what is in it, and how to come by its bytes.
+pub struct LayerBlob {
+    toc: Arc<Toc>,
+    source: Box<dyn BlobSource>,
+    scratch: Option<PathBuf>,
+    file: OnceLock<File>,
+    /// The tar, once it had to be decompressed as a whole.
+    spool: OnceLock<File>,
+    /// Held while `file` or `spool` is being made.
+    making: Mutex<()>,
+    recent: Mutex<VecDeque<(usize, Arc<[u8]>)>>,
+}
+
+/// Members that yield more than this are not kept in memory.
+const MAX_KEPT: u64 = 8 << 20;
+/// How many members are kept for each layer.
+const KEPT: usize = 4;
+
+impl LayerBlob {
+    /// A layer whose blob comes from `source`. `scratch` is a directory for a decompressed copy, should one be needed.
+    pub fn new(
+        toc: Arc<Toc>,
+        source: impl BlobSource + 'static,
+        scratch: Option<PathBuf>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            toc,
+            source: Box::new(source),
+            scratch,
+            file: OnceLock::new(),
+            spool: OnceLock::new(),
+            making: Mutex::new(()),
+            recent: Mutex::new(VecDeque::new()),
+        })
+    }
+
+    /// What is in the layer.
+    pub fn toc(&self) -> &Arc<Toc> {
+        &self.toc
+    }
+
+    /// The whole tar, front to back.
+    pub fn tar(&self) -> io::Result<Box<dyn Read + Send>> {
+        if let Some(spool) = self.spool.get() {
+            return Ok(Box::new(at(spool, 0)?));
+        }
+        Ok(Box::new(Decoder::new(at(self.file()?, 0)?)?))
+    }
+
+    /// The bytes of one of the layer's files.
+    pub(super) fn file_content(
+        self: &Arc<Self>,
+        content: &FileContent,
+        size: u64,
+    ) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match &content.sparse {
+            None => self.range(content.offset, size)?,
+            Some(map) => Box::new(SparseReader {
+                blob: Arc::clone(self),
+                runs: map.clone().into_iter(),
+                stored: content.offset,
+                position: 0,
+                size,
+                hole: 0,
+                run: None,
+            }),
+        })
+    }
+
+    /// `length` bytes of the tar from `offset`.
+    fn range(self: &Arc<Self>, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>> {
+        let end = offset
+            .checked_add(length)
+            .filter(|&end| end <= self.toc.tar_size);
+        let end = end.ok_or_else(|| damaged("a file lies beyond its end"))?;
+        if self.toc.encoding == Encoding::Plain {
+            return Ok(Box::new(at(self.file()?, offset)?.take(length)));
+        }
+        if self.has_small_members() {
+            return Ok(Box::new(MemberReader {
+                blob: Arc::clone(self),
+                position: offset,
+                end,
+                member: None,
+            }));
+        }
+        if let Some(spool) = self.spooled()? {
+            return Ok(Box::new(at(spool, offset)?.take(length)));
+        }
+        let mut tar = self.tar()?;
+        let skipped = io::copy(&mut (&mut tar).take(offset), &mut io::sink())?;
+        if skipped < offset {
+            return Err(damaged("it is shorter than its table of contents says"));
+        }
+        Ok(Box::new(tar.take(length)))
+    }
+
+    fn has_small_members(&self) -> bool {
+        (0..self.toc.members.len()).all(|index| self.tar_span(index) <= MAX_KEPT)
+    }
+
+    /// How many bytes a member yields.
+    fn tar_span(&self, index: usize) -> u64 {
+        let members = &self.toc.members;
+        let end = members
+            .get(index + 1)
+            .map_or(self.toc.tar_size, |next| next.tar_offset);
+        end.saturating_sub(members[index].tar_offset)
+    }
+
+    fn file(&self) -> io::Result<&File> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let file = self.source.open()?;
+        Ok(self.file.get_or_init(|| file))
+    }
+
+    /// The decompressed copy; `None` when there is no place for one.
+    fn spooled(&self) -> io::Result<Option<&File>> {
+        let Some(scratch) = &self.scratch else {
+            return Ok(None);
+        };
+        let file = self.file()?;
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(spool) = self.spool.get() {
+            return Ok(Some(spool));
+        }
+        std::fs::create_dir_all(scratch)?;
+        let mut spool = unnamed(scratch)?;
+        let length = io::copy(&mut Decoder::new(at(file, 0)?)?, &mut spool)?;
+        if length != self.toc.tar_size {
+            return Err(damaged("it is not as long as its table of contents says"));
+        }
+        Ok(Some(self.spool.get_or_init(|| spool)))
+    }
+
+    /// All bytes that a member yields.
+    fn member(&self, index: usize) -> io::Result<Arc<[u8]>> {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bytes)) = recent().iter().find(|(kept, _)| *kept == index) {
+            return Ok(Arc::clone(bytes));
+        }
+        let span = usize::try_from(self.tar_span(index)).map_err(io::Error::other)?;
+        let blob = at(self.file()?, self.toc.members[index].blob_offset)?;
+        let mut bytes = vec![0; span];
+        Decoder::new(blob)?.read_exact(&mut bytes)?;
+        let bytes: Arc<[u8]> = bytes.into();
+        let mut recent = recent();
+        if recent.len() >= KEPT {
+            recent.pop_front();
+        }
+        recent.push_back((index, Arc::clone(&bytes)));
+        Ok(bytes)
+    }
+}
+
+impl fmt::Debug for LayerBlob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LayerBlob({})", self.toc.diff_id)
+    }
+}
+
+fn damaged(problem: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("the layer is damaged: {problem}"),
+    )
+}
+
+/// A reader with a position of its own.
+fn at(file: &File, position: u64) -> io::Result<At> {
+    let file = file.try_clone()?;
+    Ok(At { file, position })
+}
+
+struct At {
+    file: File,
+    position: u64,
+}
+
+impl Read for At {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(out, self.position)?;
+        self.position += length as u64;
+        Ok(length)
+    }
+}
+
+/// A file without a name, gone when it is closed.
+fn unnamed(dir: &PathBuf) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file.into()),
+        // Not every file system has O_TMPFILE; overlayfs learned it in Linux 6.1.
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR) => {
+            let path = dir.join(format!("spool-{}-{:p}", std::process::id(), dir));
+            let mut file = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&path)?;
+            std::fs::remove_file(&path)?;
+            file.seek(SeekFrom::Start(0))?;
+            Ok(file)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads across members.
+struct MemberReader {
+    blob: Arc<LayerBlob>,
+    position: u64,
+    end: u64,
+    member: Option<(u64, Arc<[u8]>)>,
+}
+
+impl Read for MemberReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.position >= self.end || out.is_empty() {
+            return Ok(0);
+        }
+        let (start, bytes) = match &self.member {
+            Some((start, bytes)) if self.position < start + bytes.len() as u64 => (*start, bytes),
+            _ => {
+                let members = &self.blob.toc.members;
+                let after = members.partition_point(|member| member.tar_offset <= self.position);
+                let index = after
+                    .checked_sub(1)
+                    .ok_or_else(|| damaged("it has no first member"))?;
+                let start = members[index].tar_offset;
+                let bytes = self.blob.member(index)?;
+                let (start, bytes) = self.member.insert((start, bytes));
+                (*start, &*bytes)
+            }
+        };
+        let skip = usize::try_from(self.position - start).map_err(io::Error::other)?;
+        let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
+        let available = bytes.get(skip..).unwrap_or_default();
+        let length = available.len().min(out.len()).min(left);
+        if length == 0 {
+            return Err(damaged("a member is shorter than the table says"));
+        }
+        out[..length].copy_from_slice(&available[..length]);
+        self.position += length as u64;
+        Ok(length)
+    }
+}
+
+/// Reads a sparse file: holes as zeros.
+struct SparseReader {
+    blob: Arc<LayerBlob>,
+    runs: std::vec::IntoIter<Extent>,
+    /// Where in the tar the next run is stored.
+    stored: u64,
+    /// Where in the file the part after the present hole and run begins.
+    position: u64,
+    size: u64,
+    hole: u64,
+    run: Option<Box<dyn Read + Send>>,
+}
+
+impl Read for SparseReader {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            if self.hole > 0 {
+                let length =
+                    usize::try_from(self.hole).map_or(out.len(), |left| left.min(out.len()));
+                out[..length].fill(0);
+                self.hole -= length as u64;
+                return Ok(length);
+            }
+            if let Some(run) = &mut self.run {
+                let length = run.read(out)?;
+                if length > 0 {
+                    return Ok(length);
+                }
+                self.run = None;
+            }
+            if let Some(run) = self.runs.next() {
+                self.hole = run.offset.saturating_sub(self.position);
+                self.position = run.offset + run.length;
+                self.run = Some(self.blob.range(self.stored, run.length)?);
+                self.stored += run.length;
+            } else if self.position < self.size {
+                self.hole = self.size - self.position;
+                self.position = self.size;
+            } else {
+                return Ok(0);
+            }
+        }
+    }
+}
