@@ -13,7 +13,7 @@
 //! last process of the mount namespace go the mounts.
 
 use std::{
-    ffi::OsStr,
+    ffi::OsString,
     io::{Read, Write as _},
     os::{
         fd::{AsFd as _, BorrowedFd},
@@ -44,6 +44,7 @@ use super::{
     spec::{Exit, Network, ProcessSpec, Rootfs},
     stubs::Stubs,
     sys::{self, Fork},
+    userns::{Entry, Program, enter_user_namespace},
 };
 
 /// The name (`argv[0]`) that makes this program a helper.
@@ -58,14 +59,38 @@ pub(super) enum Report {
     Failed(Failure),
 }
 
-/// Does the helper's work when this process was started as one, which its name tells; gives its exit status.
+/// The name that makes this program run another one, its first argument, in a user namespace.
+const UNSHARE: &str = "rbuild-unshare";
+
+/// Does the helper's work when this process was started as one, which its name (the first of `args`) tells; gives its
+/// exit status. `env` is the environment of the process.
 ///
 /// To be called first in `main`, before there is a second thread.
-pub fn maybe_helper(argv0: Option<&OsStr>) -> Option<ExitCode> {
-    (argv0? == ROLE).then(|| match serve() {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever started us is gone or speaks another language.
-        Err(_) => ExitCode::FAILURE,
+pub fn maybe_helper(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Option<ExitCode> {
+    let mut args = args.into_iter();
+    let name = args.next()?;
+    if name == ROLE {
+        return Some(match serve() {
+            Ok(()) => ExitCode::SUCCESS,
+            // Whoever started us is gone or speaks another language.
+            Err(_) => ExitCode::FAILURE,
+        });
+    }
+    (name == UNSHARE).then(|| {
+        let argv: Vec<_> = args.collect();
+        let program = Program {
+            file: argv.first().map(Into::into).unwrap_or_default(),
+            argv,
+            env: env.into_iter().collect(),
+        };
+        match enter_user_namespace(&program) {
+            Ok(Entry::Finished(code)) => code.into(),
+            // Privileged already, which nobody asks of this role, or impossible.
+            Ok(Entry::Inside(_)) | Err(_) => ExitCode::FAILURE,
+        }
     })
 }
 

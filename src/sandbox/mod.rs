@@ -18,23 +18,29 @@ mod child;
 mod error;
 mod helper;
 mod hosts;
+mod idmap;
 mod kernelfs;
 mod mount;
 mod mounts;
+mod obstacle;
 mod overlay;
 mod run;
 mod seccomp;
 mod spec;
 mod stubs;
 mod sys;
+mod userns;
 mod users;
 mod wire;
 
 pub use error::{Failure, SandboxError};
 pub use helper::maybe_helper;
 pub use hosts::{RESOLVED_CONF, etc_hosts, is_stub, resolv_conf};
+pub use idmap::{IdMap, IdRange, subordinate_ids};
+pub use obstacle::Obstacle;
 pub use run::{Cancel, Sandbox};
 pub use spec::{
     Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, SHM_SIZE, Ulimit,
 };
+pub use userns::{Entry, NamespaceError, Program, enter_user_namespace, is_privileged};
 pub use users::{User, UserError, find_group, find_user};

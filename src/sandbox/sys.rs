@@ -161,6 +161,14 @@ pub(super) fn reset_signals() {
         for signal in 1..=64 {
             libc::signal(signal, libc::SIG_DFL);
         }
+    }
+    unblock_signals();
+}
+
+/// Unblocks all signals of the calling thread.
+pub(super) fn unblock_signals() {
+    // SAFETY: the set is initialised before it is used.
+    unsafe {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, set.as_ptr(), ptr::null_mut());
