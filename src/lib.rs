@@ -6,6 +6,7 @@ pub mod copy;
 pub mod dockerfile;
 pub mod layer;
 pub mod oci;
+pub mod output;
 pub mod plan;
 pub mod progress;
 pub mod reference;

@@ -72,13 +72,11 @@ impl KeyBuilder {
     /// A text that may be missing, which differs from an empty one.
     #[must_use]
     pub fn optional(mut self, name: &str, value: Option<&str>) -> Self {
-        match value {
-            Some(value) => self.text(name, value),
-            None => {
-                self.tag(name, b'0');
-                self
-            }
+        if let Some(value) = value {
+            return self.text(name, value);
         }
+        self.tag(name, b'0');
+        self
     }
 
     /// A number.

@@ -144,11 +144,7 @@ impl Store {
 
     /// Stores what a reader gives, which must have the digest and size of `descriptor`. No more than that many
     /// bytes are read. A blob that is there already is not read again.
-    pub fn put_blob(
-        &self,
-        descriptor: &Descriptor,
-        reader: &mut dyn Read,
-    ) -> Result<(), StoreError> {
+    pub fn put_blob(&self, descriptor: &Descriptor, reader: impl Read) -> Result<(), StoreError> {
         if self.has(descriptor)? {
             return Ok(());
         }

@@ -1,0 +1,260 @@
+//! Image layouts as archives and directories, with Docker's `manifest.json` where wanted.
+//!
+//! ```text
+//! blobs/sha256/HEX   sorted
+//! index.json         an entry for each name, or one without
+//! manifest.json      type=docker: what `docker load` reads
+//! oci-layout
+//! ```
+//! Archives are canonical: entries in this order, root's, times 0. A file appears under its name when it is complete.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use serde::Serialize;
+use tar_core::{EntryType, builder::EntryBuilder};
+
+use super::{ArchiveFormat, OutputError, error::At as _};
+use crate::{
+    oci::{ANNOTATION_CREATED, ANNOTATION_REF_NAME, Descriptor, Index, Manifest, to_json},
+    reference::Reference,
+    store::{ANNOTATION_IMAGE_NAME, Store},
+};
+
+/// An image for an archive.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    /// Its manifest or index, in the store.
+    pub(super) root: Descriptor,
+    /// Its names, which may be none.
+    pub(super) names: Vec<Reference>,
+}
+
+/// What goes into an archive beside blobs.
+#[derive(Debug)]
+pub(super) struct Contents {
+    blobs: Vec<Descriptor>,
+    files: Vec<(&'static str, Vec<u8>)>,
+}
+
+/// One image of `manifest.json`.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    repo_tags: Vec<String>,
+    layers: Vec<String>,
+}
+
+impl Contents {
+    /// The layout that holds these images. `created` is for entries that have no time yet.
+    pub(super) fn new(
+        store: &Store,
+        images: &[Named],
+        format: ArchiveFormat,
+        created: &str,
+    ) -> Result<Self, OutputError> {
+        let mut blobs = BTreeMap::new();
+        let mut entries = Vec::new();
+        let mut docker = Vec::new();
+        for image in images {
+            for blob in store.reachable(&image.root)? {
+                blobs.insert(blob.digest, blob);
+            }
+            let mut entry = image.root.clone();
+            entry
+                .annotations
+                .entry(ANNOTATION_CREATED.to_owned())
+                .or_insert_with(|| created.to_owned());
+            if image.names.is_empty() {
+                entries.push(entry.clone());
+            }
+            for name in &image.names {
+                let mut entry = entry.clone();
+                let tag = name
+                    .tag_or_default()
+                    .map_or_else(|| name.selector(), ToOwned::to_owned);
+                entry
+                    .annotations
+                    .insert(ANNOTATION_IMAGE_NAME.to_owned(), name.to_string());
+                entry
+                    .annotations
+                    .insert(ANNOTATION_REF_NAME.to_owned(), tag);
+                entries.push(entry);
+            }
+            if format == ArchiveFormat::Docker {
+                docker.push(docker_image(store, image)?);
+            }
+        }
+        let mut files = vec![("index.json", to_json(&Index::new(entries)))];
+        if format == ArchiveFormat::Docker {
+            files.push(("manifest.json", to_json(&docker)));
+        }
+        files.push(("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()));
+        Ok(Self {
+            blobs: blobs.into_values().collect(),
+            files,
+        })
+    }
+
+    /// Writes an archive.
+    pub(super) fn write_tar(
+        &self,
+        store: &Store,
+        sink: &mut dyn Write,
+    ) -> Result<(), ArchiveError> {
+        for dir in ["blobs/", "blobs/sha256/"] {
+            sink.write_all(&header(dir, EntryType::Directory, 0o755, 0))?;
+        }
+        for blob in &self.blobs {
+            let mut file = store.open_blob(&blob.digest)?;
+            let name = format!("blobs/sha256/{}", blob.digest.hex());
+            sink.write_all(&header(&name, EntryType::Regular, 0o644, blob.size))?;
+            copy_exactly(&mut file, sink, blob)?;
+            sink.write_all(padding(blob.size))?;
+        }
+        for (name, bytes) in &self.files {
+            let size = bytes.len() as u64;
+            sink.write_all(&header(name, EntryType::Regular, 0o644, size))?;
+            sink.write_all(bytes)?;
+            sink.write_all(padding(size))?;
+        }
+        sink.write_all(&[0; 1024])?;
+        sink.flush()?;
+        Ok(())
+    }
+
+    /// Writes a directory, which may be there: blobs are added, the documents beside them replaced.
+    pub(super) fn write_dir(&self, store: &Store, dir: &Path) -> Result<(), OutputError> {
+        let blobs = dir.join("blobs/sha256");
+        fs::create_dir_all(&blobs).at("create", &blobs)?;
+        for blob in &self.blobs {
+            let path = blobs.join(blob.digest.hex());
+            if fs::metadata(&path).is_ok_and(|found| found.len() == blob.size) {
+                continue;
+            }
+            let mut source = store.open_blob(&blob.digest)?;
+            replace(&path, |file| copy_exactly(&mut source, file, blob))?;
+        }
+        // The index comes last but for the mark, so that what it names is there.
+        for (name, bytes) in &self.files {
+            replace(&dir.join(name), |file| Ok(file.write_all(bytes)?))?;
+        }
+        Ok(())
+    }
+}
+
+/// Why an archive could not be written: its reader or the store.
+#[derive(Debug)]
+pub(super) enum ArchiveError {
+    /// The archive could not be written to.
+    Sink(io::Error),
+    /// A blob could not be read.
+    Store(crate::store::StoreError),
+}
+
+impl From<io::Error> for ArchiveError {
+    fn from(error: io::Error) -> Self {
+        Self::Sink(error)
+    }
+}
+
+impl From<crate::store::StoreError> for ArchiveError {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Writes a file beside `path`, then gives it its name. Nothing remains after an error.
+pub(super) fn replace(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<(), ArchiveError>,
+) -> Result<(), OutputError> {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temp = path.with_file_name(name);
+    let mut file = File::create(&temp).at("create", path)?;
+    let written = match write(&mut file) {
+        Ok(()) => fs::rename(&temp, path).at("write", path),
+        Err(ArchiveError::Sink(source)) => Err(source).at("write", path),
+        Err(ArchiveError::Store(error)) => Err(error.into()),
+    };
+    if written.is_err() {
+        fs::remove_file(&temp).ok();
+    }
+    written
+}
+
+fn docker_image(store: &Store, image: &Named) -> Result<DockerImage, OutputError> {
+    if image.root.media_type.is_index() {
+        return Err(OutputError::DockerIndex);
+    }
+    let manifest: Manifest = store.read_json(&image.root)?;
+    let path = |blob: &Descriptor| format!("blobs/sha256/{}", blob.digest.hex());
+    Ok(DockerImage {
+        config: path(&manifest.config),
+        repo_tags: image
+            .names
+            .iter()
+            .filter(|name| name.tag().is_some())
+            .map(|name| name.clone().without_digest().familiar())
+            .collect(),
+        layers: manifest.layers.iter().map(path).collect(),
+    })
+}
+
+/// Copies a blob, which must be as long as its descriptor says: an archive's header has promised it.
+fn copy_exactly(
+    source: &mut File,
+    sink: &mut dyn Write,
+    blob: &Descriptor,
+) -> Result<(), ArchiveError> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut left = blob.size;
+    while left > 0 {
+        let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let n =
+            source
+                .read(&mut buffer[..most])
+                .map_err(|source| crate::store::StoreError::Io {
+                    action: "read",
+                    path: Path::new("blobs/sha256").join(blob.digest.hex()),
+                    source,
+                })?;
+        if n == 0 {
+            return Err(crate::store::StoreError::Size {
+                digest: blob.digest,
+                expected: blob.size,
+                actual: blob.size - left,
+            }
+            .into());
+        }
+        sink.write_all(&buffer[..n])?;
+        left -= n as u64;
+    }
+    Ok(())
+}
+
+fn header(name: &str, kind: EntryType, mode: u32, size: u64) -> Vec<u8> {
+    const FITS: &str = "the names are short and GNU headers hold any size";
+    let mut builder = EntryBuilder::new_gnu();
+    builder.path(name).entry_type(kind);
+    builder.mode(mode).expect(FITS);
+    builder.uid(0).expect(FITS);
+    builder.gid(0).expect(FITS);
+    builder.size(size).expect(FITS);
+    builder.mtime(0).expect(FITS);
+    builder.finish_bytes()
+}
+
+/// What fills the last block of an entry.
+fn padding(size: u64) -> &'static [u8] {
+    const ZEROS: [u8; 512] = [0; 512];
+    let used = usize::try_from(size % 512).unwrap_or(0);
+    &ZEROS[..(512 - used) % 512]
+}

@@ -1,0 +1,143 @@
+//! What can go wrong with an output.
+
+use std::{error::Error, io, path::PathBuf};
+
+use crate::{
+    layer::LayerError,
+    oci::{DiffId, Digest, Platform},
+    reference::Reference,
+    store::StoreError,
+};
+
+/// An error of whoever provides layers or talks to the registry.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Why an output could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutputError {
+    /// The local store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file or directory of the output could not be made.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried: `create`, `write`, `remove`, `list`.
+        action: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Standard output could not be written to.
+    #[error("cannot write to standard output")]
+    Stdout {
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A layer's bytes cannot be had.
+    #[error("cannot get layer {digest}")]
+    Fetch {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// A layer cannot be read, or written in another form.
+    #[error("cannot convert layer {digest}")]
+    Convert {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: LayerError,
+    },
+    /// A layer cannot be read as a file system.
+    #[error("cannot read layer {digest}")]
+    Layer {
+        /// The blob.
+        digest: Digest,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// A layer does not have the content that its image's config says.
+    #[error("layer {digest} has diffID {actual}, the image says {expected}")]
+    DiffId {
+        /// The blob.
+        digest: Digest,
+        /// What the config says.
+        expected: DiffId,
+        /// What the blob has.
+        actual: DiffId,
+    },
+    /// The files of an image cannot be read.
+    #[error("cannot read the files of the image")]
+    Tree {
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// `type=docker` with several platforms.
+    #[error("docker exporter does not currently support exporting manifest lists")]
+    DockerIndex,
+    /// A push without a name.
+    #[error("a name is needed to push; give one with `-t` or `name=`")]
+    NoName,
+    /// A push of names without a registry to talk to.
+    #[error("there is no registry client to push {reference} with")]
+    NoPusher {
+        /// What should be pushed.
+        reference: Reference,
+    },
+    /// The registry did not take something.
+    #[error("cannot push {what} to {reference}")]
+    Push {
+        /// What: layers, manifest.
+        what: &'static str,
+        /// Where to.
+        reference: Reference,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// An annotation is for an index, and there is none.
+    #[error("annotation `{key}` is for an index; an image for a single platform has none")]
+    NoIndex {
+        /// The annotation.
+        key: String,
+    },
+    /// An annotation is for a platform that is not built.
+    #[error("annotation `{key}` is for {platform}, which is not built")]
+    NoPlatform {
+        /// The annotation.
+        key: String,
+        /// The platform.
+        platform: Platform,
+    },
+    /// Docker's documents have no annotations.
+    #[error("annotation `{key}` needs OCI media types; leave out `oci-mediatypes=false`")]
+    NoAnnotations {
+        /// The annotation.
+        key: String,
+    },
+}
+
+/// Says what was tried on which path when a file operation fails.
+pub(super) trait At<T> {
+    /// Turns the error into [`OutputError::Io`].
+    fn at(self, action: &'static str, path: &std::path::Path) -> Result<T, OutputError>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, action: &'static str, path: &std::path::Path) -> Result<T, OutputError> {
+        self.map_err(|source| OutputError::Io {
+            action,
+            path: path.to_owned(),
+            source: source.into(),
+        })
+    }
+}

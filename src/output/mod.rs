@@ -1,0 +1,312 @@
+//! Outputs: what becomes of an image when the build is done. Given an image, this only moves and wraps it.
+//!
+//! ```text
+//! type=image      documents and names in the local store         type=registry   a repository
+//! type=oci        an image layout, as an archive or a directory   type=docker     the same for `docker load`
+//! type=tar        the files, as an archive                        type=local      the files, in a directory
+//! type=cacheonly  nothing
+//! ```
+//! [`OutputSpec::parse`] reads what the user wrote, [`export`] does it. Each output has its own documents: options such as
+//! `compression` and annotations change digests, so one build can have several.
+//!
+//! Files and directories are made beside their place and renamed; what fails leaves nothing half-written, except
+//! `type=local`, which adds file by file to a directory that may have content, and what goes to standard output.
+//!
+//! Spec: image-spec v1.1; the archive of `type=docker` is the one that containerd and Docker 25 write.
+
+mod archive;
+mod documents;
+mod error;
+mod push;
+mod rootfs;
+mod spec;
+
+use std::io::Write;
+
+use crate::{
+    oci::{ConfigFile, Descriptor, DiffId, Digest},
+    progress::{Event, Reporter, Vertex},
+    reference::Reference,
+    store::Store,
+    tree::Tree,
+};
+
+pub use error::{BoxError, OutputError};
+pub use push::{Destination, Pusher};
+pub use spec::{
+    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, ImageOptions, ImageSpec,
+    LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecError, SpecProblem, TarSpec,
+};
+
+use archive::{ArchiveError, Contents, Named};
+use documents::Documents;
+
+/// The image of one platform, as a build made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its config document, with its platform; its diffIDs are those of `layers`.
+    pub config: ConfigFile,
+    /// Its layers, base first.
+    pub layers: Vec<ImageLayer>,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageLayer {
+    /// The digest of its uncompressed tar.
+    pub diff_id: DiffId,
+    /// Its blob, which may be in the store or elsewhere, see [`Layers::ensure`].
+    pub descriptor: Descriptor,
+    /// Who made it.
+    pub origin: LayerOrigin,
+}
+
+/// Who made a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerOrigin {
+    /// It belongs to a base image, which stays as it is unless `force-compression` says otherwise.
+    Base,
+    /// A step of this build.
+    Built,
+}
+
+/// What a build has to export.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The images, one for each platform, in the order they were asked for; never empty.
+    pub images: &'a [Image],
+    /// Whether the result is an index even for one platform.
+    pub multi_platform: bool,
+    /// The names of `-t`, which have precedence over those of an output.
+    pub names: &'a [Reference],
+    /// `--annotation`.
+    pub annotations: &'a [Annotation],
+    /// `SOURCE_DATE_EPOCH`, seconds since 1970.
+    pub epoch: Option<i64>,
+    /// The present time, seconds since 1970.
+    pub now: i64,
+}
+
+impl Request<'_> {
+    fn is_index(&self) -> bool {
+        self.multi_platform || self.images.len() > 1
+    }
+
+    /// The names that an output uses.
+    fn names<'a>(&'a self, options: &'a ImageOptions) -> Vec<Reference> {
+        let names = if self.names.is_empty() {
+            &options.names
+        } else {
+            self.names
+        };
+        names
+            .iter()
+            .map(|name| name.clone().with_default_tag())
+            .collect()
+    }
+}
+
+/// Where the bytes and files of layers come from.
+pub trait Layers: Sync {
+    /// Sees to it that a layer's blob is in the store.
+    fn ensure(&self, blob: &Descriptor) -> Result<(), BoxError>;
+
+    /// The file system that the layers add up to.
+    fn tree(&self, image: &Image) -> Result<std::sync::Arc<dyn Tree>, BoxError>;
+}
+
+/// What [`export`] works with.
+#[derive(Clone, Copy)]
+pub struct Services<'a> {
+    /// The store, in which documents and converted layers are put.
+    pub store: &'a Store,
+    /// Where layers come from.
+    pub layers: &'a dyn Layers,
+    /// Who pushes; `None` when no output does.
+    pub pusher: Option<&'a dyn Pusher>,
+    /// Who is told.
+    pub reporter: &'a dyn Reporter,
+    /// As what; begun and ended by the caller.
+    pub vertex: Vertex,
+}
+
+impl std::fmt::Debug for Services<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services")
+            .field("store", &self.store.root())
+            .field("vertex", &self.vertex)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Services<'_> {
+    fn status(&self, text: impl Into<String>) {
+        self.reporter.event(Event::Status {
+            vertex: self.vertex,
+            text: text.into(),
+        });
+    }
+
+    fn ensure(&self, blob: &Descriptor) -> Result<(), OutputError> {
+        self.layers
+            .ensure(blob)
+            .map_err(|source| OutputError::Fetch {
+                digest: blob.digest,
+                source,
+            })
+    }
+}
+
+/// What an output made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// The manifest or index; `None` for outputs that have no image.
+    pub descriptor: Option<Descriptor>,
+    /// The config of an image for one platform: the image ID.
+    pub config: Option<Digest>,
+    /// The names it got.
+    pub names: Vec<Reference>,
+}
+
+/// Makes one output. `stdout` is written to if [`OutputSpec::uses_stdout`].
+pub fn export(
+    spec: &OutputSpec,
+    request: &Request<'_>,
+    services: &Services<'_>,
+    stdout: &mut dyn Write,
+) -> Result<Exported, OutputError> {
+    match spec {
+        OutputSpec::CacheOnly => Ok(Exported::default()),
+        OutputSpec::Local(spec) => {
+            rootfs::export_local(spec, request, services)?;
+            Ok(Exported::default())
+        }
+        OutputSpec::Tar(spec) => {
+            rootfs::export_tar(spec, request, services, stdout)?;
+            Ok(Exported::default())
+        }
+        OutputSpec::Image(spec) => export_image(spec, request, services),
+        OutputSpec::Archive(spec) => export_archive(spec, request, services, stdout),
+    }
+}
+
+fn export_image(
+    spec: &ImageSpec,
+    request: &Request<'_>,
+    services: &Services<'_>,
+) -> Result<Exported, OutputError> {
+    let names = request.names(&spec.image);
+    if spec.push && names.is_empty() {
+        return Err(OutputError::NoName);
+    }
+    let (images, documents) = prepare(&spec.image, request, services)?;
+    if spec.store {
+        // A name in the store promises that the image can be used offline.
+        ensure_all(&images, services)?;
+        services.store.set_tags(&names, &documents.root)?;
+        for name in &names {
+            services.status(format!("naming to {name} done"));
+        }
+    }
+    if spec.push {
+        push::push(services, &documents, &names, spec.by_digest, spec.insecure)?;
+    }
+    Ok(exported(request, &documents, names))
+}
+
+fn export_archive(
+    spec: &ArchiveSpec,
+    request: &Request<'_>,
+    services: &Services<'_>,
+    stdout: &mut dyn Write,
+) -> Result<Exported, OutputError> {
+    if spec.format == ArchiveFormat::Docker && request.is_index() {
+        return Err(OutputError::DockerIndex);
+    }
+    let names = request.names(&spec.image);
+    let (images, documents) = prepare(&spec.image, request, services)?;
+    ensure_all(&images, services)?;
+    let created = rfc3339(spec.image.epoch.or(request.epoch).unwrap_or(request.now));
+    let named = Named {
+        root: documents.root.clone(),
+        names: names.clone(),
+    };
+    let store = services.store;
+    let contents = Contents::new(store, &[named], spec.format, &created)?;
+    write_archive(&contents, store, &spec.dest, spec.tar, stdout)?;
+    services.status("sending tarball done");
+    Ok(exported(request, &documents, names))
+}
+
+fn write_archive(
+    contents: &Contents,
+    store: &Store,
+    dest: &Dest,
+    tar: bool,
+    stdout: &mut dyn Write,
+) -> Result<(), OutputError> {
+    match dest {
+        Dest::Path(dir) if !tar => contents.write_dir(store, dir),
+        Dest::Path(path) => archive::replace(path, |file| {
+            contents.write_tar(store, &mut std::io::BufWriter::new(file))
+        }),
+        Dest::Stdout => contents
+            .write_tar(store, stdout)
+            .map_err(|error| match error {
+                ArchiveError::Sink(source) => OutputError::Stdout { source },
+                ArchiveError::Store(error) => error.into(),
+            }),
+    }
+}
+
+/// Brings the images into the form that the options ask for, and writes their documents.
+fn prepare(
+    options: &ImageOptions,
+    request: &Request<'_>,
+    services: &Services<'_>,
+) -> Result<(Vec<Image>, Documents), OutputError> {
+    services.status("exporting layers");
+    let images = request.images.to_vec();
+    services.status("exporting layers done");
+    let documents = documents::write(services.store, request, &images, options)?;
+    for manifest in &documents.manifests {
+        services.status(format!(
+            "exporting manifest {} done",
+            manifest.descriptor.digest
+        ));
+        services.status(format!("exporting config {} done", manifest.config.digest));
+    }
+    if documents.root.media_type.is_index() {
+        services.status(format!(
+            "exporting manifest list {} done",
+            documents.root.digest
+        ));
+    }
+    Ok((images, documents))
+}
+
+fn ensure_all(images: &[Image], services: &Services<'_>) -> Result<(), OutputError> {
+    for layer in images.iter().flat_map(|image| &image.layers) {
+        services.ensure(&layer.descriptor)?;
+    }
+    Ok(())
+}
+
+fn exported(request: &Request<'_>, documents: &Documents, names: Vec<Reference>) -> Exported {
+    let config = match &documents.manifests[..] {
+        [only] if !request.is_index() => Some(only.config.digest),
+        _ => None,
+    };
+    Exported {
+        descriptor: Some(documents.root.clone()),
+        config,
+        names,
+    }
+}
+
+/// A moment on the second, as documents have it.
+fn rfc3339(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds)
+        .unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+        .to_string()
+}

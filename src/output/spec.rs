@@ -1,0 +1,350 @@
+//! What `-o/--output` asks for.
+//!
+//! ```text
+//! -o PATH   type=local,dest=PATH        -o -   type=tar,dest=-        else   KEY=VALUE[,KEY=VALUE…], quoted as CSV
+//! ```
+//! Keys and values are BuildKit's. A key that is not known for a type, or that this program does not do, is refused:
+//! nothing is accepted and then ignored.
+
+mod parse;
+
+use std::path::PathBuf;
+
+use crate::{layer::Compression, oci::Platform, reference::Reference};
+
+/// One output of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputSpec {
+    /// The root file system in a directory: `type=local`.
+    Local(LocalSpec),
+    /// The root file system as an archive: `type=tar`.
+    Tar(TarSpec),
+    /// An image layout, or an archive that `docker load` reads: `type=oci`, `type=docker`.
+    Archive(ArchiveSpec),
+    /// The local store, a registry, or both: `type=image`, `type=registry`.
+    Image(ImageSpec),
+    /// Nothing but what the cache keeps: `type=cacheonly`.
+    CacheOnly,
+}
+
+/// Where a file goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dest {
+    /// Standard output: `dest=-`.
+    Stdout,
+    /// A file, or a directory where the output is one.
+    Path(PathBuf),
+}
+
+/// `type=local`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalSpec {
+    /// The directory.
+    pub dest: PathBuf,
+    /// What happens to files that are there and not in the image.
+    pub mode: LocalMode,
+    /// Whether each platform gets a directory of its own; by default when there are several.
+    pub platform_split: Option<bool>,
+    /// `source-date-epoch`, in place of the build's.
+    pub epoch: Option<i64>,
+}
+
+/// What `type=local` does with a directory's earlier content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LocalMode {
+    /// It stays: files are added and replaced.
+    #[default]
+    Copy,
+    /// It goes: the directory becomes what the image is.
+    Delete,
+}
+
+/// `type=tar`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TarSpec {
+    /// The archive.
+    pub dest: Dest,
+    /// Whether each platform gets a directory of its own; by default when there are several.
+    pub platform_split: Option<bool>,
+    /// `source-date-epoch`, in place of the build's.
+    pub epoch: Option<i64>,
+}
+
+/// `type=oci` and `type=docker`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArchiveSpec {
+    /// Which of the two.
+    pub format: ArchiveFormat,
+    /// The archive, or the directory.
+    pub dest: Dest,
+    /// Whether it is an archive (`tar=true`, the default) or a directory.
+    pub tar: bool,
+    /// What the image is to be like.
+    pub image: ImageOptions,
+}
+
+/// The two kinds of image archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// An OCI image layout.
+    Oci,
+    /// An image layout with the `manifest.json` that `docker load` reads.
+    Docker,
+}
+
+impl ArchiveFormat {
+    /// The word after `type=`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Oci => "oci",
+            Self::Docker => "docker",
+        }
+    }
+}
+
+/// `type=image` and `type=registry`.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four options that the user sets one by one"
+)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSpec {
+    /// Whether the image goes into the local store.
+    pub store: bool,
+    /// Whether it is pushed.
+    pub push: bool,
+    /// Whether it is pushed without its tag, to be addressed by digest alone.
+    pub by_digest: bool,
+    /// Whether the registry may be spoken to over plain HTTP or with an unknown certificate.
+    pub insecure: bool,
+    /// What the image is to be like.
+    pub image: ImageOptions,
+}
+
+/// What an image that is exported is to be like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageOptions {
+    /// `name`, with default tags filled in; `-t` has precedence.
+    pub names: Vec<Reference>,
+    /// How layers are compressed.
+    pub layers: LayerOptions,
+    /// Whether the documents have OCI's media types, not Docker's.
+    pub oci_media_types: bool,
+    /// `annotation….KEY`.
+    pub annotations: Vec<Annotation>,
+    /// `source-date-epoch`, in place of the build's.
+    pub epoch: Option<i64>,
+}
+
+/// How the layers of an image that is exported are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LayerOptions {
+    /// `compression` and `compression-level`; `None` leaves layers as they are.
+    pub compression: Option<Compression>,
+    /// Whether layers of base images are compressed anew, too.
+    pub force: bool,
+    /// Whether file times of new layers later than the epoch are set to it.
+    pub rewrite_timestamp: bool,
+}
+
+/// An annotation for a document of the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotation {
+    /// Where it goes.
+    pub place: AnnotationPlace,
+    /// For which platform; `None` for all.
+    pub platform: Option<Platform>,
+    /// Its key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What carries an annotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AnnotationPlace {
+    /// The manifest of a platform.
+    Manifest,
+    /// The index of an image for several platforms.
+    Index,
+    /// What points to a manifest.
+    ManifestDescriptor,
+    /// What points to the index.
+    IndexDescriptor,
+}
+
+impl AnnotationPlace {
+    /// As it is spelled on the command line and in output options.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Manifest => "manifest",
+            Self::Index => "index",
+            Self::ManifestDescriptor => "manifest-descriptor",
+            Self::IndexDescriptor => "index-descriptor",
+        }
+    }
+
+    const ALL: [Self; 4] = [
+        Self::Manifest,
+        Self::Index,
+        Self::ManifestDescriptor,
+        Self::IndexDescriptor,
+    ];
+}
+
+/// Why an output is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct SpecError {
+    /// What was given.
+    pub text: String,
+    /// What is wrong with it.
+    pub problem: SpecProblem,
+}
+
+/// What is wrong with an output.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SpecProblem {
+    /// The quotes do not match.
+    #[error("a quoted field does not end, or is not followed by a comma")]
+    Quotes,
+    /// A field has no `=`.
+    #[error("`{0}` is not of the form KEY=VALUE")]
+    NotAPair(String),
+    /// There is no `type`.
+    #[error("`type` is missing")]
+    NoType,
+    /// There is no such type.
+    #[error("unknown output type `{name}`{}", hint(*.near))]
+    UnknownType {
+        /// What was given.
+        name: String,
+        /// What may be meant.
+        near: Option<&'static str>,
+    },
+    /// The type has no such key.
+    #[error("output type `{kind}` has no option `{key}`{}", hint(*.near))]
+    UnknownKey {
+        /// The type.
+        kind: &'static str,
+        /// The key.
+        key: String,
+        /// What may be meant.
+        near: Option<&'static str>,
+    },
+    /// BuildKit has the option; this program does not do what it asks for.
+    #[error("`{key}={value}` is not supported: {reason}")]
+    Unsupported {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// Why not, or what to do instead.
+        reason: &'static str,
+    },
+    /// The value does not fit the key.
+    #[error("`{key}={value}`: {expected}")]
+    Value {
+        /// The key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What would fit.
+        expected: String,
+    },
+    /// `dest` is needed.
+    #[error("output type `{kind}` needs `dest={}`", if *.directory { "DIRECTORY" } else { "FILE" })]
+    NoDest {
+        /// The type.
+        kind: &'static str,
+        /// Whether it has to be a directory.
+        directory: bool,
+    },
+    /// A directory cannot go to standard output.
+    #[error("output type `{kind}` is a directory and cannot be written to standard output")]
+    DirectoryToStdout {
+        /// The type.
+        kind: &'static str,
+    },
+}
+
+fn hint(near: Option<&str>) -> String {
+    near.map_or_else(String::new, |near| format!(", did you mean `{near}`?"))
+}
+
+impl OutputSpec {
+    /// Reads one `--output`.
+    pub fn parse(text: &str) -> Result<Self, SpecError> {
+        parse::parse(text).map_err(|problem| SpecError {
+            text: text.to_owned(),
+            problem,
+        })
+    }
+
+    /// Whether it writes to standard output.
+    pub fn uses_stdout(&self) -> bool {
+        matches!(
+            self,
+            Self::Tar(TarSpec {
+                dest: Dest::Stdout,
+                ..
+            }) | Self::Archive(ArchiveSpec {
+                dest: Dest::Stdout,
+                ..
+            })
+        )
+    }
+
+    /// How new layers are best compressed, so that they need not be compressed again when exported.
+    pub fn compression(&self) -> Option<Compression> {
+        match self {
+            Self::Archive(ArchiveSpec { image, .. }) | Self::Image(ImageSpec { image, .. }) => {
+                image.layers.compression
+            }
+            Self::Local(_) | Self::Tar(_) | Self::CacheOnly => None,
+        }
+    }
+
+    /// The output that leaves the image in the local store, which is the default.
+    pub fn store() -> Self {
+        Self::Image(ImageSpec {
+            store: true,
+            push: false,
+            by_digest: false,
+            insecure: false,
+            image: ImageOptions::new(true),
+        })
+    }
+
+    /// `--push`, the same as `type=registry`.
+    pub fn registry() -> Self {
+        Self::Image(ImageSpec {
+            store: false,
+            push: true,
+            by_digest: false,
+            insecure: false,
+            image: ImageOptions::new(true),
+        })
+    }
+}
+
+impl ImageOptions {
+    /// An image without names and with nothing special.
+    pub const fn new(oci_media_types: bool) -> Self {
+        Self {
+            names: Vec::new(),
+            layers: LayerOptions {
+                compression: None,
+                force: false,
+                rewrite_timestamp: false,
+            },
+            oci_media_types,
+            annotations: Vec::new(),
+            epoch: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

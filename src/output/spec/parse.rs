@@ -1,0 +1,472 @@
+//! Reading `--output`: CSV fields, then pairs, each taken away by the type that knows it.
+
+use std::path::PathBuf;
+
+use super::{
+    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, ImageOptions, ImageSpec,
+    LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecProblem, TarSpec,
+};
+use crate::{layer::Compression, oci::Platform, reference::Reference, source::suggest};
+
+const TYPES: [&str; 7] = [
+    "local",
+    "tar",
+    "oci",
+    "docker",
+    "image",
+    "registry",
+    "cacheonly",
+];
+
+/// The keys of images, for every type that writes one.
+const IMAGE_KEYS: [&str; 10] = [
+    "name",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "rewrite-timestamp",
+    "oci-mediatypes",
+    "source-date-epoch",
+    "annotation",
+    "annotation-manifest",
+    "annotation-index",
+];
+
+/// What BuildKit has and this program does not, and why.
+const UNSUPPORTED: [(&str, &str); 8] = [
+    ("attestation-prefix", "no attestations are made"),
+    ("attestation-inline", "no attestations are made"),
+    ("oci-artifact", "no attestations are made"),
+    ("context", "images are not loaded into an engine"),
+    ("dangling-name-prefix", "name the image with `-t`"),
+    ("name-canonical", "images are addressed by tag or by digest"),
+    ("prefer-nondist-layers", "all layers are distributed"),
+    (
+        "compatibility-version",
+        "only the newest formats are written",
+    ),
+];
+
+/// Reads one `--output`.
+pub(super) fn parse(text: &str) -> Result<OutputSpec, SpecProblem> {
+    let fields = split(text).ok_or(SpecProblem::Quotes)?;
+    if let [field] = &fields[..]
+        && !field.contains('=')
+        && !field.is_empty()
+    {
+        return Ok(shorthand(field));
+    }
+    let mut pairs = Vec::new();
+    for field in &fields {
+        let (key, value) = field
+            .split_once('=')
+            .ok_or_else(|| SpecProblem::NotAPair(field.clone()))?;
+        // BuildKit compares keys in lower case, but the rest of an annotation's key is the user's.
+        let key = key.trim();
+        let key = if key.to_lowercase().starts_with("annotation") {
+            key.to_owned()
+        } else {
+            key.to_lowercase()
+        };
+        pairs.push((key, value.to_owned()));
+    }
+    Options::new(pairs).and_then(Options::read)
+}
+
+/// `-o -` and `-o PATH`.
+fn shorthand(field: &str) -> OutputSpec {
+    if field == "-" {
+        OutputSpec::Tar(TarSpec {
+            dest: Dest::Stdout,
+            platform_split: None,
+            epoch: None,
+        })
+    } else {
+        OutputSpec::Local(LocalSpec {
+            dest: field.into(),
+            mode: LocalMode::Copy,
+            platform_split: None,
+            epoch: None,
+        })
+    }
+}
+
+/// Splits at commas; a field in double quotes may have commas, and `""` for a quote. `None` when quotes do not match.
+fn split(text: &str) -> Option<Vec<String>> {
+    let mut fields = Vec::new();
+    let mut rest = text;
+    loop {
+        let field;
+        if let Some(mut inner) = rest.strip_prefix('"') {
+            let mut unquoted = String::new();
+            rest = loop {
+                let (before, after) = inner.split_once('"')?;
+                unquoted.push_str(before);
+                match after.strip_prefix('"') {
+                    Some(more) => {
+                        unquoted.push('"');
+                        inner = more;
+                    }
+                    None => break after,
+                }
+            };
+            field = unquoted;
+        } else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            if rest[..end].contains('"') {
+                return None;
+            }
+            field = rest[..end].to_owned();
+            rest = &rest[end..];
+        }
+        fields.push(field);
+        if rest.is_empty() {
+            return Some(fields);
+        }
+        rest = rest.strip_prefix(',')?;
+    }
+}
+
+/// The pairs of one output; reading takes those away that are known.
+struct Options {
+    kind: &'static str,
+    pairs: Vec<(String, String)>,
+}
+
+impl Options {
+    fn new(mut pairs: Vec<(String, String)>) -> Result<Self, SpecProblem> {
+        let at = pairs
+            .iter()
+            .position(|(key, _)| key == "type")
+            .ok_or(SpecProblem::NoType)?;
+        let (_, name) = pairs.remove(at);
+        let Some(kind) = TYPES.into_iter().find(|kind| *kind == name) else {
+            let near =
+                suggest(&name, TYPES).and_then(|near| TYPES.into_iter().find(|t| *t == near));
+            return Err(SpecProblem::UnknownType { name, near });
+        };
+        Ok(Self { kind, pairs })
+    }
+
+    fn read(mut self) -> Result<OutputSpec, SpecProblem> {
+        match self.kind {
+            "local" => {
+                let dest = self.dest_path()?;
+                let mode = match self.take("mode").as_deref() {
+                    None | Some("copy") => LocalMode::Copy,
+                    Some("delete") => LocalMode::Delete,
+                    Some(other) => return Err(wrong("mode", other, "expected copy or delete")),
+                };
+                let platform_split = self.flag("platform-split")?;
+                let epoch = self.epoch()?;
+                self.done(&["dest", "mode", "platform-split", "source-date-epoch"])?;
+                Ok(OutputSpec::Local(LocalSpec {
+                    dest,
+                    mode,
+                    platform_split,
+                    epoch,
+                }))
+            }
+            "tar" => {
+                let dest = self.dest()?.unwrap_or(Dest::Stdout);
+                let platform_split = self.flag("platform-split")?;
+                let epoch = self.epoch()?;
+                self.done(&["dest", "platform-split", "source-date-epoch"])?;
+                Ok(OutputSpec::Tar(TarSpec {
+                    dest,
+                    platform_split,
+                    epoch,
+                }))
+            }
+            "oci" => self.archive(ArchiveFormat::Oci),
+            "docker" => self.archive(ArchiveFormat::Docker),
+            "cacheonly" => {
+                self.done(&[])?;
+                Ok(OutputSpec::CacheOnly)
+            }
+            _ => self.image(),
+        }
+    }
+
+    fn archive(mut self, format: ArchiveFormat) -> Result<OutputSpec, SpecProblem> {
+        let dest = match (self.dest()?, format) {
+            (Some(dest), _) => dest,
+            (None, ArchiveFormat::Oci) => Dest::Stdout,
+            // In BuildKit it is loaded into an engine.
+            (None, ArchiveFormat::Docker) => {
+                return Err(SpecProblem::NoDest {
+                    kind: self.kind,
+                    directory: false,
+                });
+            }
+        };
+        let tar = self.flag("tar")?.unwrap_or(true);
+        if !tar && dest == Dest::Stdout {
+            return Err(SpecProblem::DirectoryToStdout { kind: self.kind });
+        }
+        let image = self.image_options(format == ArchiveFormat::Oci)?;
+        self.done(&["dest", "tar"])?;
+        Ok(OutputSpec::Archive(ArchiveSpec {
+            format,
+            dest,
+            tar,
+            image,
+        }))
+    }
+
+    fn image(mut self) -> Result<OutputSpec, SpecProblem> {
+        let registry = self.kind == "registry";
+        let push = self.flag("push")?.unwrap_or(registry);
+        let by_digest = self.flag("push-by-digest")?.unwrap_or(false);
+        let insecure = self.flag("registry.insecure")?.unwrap_or(false);
+        let store = self.flag("store")?.unwrap_or(!registry);
+        if self.flag("unpack")? == Some(true) {
+            let reason = "images are unpacked when a step needs them";
+            return Err(unsupported("unpack", "true", reason));
+        }
+        let image = self.image_options(true)?;
+        self.done(&[
+            "push",
+            "push-by-digest",
+            "registry.insecure",
+            "store",
+            "unpack",
+        ])?;
+        Ok(OutputSpec::Image(ImageSpec {
+            store,
+            push: push || by_digest,
+            by_digest,
+            insecure,
+            image,
+        }))
+    }
+
+    fn image_options(&mut self, oci_by_default: bool) -> Result<ImageOptions, SpecProblem> {
+        let mut options = ImageOptions::new(oci_by_default);
+        if let Some(names) = self.take("name") {
+            for name in names.split(',').filter(|name| !name.is_empty()) {
+                let reference = Reference::parse(name)
+                    .map_err(|error| wrong("name", name, &error.to_string()))?;
+                options.names.push(reference.with_default_tag());
+            }
+        }
+        if let Some(oci) = self.flag("oci-mediatypes")? {
+            options.oci_media_types = oci;
+        }
+        options.layers = self.layer_options()?;
+        if !options.oci_media_types
+            && matches!(options.layers.compression, Some(Compression::Zstd { .. }))
+        {
+            let reason = "Docker's media types have no zstd; add `oci-mediatypes=true`";
+            return Err(unsupported("compression", "zstd", reason));
+        }
+        options.epoch = self.epoch()?;
+        options.annotations = self.annotations()?;
+        Ok(options)
+    }
+
+    fn layer_options(&mut self) -> Result<LayerOptions, SpecProblem> {
+        let name = self.take("compression");
+        let level = self.take("compression-level");
+        let level =
+            match &level {
+                None => None,
+                Some(text) => Some(text.parse::<i32>().map_err(|_not_a_number| {
+                    wrong("compression-level", text, "expected a number")
+                })?),
+            };
+        let within = |low: i32, high: i32| match level {
+            Some(n) if n < low || n > high => Err(wrong(
+                "compression-level",
+                &n.to_string(),
+                &format!("expected {low} to {high}"),
+            )),
+            _ => Ok(()),
+        };
+        let compression = match name.as_deref() {
+            None if level.is_none() => None,
+            None | Some("gzip") => {
+                within(0, 9)?;
+                Some(match level {
+                    Some(level) => Compression::Gzip { level },
+                    None => Compression::default(),
+                })
+            }
+            Some("zstd") => {
+                within(0, 22)?;
+                // 0 is zstd's word for its default, 3.
+                let level = level.filter(|n| *n != 0).unwrap_or(3);
+                Some(Compression::Zstd { level })
+            }
+            Some("uncompressed") => match level {
+                None => Some(Compression::Uncompressed),
+                Some(level) => {
+                    return Err(wrong(
+                        "compression-level",
+                        &level.to_string(),
+                        "`compression=uncompressed` has no levels",
+                    ));
+                }
+            },
+            Some("estargz") => {
+                let reason = "use gzip, which is cut for reading in pieces, too";
+                return Err(unsupported("compression", "estargz", reason));
+            }
+            Some(other) => {
+                return Err(wrong(
+                    "compression",
+                    other,
+                    "expected gzip, zstd or uncompressed",
+                ));
+            }
+        };
+        Ok(LayerOptions {
+            compression,
+            force: self.flag("force-compression")?.unwrap_or(false),
+            rewrite_timestamp: self.flag("rewrite-timestamp")?.unwrap_or(false),
+        })
+    }
+
+    /// `annotation[-PLACE][[PLATFORM]].KEY=VALUE`.
+    fn annotations(&mut self) -> Result<Vec<Annotation>, SpecProblem> {
+        let mut annotations = Vec::new();
+        let mut rest = Vec::new();
+        for (name, value) in std::mem::take(&mut self.pairs) {
+            let Some(tail) = name.strip_prefix("annotation") else {
+                rest.push((name, value));
+                continue;
+            };
+            let form = "expected annotation[-manifest|-index|-manifest-descriptor|-index-descriptor][[PLATFORM]].KEY";
+            let (head, platform, key) = match (tail.find('['), tail.find('.')) {
+                (Some(open), Some(dot)) if open < dot => {
+                    let (platform, key) = tail[open + 1..]
+                        .split_once("].")
+                        .ok_or_else(|| wrong(&name, &value, form))?;
+                    let platform: Platform =
+                        platform
+                            .parse()
+                            .map_err(|error: crate::oci::PlatformError| {
+                                wrong(&name, &value, &error.to_string())
+                            })?;
+                    (&tail[..open], Some(platform), key)
+                }
+                (_, Some(dot)) => (&tail[..dot], None, &tail[dot + 1..]),
+                (_, None) => return Err(wrong(&name, &value, form)),
+            };
+            let place = match head {
+                "" => Some(AnnotationPlace::Manifest),
+                _ => AnnotationPlace::ALL
+                    .into_iter()
+                    .find(|place| head.strip_prefix('-') == Some(place.name())),
+            };
+            let place = place.ok_or_else(|| wrong(&name, &value, form))?;
+            let for_one = matches!(
+                place,
+                AnnotationPlace::Manifest | AnnotationPlace::ManifestDescriptor
+            );
+            if key.is_empty() || (platform.is_some() && !for_one) {
+                return Err(wrong(&name, &value, form));
+            }
+            annotations.push(Annotation {
+                place,
+                platform,
+                key: key.to_owned(),
+                value,
+            });
+        }
+        self.pairs = rest;
+        Ok(annotations)
+    }
+
+    fn epoch(&mut self) -> Result<Option<i64>, SpecProblem> {
+        match self.take("source-date-epoch") {
+            None => Ok(None),
+            Some(text) if text.is_empty() => Ok(None),
+            Some(text) => text.parse().map(Some).map_err(|_not_a_number| {
+                wrong("source-date-epoch", &text, "expected seconds since 1970")
+            }),
+        }
+    }
+
+    fn dest(&mut self) -> Result<Option<Dest>, SpecProblem> {
+        match self.take("dest").as_deref() {
+            None => Ok(None),
+            Some("") => Err(SpecProblem::NoDest {
+                kind: self.kind,
+                directory: false,
+            }),
+            Some("-") => Ok(Some(Dest::Stdout)),
+            Some(path) => Ok(Some(Dest::Path(path.into()))),
+        }
+    }
+
+    fn dest_path(&mut self) -> Result<PathBuf, SpecProblem> {
+        match self.dest() {
+            Ok(Some(Dest::Path(path))) => Ok(path),
+            Ok(Some(Dest::Stdout)) => Err(SpecProblem::DirectoryToStdout { kind: self.kind }),
+            Ok(None) | Err(_) => Err(SpecProblem::NoDest {
+                kind: self.kind,
+                directory: true,
+            }),
+        }
+    }
+
+    /// A yes or no, in the words of Go's `strconv.ParseBool`.
+    fn flag(&mut self, key: &str) -> Result<Option<bool>, SpecProblem> {
+        match self.take(key).as_deref() {
+            None => Ok(None),
+            Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(Some(true)),
+            Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(Some(false)),
+            Some(other) => Err(wrong(key, other, "expected true or false")),
+        }
+    }
+
+    /// Takes a key's value; the last one counts.
+    fn take(&mut self, key: &str) -> Option<String> {
+        let mut value = None;
+        self.pairs.retain(|(name, text)| {
+            if name == key {
+                value = Some(text.clone());
+            }
+            name != key
+        });
+        value
+    }
+
+    /// Refuses what is left. `known` are the keys of this type beside those of images.
+    fn done(&self, known: &'static [&'static str]) -> Result<(), SpecProblem> {
+        let Some((key, value)) = self.pairs.first() else {
+            return Ok(());
+        };
+        if let Some((_, reason)) = UNSUPPORTED.iter().find(|(name, _)| name == key) {
+            return Err(unsupported(key, value, reason));
+        }
+        let of_images: &[&'static str] = match self.kind {
+            "local" | "tar" | "cacheonly" => &[],
+            _ => &IMAGE_KEYS,
+        };
+        let known = known.iter().chain(of_images).copied();
+        let near = suggest(key, known.clone());
+        Err(SpecProblem::UnknownKey {
+            kind: self.kind,
+            key: key.clone(),
+            near: known.into_iter().find(|name| Some(*name) == near),
+        })
+    }
+}
+
+fn wrong(key: &str, value: &str, expected: &str) -> SpecProblem {
+    SpecProblem::Value {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        expected: expected.to_owned(),
+    }
+}
+
+fn unsupported(key: &str, value: &str, reason: &'static str) -> SpecProblem {
+    SpecProblem::Unsupported {
+        key: key.to_owned(),
+        value: value.to_owned(),
+        reason,
+    }
+}
