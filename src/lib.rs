@@ -1,5 +1,6 @@
 //! rbuild turns a Dockerfile and a directory into an OCI image, without a daemon and without root.
 
+pub mod build;
 pub mod cache;
 pub mod context;
 pub mod copy;

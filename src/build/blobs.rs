@@ -4,6 +4,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -13,8 +14,8 @@ use crate::{
     oci::{Descriptor, Digest},
     progress::{Event, Reporter, Vertex},
     reference::Reference,
-    registry,
-    store::Store,
+    registry::{self, BlobSink},
+    store::{BlobWriter, Store},
 };
 
 /// Where a blob can be had.
@@ -117,8 +118,8 @@ impl Blobs {
 
 fn copy_from_layout(store: &Store, layout: &Path, blob: &Descriptor) -> Result<(), ImageError> {
     let path = Blobs::path_in_layout(layout, &blob.digest);
-    let file = File::open(&path).map_err(|source| ImageError::Layout { path, source })?;
-    Ok(store.put_blob(blob, file)?)
+    let mut file = File::open(&path).map_err(|source| ImageError::Layout { path, source })?;
+    Ok(store.put_blob(blob, &mut file)?)
 }
 
 fn pull(
@@ -129,11 +130,40 @@ fn pull(
     reference: &Reference,
     blob: &Descriptor,
 ) -> Result<(), ImageError> {
-    let mut writer = store.blob_writer()?;
-    let transfer = |current| {
-        let (item, total) = (blob.digest.to_string(), Some(blob.size));
-        reporter.event(Event::Transfer { vertex, item, current, total });
-    };
-    registry.blob(reference, blob, &mut writer, &transfer)?;
-    Ok(writer.commit_as(blob)?)
+    let mut sink = StoreSink { store, writer: store.blob_writer()?, reporter, vertex, blob, told: 0 };
+    registry.blob(reference, blob, &mut sink)?;
+    Ok(sink.writer.commit_as(blob)?)
+}
+
+/// How many bytes go by between two remarks on a transfer.
+const TELL_EVERY: u64 = 256 << 10;
+
+/// Takes a blob from a registry into the store.
+struct StoreSink<'a> {
+    store: &'a Store,
+    writer: BlobWriter<'a>,
+    reporter: &'a dyn Reporter,
+    vertex: Vertex,
+    blob: &'a Descriptor,
+    /// How many bytes were last told of.
+    told: u64,
+}
+
+impl BlobSink for StoreSink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.writer.write_all(bytes)?;
+        let current = self.writer.size();
+        if current >= self.told + TELL_EVERY || current == self.blob.size {
+            self.told = current;
+            let (item, total) = (self.blob.digest.to_string(), Some(self.blob.size));
+            self.reporter.event(Event::Transfer { vertex: self.vertex, item, current, total });
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        self.writer = self.store.blob_writer().map_err(io::Error::other)?;
+        self.told = 0;
+        Ok(())
+    }
 }

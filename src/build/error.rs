@@ -1,8 +1,8 @@
 //! Why a build failed. Which instruction is to blame is said once, here; the causes say the rest.
 
 use crate::{
-    context::ContextError, copy::CopyError, layer::LayerError, plan::EpochSource, registry, sandbox::SandboxError,
-    snapshot::SnapshotError, source::{Diagnostic, Span}, store::StoreError, tree::TreeError,
+    context::{ContextError, git::{GitError, GitSourceError}}, copy::CopyError, layer::{ArchiveError, LayerError, StackError}, oci::{DiffId, Digest}, registry, sandbox::SandboxError,
+    source::{Diagnostic, Span}, store::StoreError, tree::TreeError,
 };
 
 use super::image_source::ImageError;
@@ -38,8 +38,14 @@ pub enum BuildError {
         source: ContextError,
     },
     /// The moment that `SOURCE_DATE_EPOCH` names cannot be told.
-    #[error("cannot tell the time of the SOURCE_DATE_EPOCH source {0:?}")]
-    Epoch(EpochSource, Span),
+    #[error("cannot tell the time that SOURCE_DATE_EPOCH names")]
+    Epoch {
+        /// The instruction that sets it.
+        span: Span,
+        /// Why.
+        #[source]
+        source: Box<StepError>,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -89,7 +95,7 @@ pub enum StepError {
         /// The process's arguments, joined.
         command: String,
         /// Why.
-        source: crate::sandbox::UserError,
+        source: crate::copy::FindUserError,
     },
     /// A secret that the step requires was not given.
     #[error("secret {0}: not found")]
@@ -124,15 +130,71 @@ pub enum StepError {
     /// A file from the web cannot be had.
     #[error(transparent)]
     Registry(#[from] registry::Error),
+    /// A file from the web cannot be kept.
+    #[error("cannot keep what was downloaded from {url}")]
+    Download {
+        /// Its address.
+        url: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file from the web is not the one expected.
+    #[error("digest mismatch for {url}: expected {expected}, got {actual}")]
+    Checksum {
+        /// Its address.
+        url: String,
+        /// `--checksum`.
+        expected: String,
+        /// The digest of the file.
+        actual: String,
+    },
+    /// A git source makes no sense.
+    #[error("invalid git source `{text}`")]
+    GitSource {
+        /// The source.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: GitSourceError,
+    },
+    /// A repository cannot be had.
+    #[error(transparent)]
+    Git(#[from] GitError),
     /// A base's or stage's bytes cannot be had.
     #[error(transparent)]
     Image(#[from] ImageError),
     /// The sandbox failed, not the process.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
-    /// A file system state cannot be made.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
+    /// A layer does not fit on those below it.
+    #[error("layer {layer} cannot lie on those below it")]
+    Stack {
+        /// Its blob.
+        layer: Digest,
+        /// Why.
+        #[source]
+        source: StackError,
+    },
+    /// A layer is no valid archive.
+    #[error("layer {layer} is damaged")]
+    Archive {
+        /// Its blob.
+        layer: Digest,
+        /// What is wrong with it.
+        #[source]
+        source: ArchiveError,
+    },
+    /// A layer is not the one that the image's config names.
+    #[error("layer {layer} holds {actual}, but the image's config says {expected}")]
+    DiffId {
+        /// Its blob.
+        layer: Digest,
+        /// The diffID in the config.
+        expected: DiffId,
+        /// That of the layer.
+        actual: DiffId,
+    },
     /// A layer cannot be written.
     #[error(transparent)]
     Layer(#[from] LayerError),

@@ -140,7 +140,7 @@ fn look_up(session: &Session<'_>, source: &ImageSource) -> Result<ResolvedImage,
             Some(NamedSource::Image(name)) => {
                 return from_reference(session, name, &source.platform);
             }
-            Some(NamedSource::Directory { .. }) | None => {}
+            Some(NamedSource::Directory { .. } | NamedSource::Tree(_)) | None => {}
         }
     }
     from_reference(session, &source.name, &source.platform)
@@ -159,9 +159,10 @@ fn from_reference(
         let bytes = store.read_blob(&descriptor)?;
         return pick(session, &Source::Store, &reference.to_string(), &descriptor, &bytes, platform);
     }
-    let (descriptor, bytes) = session.services.registry.manifest(&reference)?;
+    let document = session.services.registry.manifest(&reference)?;
+    let descriptor = document.descriptor;
     let name = reference.clone().with_default_tag().with_digest(descriptor.digest).to_string();
-    pick(session, &Source::Registry(reference), &name, &descriptor, &bytes, platform)
+    pick(session, &Source::Registry(reference), &name, &descriptor, &document.bytes, platform)
 }
 
 fn from_layout(
@@ -243,26 +244,11 @@ fn is_index(media_type: &MediaType, bytes: &[u8]) -> bool {
 
 /// The entry of an index that serves the platform best; attestations are no images.
 fn best_match(name: &str, index: &Index, platform: &Platform) -> Result<Descriptor, ImageError> {
-    let images: Vec<(&Descriptor, &Platform)> = index
-        .manifests
-        .iter()
-        .filter(|entry| !entry.annotations.contains_key("vnd.docker.reference.type"))
-        .filter_map(|entry| Some((entry, entry.platform.as_ref()?)))
-        .collect();
-    let best = images
-        .iter()
-        .filter_map(|(entry, has)| Some((platform.match_rank(has)?, *entry)))
-        .min_by_key(|(rank, _)| *rank);
-    match (best, index.manifests.as_slice()) {
-        (Some((_, entry)), _) => Ok(entry.clone()),
-        // An index of one image without a word about its platform leaves that to the image's config.
-        (None, [only]) if only.platform.is_none() => Ok(only.clone()),
-        (None, _) => Err(ImageError::NoPlatform {
-            name: name.to_owned(),
-            wanted: platform.clone(),
-            available: images.iter().map(|(_, has)| has.to_string()).collect(),
-        }),
-    }
+    registry::select(index, platform).map_err(|available| ImageError::NoPlatform {
+        name: name.to_owned(),
+        wanted: platform.clone(),
+        available: available.iter().map(ToString::to_string).collect(),
+    })
 }
 
 fn open_manifest(
@@ -323,7 +309,12 @@ fn document(
             read_document(name, &path, descriptor)?
         }
         Source::Registry(reference) => {
-            session.services.registry.document(reference, descriptor)?
+            let registry = session.services.registry;
+            if descriptor.media_type.is_manifest() || descriptor.media_type.is_index() {
+                registry.manifest(&reference.clone().with_digest(descriptor.digest))?.bytes
+            } else {
+                registry.blob_bytes(reference, descriptor, MAX_DOCUMENT_BYTES)?
+            }
         }
     };
     store.put_bytes(&bytes)?;

@@ -1,8 +1,8 @@
 //! What a build is asked to do: plain data, everything resolved (no flags, no environment, no defaults left).
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, ffi::OsString, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
-use crate::{oci::Platform, plan::Network};
+use crate::{context::Patterns, oci::Platform, plan::Network, sandbox::Ulimit, tree::Tree};
 
 /// One build.
 #[derive(Debug, Clone)]
@@ -19,8 +19,8 @@ pub struct BuildRequest {
     pub target: Option<String>,
     /// `--platform`; never empty.
     pub platforms: Vec<Platform>,
-    /// Whether the result is an index even for one platform.
-    pub multi_platform: bool,
+    /// Whether the user asked for that platform.
+    pub platform_explicit: bool,
     /// `--build-arg`, those without a value already looked up.
     pub build_args: BTreeMap<String, String>,
     /// `--label`, added to the config last.
@@ -39,8 +39,14 @@ pub struct BuildRequest {
     pub ssh: BTreeMap<String, PathBuf>,
     /// `--shm-size` in bytes.
     pub shm_size: Option<u64>,
-    /// `--ulimit`, by name: soft and hard limit.
-    pub ulimits: BTreeMap<String, (u64, u64)>,
+    /// `--ulimit`, in order.
+    pub ulimits: Vec<Ulimit>,
+    /// The host name that processes see, if one was asked for.
+    pub hostname: Option<String>,
+    /// The environment of the `git` program: `PATH`, proxies, `SSH_AUTH_SOCK`.
+    pub git_env: Vec<(OsString, OsString)>,
+    /// The time of the build context, in seconds since 1970: that of the commit when it is a repository.
+    pub context_time: Option<i64>,
     /// `--allow network.host`.
     pub allow_host_network: bool,
     /// `--allow security.insecure`.
@@ -59,34 +65,43 @@ pub enum NoCache {
 }
 
 /// Where the build context is.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum ContextSource {
-    /// A directory, read in place, less what its ignore file takes out.
+    /// A directory, read in place.
     Directory {
-        /// Where.
+        /// Where; absolute, since what is remembered of its files goes by their paths.
         path: PathBuf,
-        /// The text of the ignore file, if there is one.
-        ignore: Option<String>,
+        /// What its ignore file takes out.
+        patterns: Patterns,
     },
-    /// A directory or archive that was unpacked for this build; no ignore file applies.
-    Unpacked {
-        /// Where.
-        path: PathBuf,
-    },
+    /// Files that were fetched or unpacked for this build; no ignore file applies.
+    Tree(Arc<dyn Tree>),
     /// No files: a Dockerfile from standard input.
     Empty,
 }
 
+impl fmt::Debug for ContextSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory { path, .. } => f.debug_tuple("Directory").field(path).finish(),
+            Self::Tree(_) => f.write_str("Tree(…)"),
+            Self::Empty => f.write_str("Empty"),
+        }
+    }
+}
+
 /// What `--build-context NAME=…` stands for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum NamedSource {
-    /// A directory of files, with its own ignore file.
+    /// A directory of files.
     Directory {
-        /// Where.
+        /// Where; absolute.
         path: PathBuf,
-        /// The text of its ignore file, if there is one.
-        ignore: Option<String>,
+        /// What its own ignore file takes out.
+        patterns: Patterns,
     },
+    /// Files that were fetched or unpacked for this build.
+    Tree(Arc<dyn Tree>),
     /// `docker-image://REFERENCE`.
     Image(String),
     /// `oci-layout://PATH[:tag|@digest]`.
@@ -98,6 +113,17 @@ pub enum NamedSource {
     },
 }
 
+impl fmt::Debug for NamedSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory { path, .. } => f.debug_tuple("Directory").field(path).finish(),
+            Self::Tree(_) => f.write_str("Tree(…)"),
+            Self::Image(name) => f.debug_tuple("Image").field(name).finish(),
+            Self::Layout { path, image } => f.debug_tuple("Layout").field(path).field(image).finish(),
+        }
+    }
+}
+
 /// Where a secret's value is. It is read when a step needs it, and never printed.
 #[derive(Clone)]
 pub enum SecretSource {
@@ -107,8 +133,8 @@ pub enum SecretSource {
     Value(Vec<u8>),
 }
 
-impl std::fmt::Debug for SecretSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Value(_) => f.write_str("Value(…)"),

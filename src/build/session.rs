@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    blobs::Blobs, contexts::Contexts, image_source::Images, request::BuildRequest, Services,
+    Services, blobs::Blobs, contexts::Contexts, image_source::Images, remote::Remotes,
+    request::BuildRequest,
 };
 use crate::progress::{Event, Reporter, Vertex};
 
@@ -20,6 +21,7 @@ pub(super) struct Session<'a> {
     pub(super) blobs: Arc<Blobs>,
     pub(super) images: Images,
     pub(super) contexts: Contexts,
+    pub(super) remotes: Remotes,
     vertices: AtomicU64,
     failed: AtomicBool,
 }
@@ -32,6 +34,7 @@ impl<'a> Session<'a> {
             blobs: Arc::default(),
             images: Images::default(),
             contexts: Contexts::default(),
+            remotes: Remotes::default(),
             vertices: AtomicU64::new(0),
             failed: AtomicBool::new(false),
         }
@@ -48,12 +51,22 @@ impl<'a> Session<'a> {
     /// Stops what runs, because something failed.
     pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::Relaxed);
-        self.services.steps.cancel();
+        self.services.cancel.cancel();
     }
 
     /// Whether there is no point in going on.
     pub(super) fn is_over(&self) -> bool {
-        self.failed.load(Ordering::Relaxed) || self.services.interrupted.is_canceled()
+        self.services.cancel.is_canceled()
+    }
+
+    /// Whether something failed, as opposed to having been given up.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Tells users of something odd.
+    pub(super) fn warn(&self, text: String) {
+        self.services.reporter.event(Event::Warning { text });
     }
 
     /// Makes sure that the store has a blob.

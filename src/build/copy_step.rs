@@ -1,0 +1,167 @@
+//! `COPY` and `ADD`: find the sources, then hand them to `copy`, which works without a file system.
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    error::StepError,
+    session::{Session, Task},
+    stage::{Outcome, Worker, write},
+};
+use crate::{
+    cache::{CopyInputs, copy_key},
+    copy::{self, CopyRequest},
+    layer::Change,
+    oci::Digest,
+    plan::{CopyOp, CopySource, CopyVerb, Origin, Step},
+    progress::Vertex,
+    tree::{EmptyTree, Metadata, Node, Timestamp, Tree, TreeError},
+};
+
+/// Takes the layer from the cache or makes it.
+pub(super) fn run(
+    worker: &Worker<'_>,
+    task: &Task<'_>,
+    step: &Step,
+    op: &CopyOp,
+) -> Result<Outcome, StepError> {
+    let session = worker.session;
+    let trees = source_trees(worker, task, op)?;
+    let content = copy::content_digest(op, &trees)?;
+    let is_linked = copy::is_linked(op);
+    let owner = match &op.chown {
+        Some(spec) => {
+            let owner = copy::find_owner(spec, &*worker.tree(task.vertex)?)?.owner;
+            Some((owner.uid, owner.gid))
+        }
+        None => None,
+    };
+    let key = copy_key(&CopyInputs {
+        parent: if is_linked { None } else { worker.root.chain() },
+        op,
+        content: content.digest,
+        owner,
+    });
+    worker.cached(step, &key, || {
+        let parent: Arc<dyn Tree> = worker.tree(task.vertex)?;
+        let copied = copy::changes(&CopyRequest {
+            op,
+            trees: &trees,
+            parent: &parent,
+            now: session.services.file_time(),
+        })?;
+        for warning in copied.warnings {
+            session.warn(format!("{}: {warning}", step.label));
+        }
+        write(session, copied.changes, step.label.clone())
+    })
+}
+
+/// The tree of each source, downloads included.
+fn source_trees(
+    worker: &Worker<'_>,
+    task: &Task<'_>,
+    op: &CopyOp,
+) -> Result<Vec<Arc<dyn Tree>>, StepError> {
+    let mut origin: Option<Arc<dyn Tree>> = None;
+    op.sources
+        .iter()
+        .map(|source| match source {
+            CopySource::Path(_) => match &origin {
+                Some(tree) => Ok(Arc::clone(tree)),
+                None => {
+                    let tree = worker.origin_tree(&op.from, task.vertex)?;
+                    origin = Some(Arc::clone(&tree));
+                    Ok(tree)
+                }
+            },
+            CopySource::Url(_) | CopySource::Git(_) => {
+                let checksum = op.checksum.as_deref();
+                let session = worker.session;
+                let fetched = session.remotes.get(session, task, source, checksum, op.keep_git_dir)?;
+                Ok(fetched.tree)
+            }
+            CopySource::Inline { .. } => Ok(Arc::new(EmptyTree) as Arc<dyn Tree>),
+        })
+        .collect()
+}
+
+/// All files of a named context, for a stage that starts from it.
+pub(super) fn context_layer(
+    session: &Session<'_>,
+    vertex: Vertex,
+    name: &str,
+) -> Result<Vec<Change>, StepError> {
+    let _ = vertex;
+    let tree = session.contexts.named(session, name)?;
+    files_of(session, tree, "/", "/")
+}
+
+/// The changes that put `source` of a tree at `dest` of an empty root, as `COPY` would.
+pub(super) fn files_of(
+    session: &Session<'_>,
+    tree: Arc<dyn Tree>,
+    source: &str,
+    dest: &str,
+) -> Result<Vec<Change>, StepError> {
+    let op = CopyOp {
+        verb: CopyVerb::Copy,
+        from: Origin::Scratch,
+        sources: vec![CopySource::Path(source.to_owned())],
+        dest: dest.to_owned(),
+        chown: None,
+        chmod: None,
+        link: false,
+        parents: false,
+        exclude: Vec::new(),
+        checksum: None,
+        keep_git_dir: None,
+        unpack: None,
+    };
+    let parent: Arc<dyn Tree> = Arc::new(EmptyTree);
+    let now = session.services.file_time();
+    let copied = copy::changes(&CopyRequest { op: &op, trees: &[tree], parent: &parent, now })?;
+    Ok(copied.changes)
+}
+
+/// A tree of one downloaded file.
+pub(super) struct SingleFile {
+    pub(super) name: PathBuf,
+    pub(super) file: PathBuf,
+    pub(super) metadata: Metadata,
+    pub(super) digest: Digest,
+}
+
+impl Tree for SingleFile {
+    fn node(&self, path: &Path) -> Result<Option<Node>, TreeError> {
+        let metadata = if path == self.name {
+            self.metadata.clone()
+        } else if path.as_os_str().is_empty() {
+            Metadata::dir(Timestamp::default())
+        } else {
+            return Ok(None);
+        };
+        Ok(Some(Node { metadata, inode: None }))
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError> {
+        let is_root = path.as_os_str().is_empty();
+        Ok(is_root.then(|| self.name.clone().into_os_string()).into_iter().collect())
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn io::Read + Send>, TreeError> {
+        let failed = |source| TreeError { action: "read", path: path.to_owned(), source };
+        if path != self.name {
+            return Err(failed(io::ErrorKind::NotFound.into()));
+        }
+        Ok(Box::new(std::fs::File::open(&self.file).map_err(failed)?))
+    }
+
+    fn digest(&self, _: &Path) -> Result<Digest, TreeError> {
+        Ok(self.digest)
+    }
+}

@@ -1,0 +1,210 @@
+//! Builds: plans a Dockerfile, carries the plan out, puts the image together.
+//!
+//! ```text
+//! BuildRequest ─plan (asks for base images until it has all)→ Plan, one for each platform
+//!              ─stages side by side; each step from the cache or executed→ states (stacks of layers)
+//!              ─image→ BuildResult: config and manifest of each platform
+//! ```
+//! Nothing here knows where the result goes (`output`) or how it is shown (`cli`). A build that fails or is
+//! interrupted leaves the records of its finished steps, and nothing half done.
+
+mod blobs;
+mod contexts;
+mod copy_step;
+mod error;
+mod image;
+mod image_source;
+mod planning;
+mod remote;
+mod request;
+mod root;
+//mod run_step;
+mod schedule;
+mod secrets;
+mod session;
+mod stage;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+pub use blobs::{BlobOrigin, Blobs};
+pub use error::{BuildError, FailedStep, StepError};
+pub use image_source::ImageError;
+pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
+
+use crate::{
+    dockerfile::lint::Warning,
+    oci::{ConfigFile, Descriptor, Platform},
+    plan::Plan,
+    progress::Reporter,
+    registry,
+    sandbox::{Cancel, Sandbox},
+    
+    store::Store,
+    tree,
+};
+use image::{LayerFacts, Parts, config_file};
+use session::Session;
+use stage::StageResult;
+
+/// What a build works with.
+#[derive(Clone, Copy)]
+pub struct Services<'a> {
+    /// Where blobs, records and states are.
+    pub store: &'a Store,
+
+
+    /// Talks to registries and web servers.
+    pub registry: &'a registry::Client,
+    /// Runs processes.
+    pub sandbox: &'a Sandbox,
+    /// Takes what is to be told.
+    pub reporter: &'a dyn Reporter,
+    /// Asked for by the user, or by the build itself once something has failed.
+    pub cancel: &'a Cancel,
+    /// The present time.
+    pub clock: fn() -> Timestamp,
+    /// The bytes of `/etc/resolv.conf` for processes.
+    pub resolv_conf: &'a [u8],
+    /// A directory for what does not outlive the build.
+    pub scratch: &'a std::path::Path,
+}
+
+impl Services<'_> {
+    /// The present time, as files have it.
+    fn file_time(&self) -> tree::Timestamp {
+        let now = (self.clock)();
+        tree::Timestamp {
+            seconds: now.as_second(),
+            nanos: u32::try_from(now.subsec_nanosecond()).unwrap_or(0),
+        }
+    }
+}
+
+/// What a build made.
+#[derive(Debug)]
+pub struct BuildResult {
+    /// The image of each platform, in the order of the request.
+    pub images: Vec<BuiltImage>,
+    /// Findings about the Dockerfile.
+    pub warnings: Vec<Warning>,
+    /// `SOURCE_DATE_EPOCH`, if the build has one.
+    pub epoch: Option<i64>,
+    /// Where layers that are not in the store can be had.
+    pub blobs: Arc<Blobs>,
+}
+
+/// The image of one platform.
+#[derive(Debug, Clone)]
+pub struct BuiltImage {
+    /// The platform that was asked for.
+    pub platform: Platform,
+    /// The config document.
+    pub config: ConfigFile,
+    /// The layers, base first.
+    pub layers: Vec<Descriptor>,
+    /// How many of them belong to the base image.
+    pub base_layers: usize,
+}
+
+/// Carries out a build.
+pub fn build(request: &BuildRequest, services: &Services<'_>) -> Result<BuildResult, BuildError> {
+    let session = Session::new(request, services);
+    let outcome = run(&session);
+    session.contexts.save();
+    if services.cancel.is_canceled() && !session.has_failed() {
+        return Err(BuildError::Interrupted);
+    }
+    outcome
+}
+
+fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
+    let file = planning::load(session)?;
+    let mut plans = Vec::new();
+    let mut warnings = Vec::new();
+    for platform in &session.request.platforms {
+        let planned = planning::plan(session, &file, platform)?;
+        for warning in planned.warnings {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        plans.push(planned.plan);
+    }
+    let images = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            plans.iter().map(|plan| scope.spawn(|| build_platform(session, plan))).collect();
+        let outcomes = threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        first_cause(outcomes.collect())
+    })?;
+    let epoch = plans.iter().find_map(|plan| plan.source_date_epoch);
+    Ok(BuildResult { images, warnings, epoch, blobs: Arc::clone(&session.blobs) })
+}
+
+/// All results, or the error that made the others give up.
+fn first_cause<T>(outcomes: Vec<Result<T, BuildError>>) -> Result<Vec<T>, BuildError> {
+    let mut values = Vec::new();
+    let mut interrupted = None;
+    for outcome in outcomes {
+        match outcome {
+            Ok(value) => values.push(value),
+            Err(BuildError::Interrupted) => interrupted = Some(BuildError::Interrupted),
+            Err(error) => return Err(error),
+        }
+    }
+    interrupted.map_or(Ok(values), Err)
+}
+
+fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, BuildError> {
+    let outcomes = schedule::run_all(plan.stages.len(), |index, results| {
+        let outcome = stage::run(session, plan, index, results);
+        if outcome.is_err() {
+            session.fail();
+        }
+        outcome
+    });
+    let results = first_cause(outcomes)?;
+    let target = plan.stages.iter().position(|stage| stage.id == plan.target);
+    let target = target.expect("a plan holds its target");
+    Ok(put_together(session, plan, target, &results[target]))
+}
+
+fn put_together(
+    session: &Session<'_>,
+    plan: &Plan,
+    target: usize,
+    result: &StageResult,
+) -> BuiltImage {
+    let stage = &plan.stages[target];
+    let layers = result.root.layers();
+    let epoch = plan.source_date_epoch.and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let mut config = stage.config.clone();
+    config.labels.extend(session.request.labels.clone());
+    let config = config_file(Parts {
+        platform: stage.image_platform.clone(),
+        config,
+        author: stage.author.clone(),
+        base_history: result.base_history.clone(),
+        entries: result.entries.clone(),
+        layers: layers
+            .iter()
+            .map(|layer| LayerFacts {
+                diff_id: layer.diff_id,
+                created: layer.created,
+                description: layer.description.clone(),
+            })
+            .collect(),
+        epoch,
+        now: (session.services.clock)(),
+    });
+    let own = result.entries.iter().filter(|entry| !entry.empty_layer).count();
+    BuiltImage {
+        platform: plan.platform.clone(),
+        config,
+        base_layers: layers.len().saturating_sub(own),
+        layers: layers.into_iter().map(|layer| layer.descriptor).collect(),
+    }
+}

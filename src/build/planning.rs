@@ -1,0 +1,150 @@
+//! From the Dockerfile to a plan: parsing, and looking up the images that planning asks for.
+
+use std::collections::BTreeMap;
+
+use super::{
+    error::BuildError,
+    request::NamedSource,
+    session::Session,
+};
+use crate::{
+    dockerfile::{self, Dockerfile, lint::Warning},
+    oci::{ConfigFile, Platform},
+    plan::{self, EpochSource, ImageSource, NamedContext, Options, Plan, Planned},
+    source::Span,
+};
+
+/// A plan and what was found on the way.
+pub(super) struct Finding {
+    pub(super) plan: Plan,
+    pub(super) warnings: Vec<Warning>,
+}
+
+/// Parses the Dockerfile.
+pub(super) fn load(session: &Session<'_>) -> Result<Dockerfile, BuildError> {
+    let request = session.request;
+    let name = &request.dockerfile_name;
+    let task = session.task(format!("[internal] load build definition from {name}"));
+    let file = dockerfile::parse(&request.dockerfile);
+    let syntax = request.build_args.get("BUILDKIT_SYNTAX").map(String::as_str);
+    if let Err(error) = file.check_syntax(syntax) {
+        task.failed(&Failed(error.message.clone()));
+        return Err(BuildError::Invalid(vec![error]));
+    }
+    task.done();
+    Ok(file)
+}
+
+/// Plans the build for one platform.
+pub(super) fn plan(
+    session: &Session<'_>,
+    file: &Dockerfile,
+    platform: &Platform,
+) -> Result<Finding, BuildError> {
+    let mut options = options(session, platform);
+    let mut bases: BTreeMap<ImageSource, ConfigFile> = BTreeMap::new();
+    loop {
+        let analysis = plan::analyse(file, &options, &bases);
+        match analysis.outcome.map_err(BuildError::Invalid)? {
+            Planned::Plan(plan) => {
+                return Ok(Finding { plan: *plan, warnings: analysis.warnings });
+            }
+            Planned::NeedsImages(wanted) => look_up(session, &wanted, &mut bases)?,
+            Planned::NeedsEpoch(source, span) => {
+                options.epoch = Some(epoch(session, &source, span)?);
+            }
+        }
+    }
+}
+
+fn options(session: &Session<'_>, platform: &Platform) -> Options {
+    let request = session.request;
+    let contexts = request.named_contexts.iter().map(|(name, source)| {
+        let kind = match source {
+            NamedSource::Directory { .. } | NamedSource::Tree(_) => NamedContext::Directory,
+            NamedSource::Image(image) if image == "scratch" => NamedContext::Scratch,
+            NamedSource::Image(_) | NamedSource::Layout { .. } => NamedContext::Image,
+        };
+        (name.clone(), kind)
+    });
+    Options {
+        target: request.target.clone(),
+        build_args: request.build_args.clone(),
+        platform: platform.clone(),
+        platform_explicit: request.platform_explicit,
+        contexts: contexts.collect(),
+        multi_platform: request.platforms.len() > 1,
+        hostname: request.hostname.clone(),
+        ..Options::default()
+    }
+}
+
+/// Looks up images, all at the same time.
+fn look_up(
+    session: &Session<'_>,
+    wanted: &[(ImageSource, Span)],
+    bases: &mut BTreeMap<ImageSource, ConfigFile>,
+) -> Result<(), BuildError> {
+    let found = std::thread::scope(|scope| {
+        let threads: Vec<_> = wanted
+            .iter()
+            .map(|(source, span)| scope.spawn(move || (source, metadata(session, source, *span))))
+            .collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect::<Vec<_>>()
+    });
+    for (source, config) in found {
+        bases.insert(source.clone(), config?);
+    }
+    Ok(())
+}
+
+fn metadata(
+    session: &Session<'_>,
+    source: &ImageSource,
+    span: Span,
+) -> Result<ConfigFile, BuildError> {
+    let task = session.task(format!("[internal] load metadata for {}", source.name));
+    match session.images.get(session, source) {
+        Ok(image) => {
+            task.done();
+            Ok(image.config.clone())
+        }
+        Err(error) => {
+            task.failed(&error);
+            Err(BuildError::Image { name: source.name.clone(), span, source: error })
+        }
+    }
+}
+
+/// The moment that a source stands for; none for files without a history.
+fn epoch(
+    session: &Session<'_>,
+    source: &EpochSource,
+    span: Span,
+) -> Result<Option<i64>, BuildError> {
+    match source {
+        EpochSource::Context => Ok(session.request.context_time),
+        EpochSource::Named(_) => Ok(None),
+        EpochSource::Remote { source: remote, checksum } => {
+            let task = session.task("[internal] load the time of SOURCE_DATE_EPOCH");
+            match session.remotes.get(session, &task, remote, checksum.as_deref(), None) {
+                Ok(fetched) => {
+                    task.done();
+                    Ok(fetched.time)
+                }
+                Err(error) => {
+                    task.failed(&error);
+                    Err(BuildError::Epoch { span, source: Box::new(error) })
+                }
+            }
+        }
+    }
+}
+
+/// A message as an error, for progress.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failed(String);

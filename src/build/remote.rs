@@ -1,0 +1,177 @@
+//! What `ADD` fetches: files from the web and git repositories, each once in a build.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::fmt::rfc2822;
+use sha2::{Sha384, Sha512};
+
+use super::{
+    copy_step::SingleFile,
+    error::StepError,
+    session::{Session, Task},
+};
+use crate::{
+    context::git::{self, GitSettings, GitSource},
+    copy,
+    plan::CopySource,
+    registry::http::Get,
+    store::TempDir,
+    tree::{Metadata, Timestamp, Tree},
+};
+
+/// Something fetched.
+#[derive(Clone)]
+pub(super) struct Fetched {
+    /// A file under the name that `ADD` gives it, or a checkout.
+    pub(super) tree: Arc<dyn Tree>,
+    /// `Last-Modified` or the time of the commit, in seconds since 1970.
+    pub(super) time: Option<i64>,
+}
+
+type Cell = Arc<Mutex<Option<Fetched>>>;
+
+/// What was fetched so far.
+#[derive(Default)]
+pub(super) struct Remotes {
+    cells: Mutex<HashMap<String, Cell>>,
+    /// Where it lies, for as long as the build lasts.
+    dirs: Mutex<Vec<TempDir>>,
+}
+
+impl Remotes {
+    /// Fetches a [`CopySource::Url`] or [`CopySource::Git`], unless that was done before.
+    pub(super) fn get(
+        &self,
+        session: &Session<'_>,
+        task: &Task<'_>,
+        source: &CopySource,
+        checksum: Option<&str>,
+        keep_git_dir: Option<bool>,
+    ) -> Result<Fetched, StepError> {
+        let key = format!("{source:?} {checksum:?} {keep_git_dir:?}");
+        let cell = {
+            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(cells.entry(key).or_default())
+        };
+        let mut cell = cell.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(fetched) = &*cell {
+            return Ok(fetched.clone());
+        }
+        let dir = session.services.store.temp_dir()?;
+        let fetched = match source {
+            CopySource::Git(text) => clone(session, text, checksum, keep_git_dir, dir.path())?,
+            CopySource::Url(url) => download(session, task, url, checksum, dir.path())?,
+            CopySource::Path(_) | CopySource::Inline { .. } => {
+                unreachable!("only remote sources are fetched")
+            }
+        };
+        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
+        *cell = Some(fetched.clone());
+        Ok(fetched)
+    }
+}
+
+fn clone(
+    session: &Session<'_>,
+    text: &str,
+    checksum: Option<&str>,
+    keep_git_dir: Option<bool>,
+    dir: &Path,
+) -> Result<Fetched, StepError> {
+    let parsed = GitSource::parse(text).map_err(|source| StepError::GitSource { text: text.to_owned(), source })?;
+    let Some(mut source) = parsed else {
+        return Err(StepError::Unsupported(format!("`{text}` is not a git source")));
+    };
+    if let Some(checksum) = checksum {
+        source.checksum = Some(checksum.to_owned());
+    }
+    if keep_git_dir.is_some() {
+        source.keep_git_dir = keep_git_dir;
+    }
+    let settings = GitSettings { env: session.request.git_env.clone(), ..GitSettings::default() };
+    let secret = |name: &str| super::secrets::text(session, &source.remote, name);
+    let settings = GitSettings {
+        token: secret("GIT_AUTH_TOKEN")?,
+        header: secret("GIT_AUTH_HEADER")?,
+        ..settings
+    };
+    let checkout = git::checkout(&source, &settings, dir)?;
+    Ok(Fetched { time: Some(checkout.commit_time), tree: Arc::new(checkout.tree) })
+}
+
+/// Downloads a file: 0600, root's, with the server's time of last change or 1970.
+fn download(
+    session: &Session<'_>,
+    task: &Task<'_>,
+    url: &str,
+    checksum: Option<&str>,
+    dir: &Path,
+) -> Result<Fetched, StepError> {
+    let path = dir.join("download");
+    let failed = |source| StepError::Download { url: url.to_owned(), source };
+    let mut file = File::create_new(&path).map_err(failed)?;
+    let get = Get { url: url.to_owned(), ..Get::default() };
+    let got = session.services.registry.download(&get, &mut file)?;
+    task.status(format!("{} {} bytes done", got.url, got.size));
+    if let Some(expected) = checksum {
+        let actual = match expected.split_once(':').map(|(algorithm, _)| algorithm) {
+            Some("sha384") => format!("sha384:{}", hash::<Sha384>(&path).map_err(failed)?),
+            Some("sha512") => format!("sha512:{}", hash::<Sha512>(&path).map_err(failed)?),
+            _ => got.digest.to_string(),
+        };
+        if actual != expected {
+            return Err(StepError::Checksum {
+                url: got.url,
+                expected: expected.to_owned(),
+                actual,
+            });
+        }
+    }
+    let time = got.last_modified.as_deref().and_then(http_date);
+    let mut metadata = Metadata::file(got.size, Timestamp::from_seconds(time.unwrap_or(0)));
+    metadata.mode = 0o600;
+    let name = PathBuf::from(copy::url_file_name(url));
+    let tree = Arc::new(SingleFile { name, file: path, metadata, digest: got.digest });
+    Ok(Fetched { tree, time })
+}
+
+/// Seconds since 1970 of a date in a header (RFC 9110, 5.6.7); the obsolete forms are not understood.
+fn http_date(text: &str) -> Option<i64> {
+    let text = text.strip_suffix("GMT").map(|date| format!("{date}+0000"))?;
+    rfc2822::DateTimeParser::new().parse_timestamp(&text).ok().map(jiff::Timestamp::as_second)
+}
+
+fn hash<D: sha2::Digest>(path: &Path) -> io::Result<String> {
+    use std::fmt::Write as _;
+    let mut hasher = D::new();
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+    let mut text = String::new();
+    for byte in hasher.finalize() {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_headers_are_read() {
+        assert_eq!(http_date("Wed, 21 Oct 2015 07:28:00 GMT"), Some(1_445_412_480));
+        assert_eq!(http_date("yesterday"), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! A state of a stage's file system: a stack of layers, and what can be asked of it.
+//!
+//! Asking costs as little as it can: the layers' identity is always known; what a path is needs the layers' tables
+//! of contents, which fetch a base layer's blob the first time; a directory on disk is made only for a process.
+
+use std::{
+    fs::File,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use jiff::Timestamp;
+
+use super::{error::StepError, session::Session};
+use crate::{
+    layer::{BlobSource, LayerBlob, LayerTree, Toc},
+    oci::{ChainId, Descriptor, DiffId},
+    progress::Vertex,
+    store::LayerRecord,
+};
+
+/// One layer of a state.
+#[derive(Debug, Clone)]
+pub(super) struct RootLayer {
+    pub(super) diff_id: DiffId,
+    pub(super) descriptor: Descriptor,
+    /// When it was made, or first seen when it belongs to a base image.
+    pub(super) created: Timestamp,
+    /// What progress called the step that made it.
+    pub(super) description: String,
+}
+
+/// A state: what one layer makes of the state below it.
+#[derive(Debug)]
+pub(super) struct Root {
+    below: Option<Arc<Self>>,
+    layer: Option<RootLayer>,
+    chain: Option<ChainId>,
+    tree: Mutex<Option<Arc<LayerTree>>>,
+}
+
+impl Root {
+    /// The empty root.
+    pub(super) fn scratch() -> Arc<Self> {
+        Arc::new(Self { below: None, layer: None, chain: None, tree: Mutex::new(None) })
+    }
+
+    /// The state with one more layer.
+    pub(super) fn push(self: &Arc<Self>, layer: RootLayer) -> Arc<Self> {
+        Arc::new(Self {
+            chain: Some(ChainId::after(self.chain, layer.diff_id)),
+            layer: Some(layer),
+            below: Some(Arc::clone(self)),
+            tree: Mutex::new(None),
+        })
+    }
+
+    /// Its name; `None` is the empty root.
+    pub(super) fn chain(&self) -> Option<ChainId> {
+        self.chain
+    }
+
+    /// Its layers, base first.
+    pub(super) fn layers(&self) -> Vec<RootLayer> {
+        let mut layers = self.below.as_ref().map(|below| below.layers()).unwrap_or_default();
+        layers.extend(self.layer.clone());
+        layers
+    }
+
+    /// Its file system, answered from tables of contents.
+    pub(super) fn tree(
+        &self,
+        session: &Session<'_>,
+        vertex: Vertex,
+    ) -> Result<Arc<LayerTree>, StepError> {
+        let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tree) = &*tree {
+            return Ok(Arc::clone(tree));
+        }
+        let made = match (&self.below, &self.layer) {
+            (Some(below), Some(layer)) => {
+                let blob = self.blob(session, vertex, layer)?;
+                let made = below.tree(session, vertex)?.push(blob);
+                made.map_err(|source| StepError::Stack { layer: layer.descriptor.digest, source })?
+            }
+            _ => LayerTree::empty(),
+        };
+        let made = Arc::new(made);
+        *tree = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    fn blob(
+        &self,
+        session: &Session<'_>,
+        vertex: Vertex,
+        layer: &RootLayer,
+    ) -> Result<Arc<LayerBlob>, StepError> {
+        let store = session.services.store;
+        let record = store.layer_record_of(layer.diff_id, &layer.descriptor.digest)?;
+        let known = record.and_then(|record| Toc::from_bytes(&record.toc).ok());
+        let toc = match known {
+            Some(toc) => toc,
+            None => self.read_toc(session, vertex, layer)?,
+        };
+        let source = StoredBlob(store.blob_path(&layer.descriptor.digest));
+        if !store.has(&layer.descriptor)? {
+            session.ensure_blob(vertex, &layer.descriptor)?;
+        }
+        Ok(LayerBlob::new(Arc::new(toc), source, Some(session.services.scratch.to_owned())))
+    }
+
+    /// Reads a base layer once, for its table of contents; checks that it is the layer that the config names.
+    fn read_toc(
+        &self,
+        session: &Session<'_>,
+        vertex: Vertex,
+        layer: &RootLayer,
+    ) -> Result<Toc, StepError> {
+        let store = session.services.store;
+        session.ensure_blob(vertex, &layer.descriptor)?;
+        let blob = layer.descriptor.digest;
+        let toc = Toc::read(store.open_blob(&blob)?)
+            .map_err(|source| StepError::Archive { layer: blob, source })?;
+        if toc.diff_id != layer.diff_id {
+            return Err(StepError::DiffId { layer: blob, expected: layer.diff_id, actual: toc.diff_id });
+        }
+        store.put_layer(&LayerRecord {
+            diff_id: layer.diff_id,
+            descriptor: layer.descriptor.clone(),
+            toc: toc.to_bytes(),
+        })?;
+        Ok(toc)
+    }
+}
+
+/// A blob that the store has.
+struct StoredBlob(PathBuf);
+
+impl BlobSource for StoredBlob {
+    fn open(&self) -> io::Result<File> {
+        File::open(&self.0)
+    }
+}

@@ -1,0 +1,327 @@
+//! `RUN`: a root directory, mounts, a process, and what it changed.
+
+use std::{
+    ffi::OsString,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    copy_step, error::StepError,
+    root::RootLayer,
+    secrets,
+    session::{Session, Task},
+    stage::{Outcome, Worker, write},
+};
+use crate::{
+    cache::{MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
+    copy,
+    plan::{Mount, MountKind, Network, Origin, RunOp, Sharing, Step},
+    progress::Event,
+    sandbox::{self, Exit, MountSpec, ProcessSpec},
+    snapshot::materialise,
+    store::{CacheMount, CacheMountId, CacheSharing, TempDir},
+    tree::Tree,
+};
+
+/// Where a process finds programs when nothing says so.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the scripts of heredocs are.
+const SCRIPTS: &str = "/dev/pipes";
+
+/// Takes the layer from the cache or runs the process.
+pub(super) fn run(
+    worker: &Worker<'_>,
+    task: &Task<'_>,
+    step: &Step,
+    op: &RunOp,
+) -> Result<Outcome, StepError> {
+    let request = worker.session.request;
+    check_allowed(worker.session, op)?;
+    let contents = op
+        .mounts
+        .iter()
+        .map(|mount| mount_content(worker, task, &mount.kind))
+        .collect::<Result<Vec<_>, _>>()?;
+    let added_hosts: Vec<&str> = request.add_hosts.iter().map(|(name, _)| name.as_str()).collect();
+    let ulimits: Vec<KeyUlimit<'_>> = request
+        .ulimits
+        .iter()
+        .map(|limit| KeyUlimit { name: &limit.name, soft: signed(limit.soft), hard: signed(limit.hard) })
+        .collect();
+    let key = run_key(&RunInputs {
+        parent: worker.root.chain(),
+        op,
+        platform: &worker.stage.platform,
+        mounts: &contents,
+        network: request.network,
+        hostname: worker.plan.hostname.as_deref(),
+        added_hosts: &added_hosts,
+        shm_size: request.shm_size,
+        ulimits: &ulimits,
+        cgroup_parent: None,
+    });
+    worker.cached(step, &key, || execute(worker, task, step, op))
+}
+
+/// A limit as cache keys hold it.
+fn signed(limit: Option<u64>) -> i64 {
+    limit.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+fn check_allowed(session: &Session<'_>, op: &RunOp) -> Result<(), StepError> {
+    let request = session.request;
+    if op.network == Some(Network::Host) && !request.allow_host_network {
+        return Err(StepError::NotAllowed("network.host"));
+    }
+    if op.insecure && !request.allow_insecure {
+        return Err(StepError::NotAllowed("security.insecure"));
+    }
+    if let Some(device) = op.devices.iter().find(|device| device.required) {
+        let reason = format!("device {} is not available: this machine has no CDI devices", device.name);
+        return Err(StepError::Unsupported(reason));
+    }
+    Ok(())
+}
+
+/// What a mount holds before the step, as far as it counts for the result.
+fn mount_content(
+    worker: &Worker<'_>,
+    task: &Task<'_>,
+    kind: &MountKind,
+) -> Result<MountContent, StepError> {
+    let (from, source) = match kind {
+        MountKind::Bind { from, source, .. } => (from, source),
+        MountKind::Cache { from: Some(from), source, .. } => (from, source),
+        _ => return Ok(MountContent::Nothing),
+    };
+    let tree = worker.origin_tree(from, task.vertex)?;
+    let content = copy::mounted_content(&tree, source)?;
+    Ok(MountContent::Files(content.digest))
+}
+
+/// Runs the process and makes a layer of what it changed.
+fn execute(
+    worker: &Worker<'_>,
+    task: &Task<'_>,
+    step: &Step,
+    op: &RunOp,
+) -> Result<RootLayer, StepError> {
+    let session = worker.session;
+    let command = op.argv.join(" ");
+    let tree = worker.tree(task.vertex)?;
+    let user = copy::find_user(&op.user, &*tree)
+        .map_err(|source| StepError::User { command: command.clone(), source })?;
+    let mut mounts = Mounts::default();
+    for script in &op.scripts {
+        let target = Path::new(SCRIPTS).join(&script.name);
+        mounts.bytes(&target, script.content.clone().into_bytes(), 0o755, (0, 0));
+    }
+    for mount in &op.mounts {
+        mounts.add(worker, task, mount)?;
+    }
+    let snapshot = worker.root.snapshot(session, task.vertex)?;
+    let prepared = session.services.snapshots.prepare(&snapshot)?;
+    let spec = ProcessSpec {
+        argv: op.argv.iter().map(OsString::from).collect(),
+        env: environment(op, &user.home, &mounts.env),
+        cwd: op.workdir.clone(),
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups,
+        hostname: worker.plan.hostname.clone().unwrap_or_else(|| sandbox::HOSTNAME.to_owned()),
+        network: match op.network.unwrap_or(session.request.network) {
+            Network::None => sandbox::Network::None,
+            Network::Default | Network::Host => sandbox::Network::Host,
+        },
+        mounts: mounts.specs,
+        etc_hosts: Some(sandbox::etc_hosts(
+            worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME),
+            &session.request.add_hosts,
+        )),
+        resolv_conf: session.services.resolv_conf.clone(),
+        shm_size: session.request.shm_size.unwrap_or(sandbox::SHM_SIZE),
+        ulimits: session.request.ulimits.clone(),
+        insecure: op.insecure,
+        rootfs: prepared.rootfs(),
+    };
+    let reporter = session.services.reporter;
+    let mut sink = |stream, bytes: &[u8]| {
+        reporter.event(Event::Output { vertex: task.vertex, stream, bytes: bytes.to_vec() });
+    };
+    let exit = session.services.sandbox.run(&spec, &session.services.cancel, &mut sink)?;
+    match exit {
+        Exit::Code(0) => {}
+        Exit::Canceled => return Err(StepError::Canceled),
+        Exit::NotStarted { code, reason } => {
+            return Err(StepError::NotStarted { command, reason, code });
+        }
+        Exit::Code(_) | Exit::Signal(_) => {
+            return Err(StepError::Exit { command, code: exit.code() });
+        }
+    }
+    let changes = prepared.changes(&tree)?;
+    let layer = write(session, changes, step.label.clone())?;
+    let above = worker.root.push(layer.clone());
+    if let Some(chain) = above.chain() {
+        prepared.adopt(&chain)?;
+    }
+    Ok(layer)
+}
+
+/// The environment of the process: what the Dockerfile says, then what has to be there.
+fn environment(
+    op: &RunOp,
+    home: &str,
+    secrets: &[(String, Vec<u8>)],
+) -> Vec<(OsString, OsString)> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let has = |name: &str| op.env.iter().any(|(key, _)| key == name);
+    let mut env: Vec<(OsString, OsString)> = Vec::new();
+    if !has("PATH") {
+        env.push(("PATH".into(), DEFAULT_PATH.into()));
+    }
+    let proxies = op.proxy_env.iter().filter(|(name, _)| !has(name));
+    env.extend(op.env.iter().chain(proxies).map(|(key, value)| (key.into(), value.into())));
+    env.extend(secrets.iter().map(|(key, value)| (key.into(), OsString::from_vec(value.clone()))));
+    if !has("HOME") {
+        env.push(("HOME".into(), home.into()));
+    }
+    env
+}
+
+/// Mounts as the sandbox wants them, and what has to live as long as they do.
+#[derive(Default)]
+struct Mounts {
+    specs: Vec<MountSpec>,
+    env: Vec<(String, Vec<u8>)>,
+    _caches: Vec<CacheMount>,
+    _dirs: Vec<TempDir>,
+}
+
+impl Mounts {
+    fn bytes(&mut self, target: &Path, content: Vec<u8>, mode: u32, (uid, gid): (u32, u32)) {
+        let kind = sandbox::MountKind::Bytes { content, mode, uid, gid };
+        self.specs.push(MountSpec::new(target, kind));
+    }
+
+    fn add(&mut self, worker: &Worker<'_>, task: &Task<'_>, mount: &Mount) -> Result<(), StepError> {
+        let session = worker.session;
+        let target = mount.target.as_deref();
+        match &mount.kind {
+            MountKind::Bind { from, source, writable } => {
+                let Some(target) = target else { return Ok(()) };
+                let source = self.files(worker, task, from, source)?;
+                let kind = if *writable {
+                    sandbox::MountKind::ScratchBind { source }
+                } else {
+                    sandbox::MountKind::Bind { source, readonly: true }
+                };
+                self.specs.push(MountSpec::new(target, kind));
+            }
+            MountKind::Tmpfs { size } => {
+                let Some(target) = target else { return Ok(()) };
+                self.specs.push(MountSpec::new(target, sandbox::MountKind::Tmpfs { size: *size }));
+            }
+            MountKind::Cache { .. } => {
+                let Some(target) = target else { return Ok(()) };
+                let (cache, readonly) = cache_mount(worker, task, &mount.kind)?;
+                let source = cache.path().to_owned();
+                self._caches.push(cache);
+                let kind = sandbox::MountKind::Bind { source, readonly };
+                self.specs.push(MountSpec::new(target, kind));
+            }
+            MountKind::Secret { id, env, required, mode, uid, gid } => {
+                let value = secrets::value(session, id, *required)?;
+                if let Some(name) = env {
+                    self.env.push((name.clone(), value.clone().unwrap_or_default()));
+                }
+                if let (Some(target), Some(value)) = (target, value) {
+                    self.bytes(target, value, *mode, (*uid, *gid));
+                }
+            }
+            MountKind::Ssh { id, required, mode, uid, gid } => {
+                let Some(target) = target else { return Ok(()) };
+                match session.request.ssh.get(id) {
+                    Some(host) => {
+                        let host = host.clone();
+                        let (mode, uid, gid) = (*mode, *uid, *gid);
+                        let kind = sandbox::MountKind::Socket { host, mode, uid, gid };
+                        self.specs.push(MountSpec::new(target, kind));
+                        let value = target.as_os_str().as_encoded_bytes().to_vec();
+                        self.env.push(("SSH_AUTH_SOCK".to_owned(), value));
+                    }
+                    None if *required => return Err(StepError::SshMissing(id.clone())),
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A path of this machine with the files that a mount shows.
+    fn files(
+        &mut self,
+        worker: &Worker<'_>,
+        task: &Task<'_>,
+        from: &Origin,
+        source: &str,
+    ) -> Result<PathBuf, StepError> {
+        let tree = worker.origin_tree(from, task.vertex)?;
+        let dir = worker.session.services.store.temp_dir()?;
+        let path = put_files(worker.session, tree, source, dir.path())?;
+        self._dirs.push(dir);
+        Ok(path)
+    }
+}
+
+/// Puts what `source` of a tree is into `dir`, and says where it is now.
+fn put_files(
+    session: &Session<'_>,
+    tree: Arc<dyn Tree>,
+    source: &str,
+    dir: &Path,
+) -> Result<PathBuf, StepError> {
+    let changes = copy_step::files_of(session, tree, source, "/mounted")?;
+    materialise(&changes, dir)?;
+    Ok(dir.join("mounted"))
+}
+
+fn cache_mount(
+    worker: &Worker<'_>,
+    task: &Task<'_>,
+    kind: &MountKind,
+) -> Result<(CacheMount, bool), StepError> {
+    let MountKind::Cache { id, sharing, from, source, mode, uid, gid, writable } = kind else {
+        unreachable!("only cache mounts come here");
+    };
+    let session = worker.session;
+    let store = session.services.store;
+    let seed = match from {
+        Some(_) => match mount_content(worker, task, kind)? {
+            MountContent::Files(digest) => Some(digest),
+            MountContent::Nothing => None,
+        },
+        None => None,
+    };
+    let cache_id = CacheMountId { id: id.clone(), seed, mode: *mode, uid: *uid, gid: *gid };
+    let sharing = match sharing {
+        Sharing::Shared => CacheSharing::Shared,
+        Sharing::Private => CacheSharing::Private,
+        Sharing::Locked => CacheSharing::Locked,
+    };
+    let mut fill = |dir: &Path| -> Result<(), StepError> {
+        if let Some(from) = from {
+            let tree = worker.origin_tree(from, task.vertex)?;
+            let changes = copy_step::files_of(session, tree, source, "/")?;
+            materialise(&changes, dir)?;
+        } else {
+            session.services.snapshots.own(dir, *uid, *gid, *mode)?;
+        }
+        Ok(())
+    };
+    let mut wait = || !session.is_over();
+    let cache = store.cache_mount::<StepError>(&cache_id, sharing, &mut fill, &mut wait)?;
+    Ok((cache.ok_or(StepError::Canceled)?, !writable))
+}

@@ -1,0 +1,324 @@
+//! One stage: its base, then its steps in order, each from the cache or executed.
+
+use std::sync::Arc;
+
+use super::{
+    copy_step, error::{BuildError, FailedStep, StepError},
+    image::Entry,
+    request::NoCache,
+    root::{Root, RootLayer},
+    schedule::Results,
+    session::{Session, Task},
+};
+use crate::{
+    cache::{CacheUse, Key, Lookup, Position, StepRecord, WorkdirInputs, workdir_key},
+    copy,
+    layer::{Change, WriteOptions, write_layer},
+    oci::History,
+    plan::{Base, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
+    progress::Vertex,
+    store::LayerRecord,
+    tree::Tree,
+};
+
+/// What a stage left behind.
+#[derive(Debug)]
+pub(super) struct StageResult {
+    pub(super) root: Arc<Root>,
+    pub(super) base_history: Vec<History>,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// A stage at work.
+pub(super) struct Worker<'a> {
+    pub(super) session: &'a Session<'a>,
+    pub(super) plan: &'a Plan,
+    pub(super) stage: &'a Stage,
+    pub(super) results: &'a Results<StageResult>,
+    /// The state so far.
+    pub(super) root: Arc<Root>,
+}
+
+/// How a step ended.
+pub(super) enum Outcome {
+    Cached(RootLayer),
+    Made(RootLayer),
+}
+
+/// Carries out one stage of the plan.
+pub(super) fn run(
+    session: &Session<'_>,
+    plan: &Plan,
+    index: usize,
+    results: &Results<StageResult>,
+) -> Result<StageResult, BuildError> {
+    let stage = &plan.stages[index];
+    let (root, base_history, mut entries) = base(session, plan, stage, results)?;
+    let mut worker = Worker { session, plan, stage, results, root };
+    for step in &stage.steps {
+        let layer = match &step.op {
+            Op::Config => None,
+            _ => Some(worker.step(step)?),
+        };
+        entries.push(Entry { created_by: step.created_by.clone(), empty_layer: layer.is_none() });
+        if let Some(layer) = layer {
+            worker.root = worker.root.push(layer);
+        }
+    }
+    Ok(StageResult { root: worker.root, base_history, entries })
+}
+
+type Start = (Arc<Root>, Vec<History>, Vec<Entry>);
+
+/// What a stage starts from.
+fn base(
+    session: &Session<'_>,
+    plan: &Plan,
+    stage: &Stage,
+    results: &Results<StageResult>,
+) -> Result<Start, BuildError> {
+    match &stage.base {
+        Base::Scratch => Ok((Root::scratch(), Vec::new(), Vec::new())),
+        Base::Stage(id) => {
+            let result = wait(plan, results, *id)?;
+            Ok((Arc::clone(&result.root), result.base_history.clone(), result.entries.clone()))
+        }
+        Base::Image(source) => {
+            let failed = |source_error| BuildError::Image {
+                name: source.name.clone(),
+                span: stage.span,
+                source: source_error,
+            };
+            let image = session.images.get(session, source).map_err(failed)?;
+            if let Some(label) = &stage.from_label {
+                let task = session.task(format!("{label}@{}", image.digest));
+                task.cached();
+            }
+            Ok((image_root(session, &image), image.config.history.clone(), Vec::new()))
+        }
+        Base::Context(name) => {
+            let (root, label) = (Root::scratch(), format!("[context {name}] load from client"));
+            let task = session.task(label.clone());
+            let made = copy_step::context_layer(session, task.vertex, name);
+            match made {
+                Ok(changes) => {
+                    let layer = write(session, changes, label)
+                        .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
+                    task.done();
+                    let entry = Entry { created_by: format!("FROM {name}"), empty_layer: false };
+                    Ok((root.push(layer), Vec::new(), vec![entry]))
+                }
+                Err(error) => {
+                    task.failed(&error);
+                    session.fail();
+                    Err(step_failed(stage, stage.span, &stage.name, error))
+                }
+            }
+        }
+    }
+}
+
+/// The state that an image's layers make.
+pub(super) fn image_root(
+    session: &Session<'_>,
+    image: &super::image_source::ResolvedImage,
+) -> Arc<Root> {
+    let created = image.config.created.as_deref().and_then(|text| text.parse().ok());
+    let created = created.unwrap_or_else(session.services.clock);
+    let layers = image.config.rootfs.diff_ids.iter().zip(&image.manifest.layers);
+    layers.fold(Root::scratch(), |root, (diff_id, descriptor)| {
+        root.push(RootLayer {
+            diff_id: *diff_id,
+            descriptor: descriptor.clone(),
+            created,
+            description: format!("pulled from {}", image.name),
+        })
+    })
+}
+
+fn wait(
+    plan: &Plan,
+    results: &Results<StageResult>,
+    id: StageId,
+) -> Result<Arc<StageResult>, BuildError> {
+    let index = plan.stages.iter().position(|stage| stage.id == id);
+    let index = index.expect("a plan holds every stage that its stages depend on");
+    results.wait(index).map_err(|_| BuildError::Interrupted)
+}
+
+fn step_failed(
+    stage: &Stage,
+    span: crate::source::Span,
+    label: &str,
+    source: StepError,
+) -> BuildError {
+    BuildError::Step(Box::new(FailedStep {
+        label: label.to_owned(),
+        span,
+        stage: stage.name.clone(),
+        source,
+    }))
+}
+
+impl<'a> Worker<'a> {
+    fn step(&mut self, step: &Step) -> Result<RootLayer, BuildError> {
+        if self.session.is_over() {
+            return Err(BuildError::Interrupted);
+        }
+        let task = self.session.task(step.label.clone());
+        let outcome = match &step.op {
+            Op::Run(_) => Err(StepError::Unsupported("RUN".into())),
+            Op::Copy(op) => copy_step::run(self, &task, step, op),
+            Op::Workdir(op) => self.workdir(&task, step, op),
+            Op::Config => unreachable!("steps of the config have no layer"),
+        };
+        match outcome {
+            Ok(Outcome::Cached(layer)) => {
+                task.cached();
+                Ok(layer)
+            }
+            Ok(Outcome::Made(layer)) => {
+                task.done();
+                Ok(layer)
+            }
+            Err(StepError::Canceled) => Err(BuildError::Interrupted),
+            Err(error) => {
+                task.failed(&error);
+                self.session.fail();
+                Err(step_failed(self.stage, step.span, &step.label, error))
+            }
+        }
+    }
+
+    fn workdir(
+        &self,
+        task: &Task<'_>,
+        step: &Step,
+        op: &WorkdirOp,
+    ) -> Result<Outcome, StepError> {
+        let owner = match op.user.as_str() {
+            "" => copy::Owner::default(),
+            user => copy::find_owner(user, &*self.tree(task.vertex)?)?.owner,
+        };
+        let inputs = WorkdirInputs { parent: self.root.chain(), op, owner: (owner.uid, owner.gid) };
+        self.cached(step, &workdir_key(&inputs), || {
+            let tree: Arc<dyn Tree> = self.tree(task.vertex)?;
+            let changes = copy::workdir(op, &tree, self.session.services.file_time())?;
+            write(self.session, changes, step.label.clone())
+        })
+    }
+
+    /// The tree of the state so far.
+    pub(super) fn tree(&self, vertex: Vertex) -> Result<Arc<crate::layer::LayerTree>, StepError> {
+        self.root.tree(self.session, vertex)
+    }
+
+    /// The state that files come from; `None` for contexts, which are no states.
+    pub(super) fn origin_root(&self, origin: &Origin) -> Result<Option<Arc<Root>>, StepError> {
+        Ok(match origin {
+            Origin::Context | Origin::Named(_) => None,
+            Origin::Scratch => Some(Root::scratch()),
+            Origin::Stage(id) => {
+                let result = wait(self.plan, self.results, *id).map_err(|_| StepError::Canceled)?;
+                Some(Arc::clone(&result.root))
+            }
+            Origin::Image(source) => {
+                let image = self.session.images.get(self.session, source)?;
+                Some(image_root(self.session, &image))
+            }
+        })
+    }
+
+    /// The tree that files come from.
+    pub(super) fn origin_tree(
+        &self,
+        origin: &Origin,
+        vertex: Vertex,
+    ) -> Result<Arc<dyn Tree>, StepError> {
+        match origin {
+            Origin::Context => Ok(self.session.contexts.main(self.session)?),
+            Origin::Named(name) => Ok(self.session.contexts.named(self.session, name)?),
+            Origin::Stage(_) | Origin::Image(_) | Origin::Scratch => {
+                let root = self.origin_root(origin)?.unwrap_or_else(Root::scratch);
+                Ok(root.tree(self.session, vertex)?)
+            }
+        }
+    }
+
+    /// Takes the layer that the step made earlier, or executes it. Of several processes and threads that want the
+    /// same step, one executes it.
+    pub(super) fn cached(
+        &self,
+        step: &Step,
+        key: &Key,
+        execute: impl FnOnce() -> Result<RootLayer, StepError>,
+    ) -> Result<Outcome, StepError> {
+        let store = self.session.services.store;
+        let position = self.position(step);
+        let cache = self.cache_use();
+        let hit = |record: StepRecord| {
+            Outcome::Cached(RootLayer {
+                diff_id: record.diff_id,
+                descriptor: record.descriptor,
+                created: record.created.parse().unwrap_or_else(|_| (self.session.services.clock)()),
+                description: step.label.clone(),
+            })
+        };
+        if let Lookup::Hit(record) = key.lookup(store, position, cache)? {
+            return Ok(hit(*record));
+        }
+        let _turn = store.lock_step(key.digest())?;
+        if let Lookup::Hit(record) = key.lookup(store, position, cache)? {
+            return Ok(hit(*record));
+        }
+        let layer = execute()?;
+        let record = StepRecord {
+            diff_id: layer.diff_id,
+            descriptor: layer.descriptor.clone(),
+            created: layer.created.to_string(),
+            content: None,
+        };
+        key.record(store, position, &record)?;
+        Ok(Outcome::Made(layer))
+    }
+
+    fn cache_use(&self) -> CacheUse {
+        let is_off = match &self.session.request.no_cache {
+            NoCache::Never => false,
+            NoCache::Always => true,
+            NoCache::Stages(names) => names.iter().any(|name| {
+                self.stage.alias.as_deref().unwrap_or(&self.stage.name).eq_ignore_ascii_case(name)
+            }),
+        };
+        if is_off { CacheUse::Off } else { CacheUse::On }
+    }
+
+    fn position(&self, step: &Step) -> Position {
+        let number = step.number.map_or(0, |(number, _)| number).to_string();
+        let platform = self.plan.platform.to_string();
+        Position::new(&[&self.session.request.dockerfile_name, &platform, &self.stage.name, &number])
+    }
+}
+
+/// Writes changes as a layer into the store, with its table of contents.
+pub(super) fn write(
+    session: &Session<'_>,
+    changes: Vec<Change>,
+    description: String,
+) -> Result<RootLayer, StepError> {
+    let store = session.services.store;
+    let mut blob = store.blob_writer()?;
+    let written = write_layer(changes, &mut blob, &WriteOptions::default())?;
+    blob.commit(Some(&written.descriptor.digest))?;
+    store.put_layer(&LayerRecord {
+        diff_id: written.diff_id,
+        descriptor: written.descriptor.clone(),
+        toc: written.toc.to_bytes(),
+    })?;
+    Ok(RootLayer {
+        diff_id: written.diff_id,
+        descriptor: written.descriptor,
+        created: (session.services.clock)(),
+        description,
+    })
+}
