@@ -130,7 +130,14 @@ fn pull(
     reference: &Reference,
     blob: &Descriptor,
 ) -> Result<(), ImageError> {
-    let mut sink = StoreSink { store, writer: store.blob_writer()?, reporter, vertex, blob, told: 0 };
+    let mut sink = StoreSink {
+        store,
+        writer: store.blob_writer()?,
+        reporter,
+        vertex,
+        blob,
+        told: 0,
+    };
     registry.blob(reference, blob, &mut sink)?;
     Ok(sink.writer.commit_as(blob)?)
 }
@@ -156,7 +163,12 @@ impl BlobSink for StoreSink<'_> {
         if current >= self.told + TELL_EVERY || current == self.blob.size {
             self.told = current;
             let (item, total) = (self.blob.digest.to_string(), Some(self.blob.size));
-            self.reporter.event(Event::Transfer { vertex: self.vertex, item, current, total });
+            self.reporter.event(Event::Transfer {
+                vertex: self.vertex,
+                item,
+                current,
+                total,
+            });
         }
         Ok(())
     }

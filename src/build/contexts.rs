@@ -77,13 +77,21 @@ impl Contexts {
         let file = services.store.stat_dir().join(name);
         let cache = Arc::new(StatCache::load(file, services.file_time()));
         let tree = LocalTree::open(path, patterns, Some(Arc::clone(&cache)))?;
-        self.caches.lock().unwrap_or_else(PoisonError::into_inner).push(cache);
+        self.caches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(cache);
         Ok(Arc::new(tree))
     }
 
     /// Keeps what was learnt about files for the next build. That it cannot be kept costs time, nothing else.
     pub(super) fn save(&self) {
-        for cache in self.caches.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for cache in self
+            .caches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             cache.save().ok();
         }
     }

@@ -82,7 +82,10 @@ fn source_trees(
             CopySource::Url(_) | CopySource::Git(_) => {
                 let checksum = op.checksum.as_deref();
                 let session = worker.session;
-                let fetched = session.remotes.get(session, task, source, checksum, op.keep_git_dir)?;
+                let fetched =
+                    session
+                        .remotes
+                        .get(session, task, source, checksum, op.keep_git_dir)?;
                 Ok(fetched.tree)
             }
             CopySource::Inline { .. } => Ok(Arc::new(EmptyTree) as Arc<dyn Tree>),
@@ -124,7 +127,12 @@ pub(super) fn files_of(
     };
     let parent: Arc<dyn Tree> = Arc::new(EmptyTree);
     let now = session.services.file_time();
-    let copied = copy::changes(&CopyRequest { op: &op, trees: &[tree], parent: &parent, now })?;
+    let copied = copy::changes(&CopyRequest {
+        op: &op,
+        trees: &[tree],
+        parent: &parent,
+        now,
+    })?;
     Ok(copied.changes)
 }
 
@@ -145,16 +153,26 @@ impl Tree for SingleFile {
         } else {
             return Ok(None);
         };
-        Ok(Some(Node { metadata, inode: None }))
+        Ok(Some(Node {
+            metadata,
+            inode: None,
+        }))
     }
 
     fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError> {
         let is_root = path.as_os_str().is_empty();
-        Ok(is_root.then(|| self.name.clone().into_os_string()).into_iter().collect())
+        Ok(is_root
+            .then(|| self.name.clone().into_os_string())
+            .into_iter()
+            .collect())
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn io::Read + Send>, TreeError> {
-        let failed = |source| TreeError { action: "read", path: path.to_owned(), source };
+        let failed = |source| TreeError {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        };
         if path != self.name {
             return Err(failed(io::ErrorKind::NotFound.into()));
         }

@@ -1,8 +1,18 @@
 //! Why a build failed. Which instruction is to blame is said once, here; the causes say the rest.
 
 use crate::{
-    context::{ContextError, git::{GitError, GitSourceError}}, copy::CopyError, layer::{ArchiveError, LayerError, StackError}, oci::{DiffId, Digest}, registry, sandbox::SandboxError,
-    source::{Diagnostic, Span}, store::StoreError, tree::TreeError,
+    context::{
+        ContextError,
+        git::{GitError, GitSourceError},
+    },
+    copy::CopyError,
+    layer::{ArchiveError, LayerError, StackError},
+    oci::{DiffId, Digest},
+    registry,
+    sandbox::SandboxError,
+    source::{Diagnostic, Span},
+    store::StoreError,
+    tree::TreeError,
 };
 
 use super::image_source::ImageError;

@@ -61,16 +61,22 @@ pub(super) fn config_file(parts: Parts) -> ConfigFile {
     }));
     reconcile(&mut history, &parts.layers);
     date(&mut history, &parts.layers, parts.epoch);
-    let created = history.last().and_then(|entry| entry.created.clone()).unwrap_or_else(|| {
-        let now = parts.epoch.map_or(parts.now, |epoch| epoch.min(parts.now));
-        now.to_string()
-    });
+    let created = history
+        .last()
+        .and_then(|entry| entry.created.clone())
+        .unwrap_or_else(|| {
+            let now = parts.epoch.map_or(parts.now, |epoch| epoch.min(parts.now));
+            now.to_string()
+        });
     ConfigFile {
         created: Some(created),
         author: parts.author,
         platform: parts.platform,
         config: parts.config,
-        rootfs: RootFs { diff_ids, ..RootFs::default() },
+        rootfs: RootFs {
+            diff_ids,
+            ..RootFs::default()
+        },
         history,
     }
 }
@@ -98,9 +104,15 @@ fn date(history: &mut [History], layers: &[LayerFacts], epoch: Option<Timestamp>
         entry.created.get_or_insert_with(|| clamp(layer.created));
     }
     let first_undated = history.iter().position(|entry| entry.created.is_none());
-    let Some(first_undated) = first_undated else { return };
-    let next = history[first_undated..].iter().find_map(|entry| entry.created.clone());
-    let before = history[..first_undated].last().and_then(|entry| entry.created.clone());
+    let Some(first_undated) = first_undated else {
+        return;
+    };
+    let next = history[first_undated..]
+        .iter()
+        .find_map(|entry| entry.created.clone());
+    let before = history[..first_undated]
+        .last()
+        .and_then(|entry| entry.created.clone());
     let mut current = next.or(before);
     for entry in &mut history[first_undated..] {
         match &entry.created {
@@ -131,7 +143,10 @@ mod tests {
             base_history: base,
             entries: entries
                 .iter()
-                .map(|(text, empty)| Entry { created_by: (*text).to_owned(), empty_layer: *empty })
+                .map(|(text, empty)| Entry {
+                    created_by: (*text).to_owned(),
+                    empty_layer: *empty,
+                })
                 .collect(),
             layers,
             epoch: None,
@@ -143,10 +158,20 @@ mod tests {
     fn entries_without_a_layer_take_the_first_new_layers_time_then_the_one_before() {
         let file = build(
             Vec::new(),
-            &[("ENV", true), ("COPY", false), ("USER", true), ("RUN", false), ("CMD", true)],
+            &[
+                ("ENV", true),
+                ("COPY", false),
+                ("USER", true),
+                ("RUN", false),
+                ("CMD", true),
+            ],
             vec![layer("COPY", 10), layer("RUN", 20)],
         );
-        let times: Vec<_> = file.history.iter().map(|h| h.created.as_deref().expect("dated")).collect();
+        let times: Vec<_> = file
+            .history
+            .iter()
+            .map(|h| h.created.as_deref().expect("dated"))
+            .collect();
         let (ten, twenty) = ("1970-01-01T00:00:10Z", "1970-01-01T00:00:20Z");
         assert_eq!(times, [ten, ten, ten, twenty, twenty]);
         assert_eq!(file.created.as_deref(), Some(twenty));
@@ -154,12 +179,25 @@ mod tests {
 
     #[test]
     fn a_base_without_history_gets_one_and_a_base_with_too_much_loses_layers() {
-        let file = build(Vec::new(), &[("COPY", false)], vec![layer("base", 1), layer("COPY x", 2)]);
+        let file = build(
+            Vec::new(),
+            &[("COPY", false)],
+            vec![layer("base", 1), layer("COPY x", 2)],
+        );
         let texts: Vec<_> = file.history.iter().map(|h| h.created_by.as_str()).collect();
         assert_eq!(texts, ["COPY", "[2/2] COPY x"]);
 
-        let extra = History { created_by: "gone".to_owned(), ..History::default() };
+        let extra = History {
+            created_by: "gone".to_owned(),
+            ..History::default()
+        };
         let file = build(vec![extra.clone(), extra], &[], vec![layer("base", 1)]);
-        assert_eq!(file.history.iter().map(|h| h.empty_layer).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(
+            file.history
+                .iter()
+                .map(|h| h.empty_layer)
+                .collect::<Vec<_>>(),
+            [false, true]
+        );
     }
 }

@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     oci::{
-        ANNOTATION_REF_NAME, ConfigFile, Descriptor, Digest, DigestError, Index, Manifest, MediaType,
-        Platform, sha256,
+        ANNOTATION_REF_NAME, ConfigFile, Descriptor, Digest, DigestError, Index, Manifest,
+        MediaType, Platform, sha256,
     },
     plan::ImageSource,
     reference::{Reference, ReferenceError},
@@ -157,12 +157,30 @@ fn from_reference(
         && let Some(descriptor) = store.tag(&reference)?
     {
         let bytes = store.read_blob(&descriptor)?;
-        return pick(session, &Source::Store, &reference.to_string(), &descriptor, &bytes, platform);
+        return pick(
+            session,
+            &Source::Store,
+            &reference.to_string(),
+            &descriptor,
+            &bytes,
+            platform,
+        );
     }
     let document = session.services.registry.manifest(&reference)?;
     let descriptor = document.descriptor;
-    let name = reference.clone().with_default_tag().with_digest(descriptor.digest).to_string();
-    pick(session, &Source::Registry(reference), &name, &descriptor, &document.bytes, platform)
+    let name = reference
+        .clone()
+        .with_default_tag()
+        .with_digest(descriptor.digest)
+        .to_string();
+    pick(
+        session,
+        &Source::Registry(reference),
+        &name,
+        &descriptor,
+        &document.bytes,
+        platform,
+    )
 }
 
 fn from_layout(
@@ -172,8 +190,10 @@ fn from_layout(
     platform: &Platform,
 ) -> Result<ResolvedImage, ImageError> {
     let index_path = path.join("index.json");
-    let bytes = std::fs::read(&index_path)
-        .map_err(|source| ImageError::Layout { path: index_path.clone(), source })?;
+    let bytes = std::fs::read(&index_path).map_err(|source| ImageError::Layout {
+        path: index_path.clone(),
+        source,
+    })?;
     let name = format!("oci-layout://{}", path.display());
     let index: Index = parse(&name, "index", &bytes)?;
     let descriptor = entry_of(&index, image)?.ok_or_else(|| ImageError::NotInLayout {
@@ -196,9 +216,15 @@ fn entry_of(index: &Index, image: Option<&str>) -> Result<Option<Descriptor>, Di
     }
     let tag = image.unwrap_or("latest");
     let tagged = index.manifests.iter().find(|entry| {
-        entry.annotations.get(ANNOTATION_REF_NAME).is_some_and(|name| {
-            name == tag || name.strip_suffix(tag).is_some_and(|rest| rest.ends_with(':'))
-        })
+        entry
+            .annotations
+            .get(ANNOTATION_REF_NAME)
+            .is_some_and(|name| {
+                name == tag
+                    || name
+                        .strip_suffix(tag)
+                        .is_some_and(|rest| rest.ends_with(':'))
+            })
     });
     Ok(match (tagged, image, index.manifests.as_slice()) {
         (Some(entry), _, _) => Some(entry.clone()),
@@ -225,7 +251,11 @@ fn pick(
         descriptor = best_match(name, &index, platform)?;
         bytes = document(session, source, name, &descriptor)?;
     }
-    Err(malformed(name, "index", "it leads through too many other indexes"))
+    Err(malformed(
+        name,
+        "index",
+        "it leads through too many other indexes",
+    ))
 }
 
 /// Trusts the document's own words before its descriptor's, as a missing or wrong type there is common.
@@ -236,8 +266,13 @@ fn is_index(media_type: &MediaType, bytes: &[u8]) -> bool {
         config: Option<serde::de::IgnoredAny>,
     }
     match serde_json::from_slice::<Shape>(bytes) {
-        Ok(Shape { manifests: Some(_), config: None }) => true,
-        Ok(Shape { config: Some(_), .. }) => false,
+        Ok(Shape {
+            manifests: Some(_),
+            config: None,
+        }) => true,
+        Ok(Shape {
+            config: Some(_), ..
+        }) => false,
         _ => media_type.is_index(),
     }
 }
@@ -311,7 +346,9 @@ fn document(
         Source::Registry(reference) => {
             let registry = session.services.registry;
             if descriptor.media_type.is_manifest() || descriptor.media_type.is_index() {
-                registry.manifest(&reference.clone().with_digest(descriptor.digest))?.bytes
+                registry
+                    .manifest(&reference.clone().with_digest(descriptor.digest))?
+                    .bytes
             } else {
                 registry.blob_bytes(reference, descriptor, MAX_DOCUMENT_BYTES)?
             }
@@ -322,16 +359,27 @@ fn document(
 }
 
 fn read_document(name: &str, path: &Path, descriptor: &Descriptor) -> Result<Vec<u8>, ImageError> {
-    let layout = |source| ImageError::Layout { path: path.to_owned(), source };
+    let layout = |source| ImageError::Layout {
+        path: path.to_owned(),
+        source,
+    };
     let size = std::fs::metadata(path).map_err(layout)?.len();
     if size != descriptor.size || size > MAX_DOCUMENT_BYTES {
-        let reason = format!("{} has {size} bytes instead of {}", path.display(), descriptor.size);
+        let reason = format!(
+            "{} has {size} bytes instead of {}",
+            path.display(),
+            descriptor.size
+        );
         return Err(malformed(name, "blob", &reason));
     }
     let bytes = std::fs::read(path).map_err(layout)?;
     let digest = sha256(&bytes);
     if digest != descriptor.digest {
-        return Err(malformed(name, "blob", &format!("{} has digest {digest}", path.display())));
+        return Err(malformed(
+            name,
+            "blob",
+            &format!("{} has digest {digest}", path.display()),
+        ));
     }
     Ok(bytes)
 }
@@ -345,5 +393,9 @@ fn parse<T: serde::de::DeserializeOwned>(
 }
 
 fn malformed(name: &str, what: &'static str, reason: &str) -> ImageError {
-    ImageError::Malformed { name: name.to_owned(), what, reason: reason.to_owned() }
+    ImageError::Malformed {
+        name: name.to_owned(),
+        what,
+        reason: reason.to_owned(),
+    }
 }

@@ -40,7 +40,6 @@ use crate::{
     progress::Reporter,
     registry,
     sandbox::{Cancel, Sandbox},
-    
     store::Store,
     tree,
 };
@@ -53,7 +52,6 @@ use stage::StageResult;
 pub struct Services<'a> {
     /// Where blobs, records and states are.
     pub store: &'a Store,
-
 
     /// Talks to registries and web servers.
     pub registry: &'a registry::Client,
@@ -133,15 +131,24 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
         plans.push(planned.plan);
     }
     let images = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            plans.iter().map(|plan| scope.spawn(|| build_platform(session, plan))).collect();
-        let outcomes = threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        let threads: Vec<_> = plans
+            .iter()
+            .map(|plan| scope.spawn(|| build_platform(session, plan)))
+            .collect();
+        let outcomes = threads.into_iter().map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
         first_cause(outcomes.collect())
     })?;
     let epoch = plans.iter().find_map(|plan| plan.source_date_epoch);
-    Ok(BuildResult { images, warnings, epoch, blobs: Arc::clone(&session.blobs) })
+    Ok(BuildResult {
+        images,
+        warnings,
+        epoch,
+        blobs: Arc::clone(&session.blobs),
+    })
 }
 
 /// All results, or the error that made the others give up.
@@ -180,7 +187,9 @@ fn put_together(
 ) -> BuiltImage {
     let stage = &plan.stages[target];
     let layers = result.root.layers();
-    let epoch = plan.source_date_epoch.and_then(|seconds| Timestamp::from_second(seconds).ok());
+    let epoch = plan
+        .source_date_epoch
+        .and_then(|seconds| Timestamp::from_second(seconds).ok());
     let mut config = stage.config.clone();
     config.labels.extend(session.request.labels.clone());
     let config = config_file(Parts {
@@ -200,7 +209,11 @@ fn put_together(
         epoch,
         now: (session.services.clock)(),
     });
-    let own = result.entries.iter().filter(|entry| !entry.empty_layer).count();
+    let own = result
+        .entries
+        .iter()
+        .filter(|entry| !entry.empty_layer)
+        .count();
     BuiltImage {
         platform: plan.platform.clone(),
         config,

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    error::BuildError,
-    request::NamedSource,
-    session::Session,
-};
+use super::{error::BuildError, request::NamedSource, session::Session};
 use crate::{
     dockerfile::{self, Dockerfile, lint::Warning},
     oci::{ConfigFile, Platform},
@@ -26,7 +22,10 @@ pub(super) fn load(session: &Session<'_>) -> Result<Dockerfile, BuildError> {
     let name = &request.dockerfile_name;
     let task = session.task(format!("[internal] load build definition from {name}"));
     let file = dockerfile::parse(&request.dockerfile);
-    let syntax = request.build_args.get("BUILDKIT_SYNTAX").map(String::as_str);
+    let syntax = request
+        .build_args
+        .get("BUILDKIT_SYNTAX")
+        .map(String::as_str);
     if let Err(error) = file.check_syntax(syntax) {
         task.failed(&Failed(error.message.clone()));
         return Err(BuildError::Invalid(vec![error]));
@@ -47,7 +46,10 @@ pub(super) fn plan(
         let analysis = plan::analyse(file, &options, &bases);
         match analysis.outcome.map_err(BuildError::Invalid)? {
             Planned::Plan(plan) => {
-                return Ok(Finding { plan: *plan, warnings: analysis.warnings });
+                return Ok(Finding {
+                    plan: *plan,
+                    warnings: analysis.warnings,
+                });
             }
             Planned::NeedsImages(wanted) => look_up(session, &wanted, &mut bases)?,
             Planned::NeedsEpoch(source, span) => {
@@ -91,7 +93,9 @@ fn look_up(
             .map(|(source, span)| scope.spawn(move || (source, metadata(session, source, *span))))
             .collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
         threads.into_iter().map(join).collect::<Vec<_>>()
     });
@@ -114,7 +118,11 @@ fn metadata(
         }
         Err(error) => {
             task.failed(&error);
-            Err(BuildError::Image { name: source.name.clone(), span, source: error })
+            Err(BuildError::Image {
+                name: source.name.clone(),
+                span,
+                source: error,
+            })
         }
     }
 }
@@ -128,16 +136,25 @@ fn epoch(
     match source {
         EpochSource::Context => Ok(session.request.context_time),
         EpochSource::Named(_) => Ok(None),
-        EpochSource::Remote { source: remote, checksum } => {
+        EpochSource::Remote {
+            source: remote,
+            checksum,
+        } => {
             let task = session.task("[internal] load the time of SOURCE_DATE_EPOCH");
-            match session.remotes.get(session, &task, remote, checksum.as_deref(), None) {
+            match session
+                .remotes
+                .get(session, &task, remote, checksum.as_deref(), None)
+            {
                 Ok(fetched) => {
                     task.done();
                     Ok(fetched.time)
                 }
                 Err(error) => {
                     task.failed(&error);
-                    Err(BuildError::Epoch { span, source: Box::new(error) })
+                    Err(BuildError::Epoch {
+                        span,
+                        source: Box::new(error),
+                    })
                 }
             }
         }

@@ -71,7 +71,10 @@ impl Remotes {
                 unreachable!("only remote sources are fetched")
             }
         };
-        self.dirs.lock().unwrap_or_else(PoisonError::into_inner).push(dir);
+        self.dirs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(dir);
         *cell = Some(fetched.clone());
         Ok(fetched)
     }
@@ -84,9 +87,14 @@ fn clone(
     keep_git_dir: Option<bool>,
     dir: &Path,
 ) -> Result<Fetched, StepError> {
-    let parsed = GitSource::parse(text).map_err(|source| StepError::GitSource { text: text.to_owned(), source })?;
+    let parsed = GitSource::parse(text).map_err(|source| StepError::GitSource {
+        text: text.to_owned(),
+        source,
+    })?;
     let Some(mut source) = parsed else {
-        return Err(StepError::Unsupported(format!("`{text}` is not a git source")));
+        return Err(StepError::Unsupported(format!(
+            "`{text}` is not a git source"
+        )));
     };
     if let Some(checksum) = checksum {
         source.checksum = Some(checksum.to_owned());
@@ -94,7 +102,10 @@ fn clone(
     if keep_git_dir.is_some() {
         source.keep_git_dir = keep_git_dir;
     }
-    let settings = GitSettings { env: session.request.git_env.clone(), ..GitSettings::default() };
+    let settings = GitSettings {
+        env: session.request.git_env.clone(),
+        ..GitSettings::default()
+    };
     let secret = |name: &str| super::secrets::text(session, &source.remote, name);
     let settings = GitSettings {
         token: secret("GIT_AUTH_TOKEN")?,
@@ -102,7 +113,10 @@ fn clone(
         ..settings
     };
     let checkout = git::checkout(&source, &settings, dir)?;
-    Ok(Fetched { time: Some(checkout.commit_time), tree: Arc::new(checkout.tree) })
+    Ok(Fetched {
+        time: Some(checkout.commit_time),
+        tree: Arc::new(checkout.tree),
+    })
 }
 
 /// Downloads a file: 0600, root's, with the server's time of last change or 1970.
@@ -114,9 +128,15 @@ fn download(
     dir: &Path,
 ) -> Result<Fetched, StepError> {
     let path = dir.join("download");
-    let failed = |source| StepError::Download { url: url.to_owned(), source };
+    let failed = |source| StepError::Download {
+        url: url.to_owned(),
+        source,
+    };
     let mut file = File::create_new(&path).map_err(failed)?;
-    let get = Get { url: url.to_owned(), ..Get::default() };
+    let get = Get {
+        url: url.to_owned(),
+        ..Get::default()
+    };
     let got = session.services.registry.download(&get, &mut file)?;
     task.status(format!("{} {} bytes done", got.url, got.size));
     if let Some(expected) = checksum {
@@ -137,14 +157,24 @@ fn download(
     let mut metadata = Metadata::file(got.size, Timestamp::from_seconds(time.unwrap_or(0)));
     metadata.mode = 0o600;
     let name = PathBuf::from(copy::url_file_name(url));
-    let tree = Arc::new(SingleFile { name, file: path, metadata, digest: got.digest });
+    let tree = Arc::new(SingleFile {
+        name,
+        file: path,
+        metadata,
+        digest: got.digest,
+    });
     Ok(Fetched { tree, time })
 }
 
 /// Seconds since 1970 of a date in a header (RFC 9110, 5.6.7); the obsolete forms are not understood.
 fn http_date(text: &str) -> Option<i64> {
-    let text = text.strip_suffix("GMT").map(|date| format!("{date}+0000"))?;
-    rfc2822::DateTimeParser::new().parse_timestamp(&text).ok().map(jiff::Timestamp::as_second)
+    let text = text
+        .strip_suffix("GMT")
+        .map(|date| format!("{date}+0000"))?;
+    rfc2822::DateTimeParser::new()
+        .parse_timestamp(&text)
+        .ok()
+        .map(jiff::Timestamp::as_second)
 }
 
 fn hash<D: sha2::Digest>(path: &Path) -> io::Result<String> {
@@ -171,7 +201,10 @@ mod tests {
 
     #[test]
     fn dates_of_headers_are_read() {
-        assert_eq!(http_date("Wed, 21 Oct 2015 07:28:00 GMT"), Some(1_445_412_480));
+        assert_eq!(
+            http_date("Wed, 21 Oct 2015 07:28:00 GMT"),
+            Some(1_445_412_480)
+        );
         assert_eq!(http_date("yesterday"), None);
     }
 }

@@ -119,7 +119,9 @@ impl fmt::Debug for NamedSource {
             Self::Directory { path, .. } => f.debug_tuple("Directory").field(path).finish(),
             Self::Tree(_) => f.write_str("Tree(…)"),
             Self::Image(name) => f.debug_tuple("Image").field(name).finish(),
-            Self::Layout { path, image } => f.debug_tuple("Layout").field(path).field(image).finish(),
+            Self::Layout { path, image } => {
+                f.debug_tuple("Layout").field(path).field(image).finish()
+            }
         }
     }
 }

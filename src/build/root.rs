@@ -43,7 +43,12 @@ pub(super) struct Root {
 impl Root {
     /// The empty root.
     pub(super) fn scratch() -> Arc<Self> {
-        Arc::new(Self { below: None, layer: None, chain: None, tree: Mutex::new(None) })
+        Arc::new(Self {
+            below: None,
+            layer: None,
+            chain: None,
+            tree: Mutex::new(None),
+        })
     }
 
     /// The state with one more layer.
@@ -63,7 +68,11 @@ impl Root {
 
     /// Its layers, base first.
     pub(super) fn layers(&self) -> Vec<RootLayer> {
-        let mut layers = self.below.as_ref().map(|below| below.layers()).unwrap_or_default();
+        let mut layers = self
+            .below
+            .as_ref()
+            .map(|below| below.layers())
+            .unwrap_or_default();
         layers.extend(self.layer.clone());
         layers
     }
@@ -82,7 +91,10 @@ impl Root {
             (Some(below), Some(layer)) => {
                 let blob = self.blob(session, vertex, layer)?;
                 let made = below.tree(session, vertex)?.push(blob);
-                made.map_err(|source| StepError::Stack { layer: layer.descriptor.digest, source })?
+                made.map_err(|source| StepError::Stack {
+                    layer: layer.descriptor.digest,
+                    source,
+                })?
             }
             _ => LayerTree::empty(),
         };
@@ -108,7 +120,11 @@ impl Root {
         if !store.has(&layer.descriptor)? {
             session.ensure_blob(vertex, &layer.descriptor)?;
         }
-        Ok(LayerBlob::new(Arc::new(toc), source, Some(session.services.scratch.to_owned())))
+        Ok(LayerBlob::new(
+            Arc::new(toc),
+            source,
+            Some(session.services.scratch.to_owned()),
+        ))
     }
 
     /// Reads a base layer once, for its table of contents; checks that it is the layer that the config names.
@@ -121,10 +137,16 @@ impl Root {
         let store = session.services.store;
         session.ensure_blob(vertex, &layer.descriptor)?;
         let blob = layer.descriptor.digest;
-        let toc = Toc::read(store.open_blob(&blob)?)
-            .map_err(|source| StepError::Archive { layer: blob, source })?;
+        let toc = Toc::read(store.open_blob(&blob)?).map_err(|source| StepError::Archive {
+            layer: blob,
+            source,
+        })?;
         if toc.diff_id != layer.diff_id {
-            return Err(StepError::DiffId { layer: blob, expected: layer.diff_id, actual: toc.diff_id });
+            return Err(StepError::DiffId {
+                layer: blob,
+                expected: layer.diff_id,
+                actual: toc.diff_id,
+            });
         }
         store.put_layer(&LayerRecord {
             diff_id: layer.diff_id,

@@ -39,7 +39,10 @@ impl<T> Results<T> {
         loop {
             match &*state {
                 State::Pending => {
-                    state = slot.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state = slot
+                        .changed
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
                 State::Done(value) => return Ok(Arc::clone(value)),
                 State::Failed => return Err(Abandoned),
@@ -75,13 +78,22 @@ pub(super) fn run_all<T: Send + Sync, E: Send>(
     count: usize,
     stage: impl Fn(usize, &Results<T>) -> Result<T, E> + Sync,
 ) -> Vec<Result<Arc<T>, E>> {
-    let slot = |_| Slot { state: Mutex::new(State::Pending), changed: Condvar::new() };
-    let results = Results { slots: (0..count).map(slot).collect() };
+    let slot = |_| Slot {
+        state: Mutex::new(State::Pending),
+        changed: Condvar::new(),
+    };
+    let results = Results {
+        slots: (0..count).map(slot).collect(),
+    };
     std::thread::scope(|scope| {
         let run = |index: usize| {
             let (results, stage) = (&results, &stage);
             move || {
-                let mut guard = Guard { results, index, value: None };
+                let mut guard = Guard {
+                    results,
+                    index,
+                    value: None,
+                };
                 let value = Arc::new(stage(index, results)?);
                 guard.value = Some(Arc::clone(&value));
                 Ok(value)
@@ -90,7 +102,11 @@ pub(super) fn run_all<T: Send + Sync, E: Send>(
         let threads: Vec<_> = (0..count).map(|index| scope.spawn(run(index))).collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
             .collect()
     })
 }
@@ -108,14 +124,23 @@ mod tests {
             }
             _ => Ok(*results.wait(index - 1)? + 1),
         });
-        assert_eq!(outcome.into_iter().map(|r| *r.expect("no stage fails")).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(
+            outcome
+                .into_iter()
+                .map(|r| *r.expect("no stage fails"))
+                .collect::<Vec<_>>(),
+            [1, 2, 3]
+        );
     }
 
     #[test]
     fn a_failure_reaches_those_that_wait_and_nobody_else() {
         let outcome = run_all(3, |index, results| match index {
             0 => Err("broken"),
-            1 => results.wait(0).map(|value: Arc<i32>| *value).map_err(|Abandoned| "abandoned"),
+            1 => results
+                .wait(0)
+                .map(|value: Arc<i32>| *value)
+                .map_err(|Abandoned| "abandoned"),
             _ => Ok(7),
         });
         assert_eq!(outcome[0].as_ref().err(), Some(&"broken"));

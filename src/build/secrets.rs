@@ -6,13 +6,21 @@ use super::{error::StepError, request::SecretSource, session::Session};
 const MAX_SECRET_BYTES: usize = 500 << 10;
 
 /// The value of a secret; `None` when it was not given.
-pub(super) fn value(session: &Session<'_>, id: &str, required: bool) -> Result<Option<Vec<u8>>, StepError> {
+pub(super) fn value(
+    session: &Session<'_>,
+    id: &str,
+    required: bool,
+) -> Result<Option<Vec<u8>>, StepError> {
     let value = match session.request.secrets.get(id) {
         None if required => return Err(StepError::SecretMissing(id.to_owned())),
         None => return Ok(None),
         Some(SecretSource::Value(value)) => value.clone(),
-        Some(SecretSource::File(path)) => std::fs::read(path)
-            .map_err(|source| StepError::SecretUnreadable { id: id.to_owned(), source })?,
+        Some(SecretSource::File(path)) => {
+            std::fs::read(path).map_err(|source| StepError::SecretUnreadable {
+                id: id.to_owned(),
+                source,
+            })?
+        }
     };
     if value.len() > MAX_SECRET_BYTES {
         let reason = format!("secret {id} is larger than {} KiB", MAX_SECRET_BYTES >> 10);

@@ -44,8 +44,16 @@ impl<'a> Session<'a> {
     pub(super) fn task(&self, name: impl Into<String>) -> Task<'_> {
         let vertex = Vertex(1 + self.vertices.fetch_add(1, Ordering::Relaxed));
         let reporter = self.services.reporter;
-        reporter.event(Event::Started { vertex, name: name.into() });
-        Task { reporter, vertex, start: Instant::now(), over: false }
+        reporter.event(Event::Started {
+            vertex,
+            name: name.into(),
+        });
+        Task {
+            reporter,
+            vertex,
+            start: Instant::now(),
+            over: false,
+        }
     }
 
     /// Stops what runs, because something failed.
@@ -75,7 +83,12 @@ impl<'a> Session<'a> {
         vertex: Vertex,
         blob: &crate::oci::Descriptor,
     ) -> Result<(), super::image_source::ImageError> {
-        let Services { store, registry, reporter, .. } = *self.services;
+        let Services {
+            store,
+            registry,
+            reporter,
+            ..
+        } = *self.services;
         self.blobs.ensure(store, registry, reporter, vertex, blob)
     }
 }
@@ -90,19 +103,30 @@ pub(super) struct Task<'a> {
 
 impl Task<'_> {
     pub(super) fn cached(mut self) {
-        self.end(Event::Cached { vertex: self.vertex });
+        self.end(Event::Cached {
+            vertex: self.vertex,
+        });
     }
 
     pub(super) fn done(mut self) {
-        self.end(Event::Done { vertex: self.vertex, elapsed: self.start.elapsed() });
+        self.end(Event::Done {
+            vertex: self.vertex,
+            elapsed: self.start.elapsed(),
+        });
     }
 
     pub(super) fn failed(mut self, error: &dyn std::error::Error) {
-        self.end(Event::Failed { vertex: self.vertex, message: error.to_string() });
+        self.end(Event::Failed {
+            vertex: self.vertex,
+            message: error.to_string(),
+        });
     }
 
     pub(super) fn status(&self, text: impl Into<String>) {
-        self.reporter.event(Event::Status { vertex: self.vertex, text: text.into() });
+        self.reporter.event(Event::Status {
+            vertex: self.vertex,
+            text: text.into(),
+        });
     }
 
     fn end(&mut self, event: Event) {
@@ -114,7 +138,9 @@ impl Task<'_> {
 impl Drop for Task<'_> {
     fn drop(&mut self) {
         if !self.over {
-            self.reporter.event(Event::Canceled { vertex: self.vertex });
+            self.reporter.event(Event::Canceled {
+                vertex: self.vertex,
+            });
         }
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    copy_step, error::{BuildError, FailedStep, StepError},
+    copy_step,
+    error::{BuildError, FailedStep, StepError},
     image::Entry,
     request::NoCache,
     root::{Root, RootLayer},
@@ -54,18 +55,31 @@ pub(super) fn run(
 ) -> Result<StageResult, BuildError> {
     let stage = &plan.stages[index];
     let (root, base_history, mut entries) = base(session, plan, stage, results)?;
-    let mut worker = Worker { session, plan, stage, results, root };
+    let mut worker = Worker {
+        session,
+        plan,
+        stage,
+        results,
+        root,
+    };
     for step in &stage.steps {
         let layer = match &step.op {
             Op::Config => None,
             _ => Some(worker.step(step)?),
         };
-        entries.push(Entry { created_by: step.created_by.clone(), empty_layer: layer.is_none() });
+        entries.push(Entry {
+            created_by: step.created_by.clone(),
+            empty_layer: layer.is_none(),
+        });
         if let Some(layer) = layer {
             worker.root = worker.root.push(layer);
         }
     }
-    Ok(StageResult { root: worker.root, base_history, entries })
+    Ok(StageResult {
+        root: worker.root,
+        base_history,
+        entries,
+    })
 }
 
 type Start = (Arc<Root>, Vec<History>, Vec<Entry>);
@@ -81,7 +95,11 @@ fn base(
         Base::Scratch => Ok((Root::scratch(), Vec::new(), Vec::new())),
         Base::Stage(id) => {
             let result = wait(plan, results, *id)?;
-            Ok((Arc::clone(&result.root), result.base_history.clone(), result.entries.clone()))
+            Ok((
+                Arc::clone(&result.root),
+                result.base_history.clone(),
+                result.entries.clone(),
+            ))
         }
         Base::Image(source) => {
             let failed = |source_error| BuildError::Image {
@@ -94,10 +112,17 @@ fn base(
                 let task = session.task(format!("{label}@{}", image.digest));
                 task.cached();
             }
-            Ok((image_root(session, &image), image.config.history.clone(), Vec::new()))
+            Ok((
+                image_root(session, &image),
+                image.config.history.clone(),
+                Vec::new(),
+            ))
         }
         Base::Context(name) => {
-            let (root, label) = (Root::scratch(), format!("[context {name}] load from client"));
+            let (root, label) = (
+                Root::scratch(),
+                format!("[context {name}] load from client"),
+            );
             let task = session.task(label.clone());
             let made = copy_step::context_layer(session, task.vertex, name);
             match made {
@@ -105,7 +130,10 @@ fn base(
                     let layer = write(session, changes, label)
                         .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
                     task.done();
-                    let entry = Entry { created_by: format!("FROM {name}"), empty_layer: false };
+                    let entry = Entry {
+                        created_by: format!("FROM {name}"),
+                        empty_layer: false,
+                    };
                     Ok((root.push(layer), Vec::new(), vec![entry]))
                 }
                 Err(error) => {
@@ -123,9 +151,18 @@ pub(super) fn image_root(
     session: &Session<'_>,
     image: &super::image_source::ResolvedImage,
 ) -> Arc<Root> {
-    let created = image.config.created.as_deref().and_then(|text| text.parse().ok());
+    let created = image
+        .config
+        .created
+        .as_deref()
+        .and_then(|text| text.parse().ok());
     let created = created.unwrap_or_else(session.services.clock);
-    let layers = image.config.rootfs.diff_ids.iter().zip(&image.manifest.layers);
+    let layers = image
+        .config
+        .rootfs
+        .diff_ids
+        .iter()
+        .zip(&image.manifest.layers);
     layers.fold(Root::scratch(), |root, (diff_id, descriptor)| {
         root.push(RootLayer {
             diff_id: *diff_id,
@@ -190,17 +227,16 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn workdir(
-        &self,
-        task: &Task<'_>,
-        step: &Step,
-        op: &WorkdirOp,
-    ) -> Result<Outcome, StepError> {
+    fn workdir(&self, task: &Task<'_>, step: &Step, op: &WorkdirOp) -> Result<Outcome, StepError> {
         let owner = match op.user.as_str() {
             "" => copy::Owner::default(),
             user => copy::find_owner(user, &*self.tree(task.vertex)?)?.owner,
         };
-        let inputs = WorkdirInputs { parent: self.root.chain(), op, owner: (owner.uid, owner.gid) };
+        let inputs = WorkdirInputs {
+            parent: self.root.chain(),
+            op,
+            owner: (owner.uid, owner.gid),
+        };
         self.cached(step, &workdir_key(&inputs), || {
             let tree: Arc<dyn Tree> = self.tree(task.vertex)?;
             let changes = copy::workdir(op, &tree, self.session.services.file_time())?;
@@ -260,7 +296,10 @@ impl<'a> Worker<'a> {
             Outcome::Cached(RootLayer {
                 diff_id: record.diff_id,
                 descriptor: record.descriptor,
-                created: record.created.parse().unwrap_or_else(|_| (self.session.services.clock)()),
+                created: record
+                    .created
+                    .parse()
+                    .unwrap_or_else(|_| (self.session.services.clock)()),
                 description: step.label.clone(),
             })
         };
@@ -287,7 +326,11 @@ impl<'a> Worker<'a> {
             NoCache::Never => false,
             NoCache::Always => true,
             NoCache::Stages(names) => names.iter().any(|name| {
-                self.stage.alias.as_deref().unwrap_or(&self.stage.name).eq_ignore_ascii_case(name)
+                self.stage
+                    .alias
+                    .as_deref()
+                    .unwrap_or(&self.stage.name)
+                    .eq_ignore_ascii_case(name)
             }),
         };
         if is_off { CacheUse::Off } else { CacheUse::On }
@@ -296,7 +339,12 @@ impl<'a> Worker<'a> {
     fn position(&self, step: &Step) -> Position {
         let number = step.number.map_or(0, |(number, _)| number).to_string();
         let platform = self.plan.platform.to_string();
-        Position::new(&[&self.session.request.dockerfile_name, &platform, &self.stage.name, &number])
+        Position::new(&[
+            &self.session.request.dockerfile_name,
+            &platform,
+            &self.stage.name,
+            &number,
+        ])
     }
 }
 
