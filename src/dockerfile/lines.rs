@@ -139,17 +139,6 @@ impl Logical {
         logical
     }
 
-    /// A line that stands alone at the start of its text.
-    #[cfg(test)]
-    pub(super) fn single(text: &str) -> Self {
-        Self {
-            text: text.to_owned(),
-            pieces: vec![(0, 0)],
-            span: Span::new(0, text.len()),
-            empty_continuation: None,
-        }
-    }
-
     fn push(&mut self, text: &str, start: usize, end: usize, escape: char) -> bool {
         let content = &text[start..end];
         let continued = without_continuation(content, escape);

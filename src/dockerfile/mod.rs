@@ -21,6 +21,7 @@ pub mod lint;
 pub mod mount;
 mod node;
 mod parse;
+mod print;
 pub mod quote;
 pub mod scalar;
 mod words;

@@ -4,4 +4,6 @@ mod support;
 
 mod architecture;
 mod command_line;
+mod language;
+mod language_laws;
 mod sandbox;

@@ -1,0 +1,11 @@
+FROM scratch
+HEALTHCHECK FOO
+HEALTHCHECK NONE a
+HEALTHCHECK --interval=1us CMD a
+HEALTHCHECK --timeout=-5s CMD a
+HEALTHCHECK --timeout=5 CMD a
+HEALTHCHECK --start-period=abc CMD a
+HEALTHCHECK --start-interval=5x CMD a
+HEALTHCHECK --retries=-1 CMD a
+HEALTHCHECK --retries=x CMD a
+HEALTHCHECK --retries=99999999999 CMD a

@@ -1,0 +1,5 @@
+FROM scratch
+RUM <<EOF
+COPPY that
+EOF
+CPY a b

@@ -1,0 +1,4 @@
+ARG A
+RUN a
+CMD b
+FROM scratch

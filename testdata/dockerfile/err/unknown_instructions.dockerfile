@@ -1,0 +1,7 @@
+FROM scratch
+RUM a
+rum b
+Rum c
+XYZZY
+\
+FROMM x

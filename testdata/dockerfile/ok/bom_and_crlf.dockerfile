@@ -1,0 +1,8 @@
+﻿# escape=`
+FROM scratch
+RUN a `
+  b \
+
+COPY <<EOF /x
+body
+EOF

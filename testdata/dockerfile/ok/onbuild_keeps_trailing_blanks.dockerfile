@@ -1,0 +1,5 @@
+FROM scratch
+ONBUILD RUN a 	
+ONBUILD COPY <<A /b  
+A
+ONBUILD RUN b \ \

@@ -1,0 +1,13 @@
+FROM scratch
+RUN a \
+
+ b \
+
+ c
+RUN <<EOF \
+
+ cat
+body
+EOF
+RUN d \
+

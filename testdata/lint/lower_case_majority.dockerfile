@@ -1,0 +1,3 @@
+from scratch as a
+run x
+RUN y

@@ -1,0 +1,3 @@
+FROM scratch as a
+MAINTAINER one
+ENV A

@@ -1,0 +1,4 @@
+# check=skip=MaintainerDeprecated,StageNameCasing
+FROM scratch AS A
+MAINTAINER me
+FROM scratch as b

@@ -1,0 +1,4 @@
+# check=skip=all;experimental=InvalidDefinitionDescription
+# x
+FROM scratch as A
+MAINTAINER me
