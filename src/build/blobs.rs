@@ -9,12 +9,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::image_source::ImageError;
+use super::{Services, image_source::ImageError};
 use crate::{
     oci::{Descriptor, Digest},
     progress::{Event, Reporter, Vertex},
     reference::Reference,
-    registry::{self, BlobSink},
+    registry::BlobSink,
     store::{BlobWriter, Store},
 };
 
@@ -59,20 +59,33 @@ impl Blobs {
             .collect()
     }
 
+    /// The file of a blob in an image layout.
+    pub(super) fn path_in_layout(layout: &Path, digest: &Digest) -> PathBuf {
+        layout.join("blobs/sha256").join(digest.hex())
+    }
+}
+
+/// How a part of a build comes by bytes: the blobs it may need, and the line of work that they are needed for.
+#[derive(Clone, Copy)]
+pub(super) struct Fetch<'a> {
+    pub(super) services: &'a Services<'a>,
+    pub(super) blobs: &'a Blobs,
+    pub(super) vertex: Vertex,
+}
+
+impl Fetch<'_> {
     /// Puts a blob into the store, unless it is there. Its digest and size are verified on the way.
-    pub(super) fn ensure(
-        &self,
-        store: &Store,
-        registry: &registry::Client,
-        reporter: &dyn Reporter,
-        vertex: Vertex,
-        blob: &Descriptor,
-    ) -> Result<(), ImageError> {
+    pub(super) fn blob(self, blob: &Descriptor) -> Result<(), ImageError> {
+        let Services { store, .. } = *self.services;
         if store.has(blob)? {
             return Ok(());
         }
         let turn = {
-            let mut fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut fetching = self
+                .blobs
+                .fetching
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             Arc::clone(fetching.entry(blob.digest).or_default())
         };
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,15 +93,17 @@ impl Blobs {
             return Ok(());
         }
         let origins = {
-            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = self
+                .blobs
+                .known
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             known.get(&blob.digest).cloned().unwrap_or_default()
         };
         let mut failure = None;
         for origin in origins {
             let outcome = match &origin {
-                BlobOrigin::Registry(reference) => {
-                    pull(store, registry, reporter, vertex, reference, blob)
-                }
+                BlobOrigin::Registry(reference) => self.pull(reference, blob),
                 BlobOrigin::Layout(layout) => copy_from_layout(store, layout, blob),
                 BlobOrigin::Store => continue,
             };
@@ -110,9 +125,24 @@ impl Blobs {
         })
     }
 
-    /// The file of a blob in an image layout.
-    pub(super) fn path_in_layout(layout: &Path, digest: &Digest) -> PathBuf {
-        layout.join("blobs/sha256").join(digest.hex())
+    fn pull(self, reference: &Reference, blob: &Descriptor) -> Result<(), ImageError> {
+        let Services {
+            store,
+            registry,
+            reporter,
+            ..
+        } = *self.services;
+        let writer = store.blob_writer()?;
+        let mut sink = StoreSink {
+            store,
+            writer,
+            reporter,
+            vertex: self.vertex,
+            blob,
+            told: 0,
+        };
+        registry.blob(reference, blob, &mut sink)?;
+        Ok(sink.writer.commit_as(blob)?)
     }
 }
 
@@ -120,26 +150,6 @@ fn copy_from_layout(store: &Store, layout: &Path, blob: &Descriptor) -> Result<(
     let path = Blobs::path_in_layout(layout, &blob.digest);
     let mut file = File::open(&path).map_err(|source| ImageError::Layout { path, source })?;
     Ok(store.put_blob(blob, &mut file)?)
-}
-
-fn pull(
-    store: &Store,
-    registry: &registry::Client,
-    reporter: &dyn Reporter,
-    vertex: Vertex,
-    reference: &Reference,
-    blob: &Descriptor,
-) -> Result<(), ImageError> {
-    let mut sink = StoreSink {
-        store,
-        writer: store.blob_writer()?,
-        reporter,
-        vertex,
-        blob,
-        told: 0,
-    };
-    registry.blob(reference, blob, &mut sink)?;
-    Ok(sink.writer.commit_as(blob)?)
 }
 
 /// How many bytes go by between two remarks on a transfer.

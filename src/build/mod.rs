@@ -37,13 +37,15 @@ use crate::{
     dockerfile::lint::Warning,
     oci::{ConfigFile, Descriptor, Platform},
     plan::Plan,
-    progress::Reporter,
+    progress::{Reporter, Vertex},
     registry,
     sandbox::{Cancel, Sandbox},
     store::Store,
-    tree,
+    tree::{self, Tree},
 };
+use blobs::Fetch;
 use image::{LayerFacts, Parts, config_file};
+use root::Root;
 use session::Session;
 use stage::StageResult;
 
@@ -104,6 +106,38 @@ pub struct BuiltImage {
     pub layers: Vec<Descriptor>,
     /// How many of them belong to the base image.
     pub base_layers: usize,
+    root: Arc<Root>,
+}
+
+impl BuildResult {
+    /// Puts a layer's blob into the store, unless it is there.
+    pub fn ensure_blob(
+        &self,
+        services: &Services<'_>,
+        vertex: Vertex,
+        blob: &Descriptor,
+    ) -> Result<(), ImageError> {
+        Fetch {
+            services,
+            blobs: &self.blobs,
+            vertex,
+        }
+        .blob(blob)
+    }
+
+    /// The file system of one of [`BuildResult::images`].
+    pub fn tree(
+        &self,
+        services: &Services<'_>,
+        vertex: Vertex,
+        image: &BuiltImage,
+    ) -> Result<Arc<dyn Tree>, StepError> {
+        Ok(image.root.tree(Fetch {
+            services,
+            blobs: &self.blobs,
+            vertex,
+        })?)
+    }
 }
 
 /// Carries out a build.
@@ -219,5 +253,6 @@ fn put_together(
         config,
         base_layers: layers.len().saturating_sub(own),
         layers: layers.into_iter().map(|layer| layer.descriptor).collect(),
+        root: Arc::clone(&result.root),
     }
 }

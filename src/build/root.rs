@@ -12,11 +12,10 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{error::StepError, session::Session};
+use super::{blobs::Fetch, error::StepError};
 use crate::{
     layer::{BlobSource, LayerBlob, LayerTree, Toc},
     oci::{ChainId, Descriptor, DiffId},
-    progress::Vertex,
     store::LayerRecord,
 };
 
@@ -78,19 +77,15 @@ impl Root {
     }
 
     /// Its file system, answered from tables of contents.
-    pub(super) fn tree(
-        &self,
-        session: &Session<'_>,
-        vertex: Vertex,
-    ) -> Result<Arc<LayerTree>, StepError> {
+    pub(super) fn tree(&self, fetch: Fetch<'_>) -> Result<Arc<LayerTree>, StepError> {
         let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tree) = &*tree {
             return Ok(Arc::clone(tree));
         }
         let made = match (&self.below, &self.layer) {
             (Some(below), Some(layer)) => {
-                let blob = self.blob(session, vertex, layer)?;
-                let made = below.tree(session, vertex)?.push(blob);
+                let blob = self.blob(fetch, layer)?;
+                let made = below.tree(fetch)?.push(blob);
                 made.map_err(|source| StepError::Stack {
                     layer: layer.descriptor.digest,
                     source,
@@ -103,39 +98,29 @@ impl Root {
         Ok(made)
     }
 
-    fn blob(
-        &self,
-        session: &Session<'_>,
-        vertex: Vertex,
-        layer: &RootLayer,
-    ) -> Result<Arc<LayerBlob>, StepError> {
-        let store = session.services.store;
+    fn blob(&self, fetch: Fetch<'_>, layer: &RootLayer) -> Result<Arc<LayerBlob>, StepError> {
+        let store = fetch.services.store;
         let record = store.layer_record_of(layer.diff_id, &layer.descriptor.digest)?;
         let known = record.and_then(|record| Toc::from_bytes(&record.toc).ok());
         let toc = match known {
             Some(toc) => toc,
-            None => self.read_toc(session, vertex, layer)?,
+            None => self.read_toc(fetch, layer)?,
         };
         let source = StoredBlob(store.blob_path(&layer.descriptor.digest));
         if !store.has(&layer.descriptor)? {
-            session.ensure_blob(vertex, &layer.descriptor)?;
+            fetch.blob(&layer.descriptor)?;
         }
         Ok(LayerBlob::new(
             Arc::new(toc),
             source,
-            Some(session.services.scratch.to_owned()),
+            Some(fetch.services.scratch.to_owned()),
         ))
     }
 
     /// Reads a base layer once, for its table of contents; checks that it is the layer that the config names.
-    fn read_toc(
-        &self,
-        session: &Session<'_>,
-        vertex: Vertex,
-        layer: &RootLayer,
-    ) -> Result<Toc, StepError> {
-        let store = session.services.store;
-        session.ensure_blob(vertex, &layer.descriptor)?;
+    fn read_toc(&self, fetch: Fetch<'_>, layer: &RootLayer) -> Result<Toc, StepError> {
+        let store = fetch.services.store;
+        fetch.blob(&layer.descriptor)?;
         let blob = layer.descriptor.digest;
         let toc = Toc::read(store.open_blob(&blob)?).map_err(|source| StepError::Archive {
             layer: blob,

@@ -9,7 +9,11 @@ use std::{
 };
 
 use super::{
-    Services, blobs::Blobs, contexts::Contexts, image_source::Images, remote::Remotes,
+    Services,
+    blobs::{Blobs, Fetch},
+    contexts::Contexts,
+    image_source::Images,
+    remote::Remotes,
     request::BuildRequest,
 };
 use crate::progress::{Event, Reporter, Vertex};
@@ -77,19 +81,13 @@ impl<'a> Session<'a> {
         self.services.reporter.event(Event::Warning { text });
     }
 
-    /// Makes sure that the store has a blob.
-    pub(super) fn ensure_blob(
-        &self,
-        vertex: Vertex,
-        blob: &crate::oci::Descriptor,
-    ) -> Result<(), super::image_source::ImageError> {
-        let Services {
-            store,
-            registry,
-            reporter,
-            ..
-        } = *self.services;
-        self.blobs.ensure(store, registry, reporter, vertex, blob)
+    /// How bytes are come by for a line of work.
+    pub(super) fn fetch(&self, vertex: Vertex) -> Fetch<'_> {
+        Fetch {
+            services: self.services,
+            blobs: &self.blobs,
+            vertex,
+        }
     }
 }
 

@@ -246,7 +246,7 @@ impl<'a> Worker<'a> {
 
     /// The tree of the state so far.
     pub(super) fn tree(&self, vertex: Vertex) -> Result<Arc<crate::layer::LayerTree>, StepError> {
-        self.root.tree(self.session, vertex)
+        self.root.tree(self.session.fetch(vertex))
     }
 
     /// The state that files come from; `None` for contexts, which are no states.
@@ -276,7 +276,7 @@ impl<'a> Worker<'a> {
             Origin::Named(name) => Ok(self.session.contexts.named(self.session, name)?),
             Origin::Stage(_) | Origin::Image(_) | Origin::Scratch => {
                 let root = self.origin_root(origin)?.unwrap_or_else(Root::scratch);
-                Ok(root.tree(self.session, vertex)?)
+                Ok(root.tree(self.session.fetch(vertex))?)
             }
         }
     }
