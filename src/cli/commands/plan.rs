@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use rbuild::{
-    dockerfile::{self, Dockerfile},
+    dockerfile,
     plan::{self, NamedContext, Options, Plan, Planned},
+    source::Severity,
 };
 
 use crate::cli::{
@@ -12,6 +13,7 @@ use crate::cli::{
     diagnostics::{self, Failure, Kind, Source},
     environment::Environment,
     inputs, settings, stdout,
+    terminal::Colour,
 };
 
 /// Prints the plan.
@@ -34,8 +36,8 @@ pub(crate) fn run(args: &PlanArgs, env: &Environment) -> Result<(), Failure> {
     if let Some(platform) = platforms.pop() {
         options.platform = platform;
     }
-    let plan = plan(&source, options)?;
     let colour = settings::colour(env);
+    let plan = plan(&source, options, colour)?;
     for warning in &plan.warnings {
         diagnostics::warn(&diagnostics::render_warning(&source, warning, colour));
     }
@@ -45,23 +47,14 @@ pub(crate) fn run(args: &PlanArgs, env: &Environment) -> Result<(), Failure> {
     }
 }
 
-/// Reads a Dockerfile; what is wrong with it is a failure.
-pub(crate) fn parse(
-    source: &Source,
-    build_args: &BTreeMap<String, String>,
-) -> Result<Dockerfile, Failure> {
+fn plan(source: &Source, mut options: Options, colour: Colour) -> Result<Plan, Failure> {
     let file = dockerfile::parse(&source.text);
-    let syntax = build_args.get("BUILDKIT_SYNTAX").map(String::as_str);
-    file.check_syntax(syntax)
-        .map_err(|e| Failure::from_diagnostics(source.clone(), &[e]))?;
-    if file.has_errors() {
-        return Err(Failure::from_diagnostics(source.clone(), &file.diagnostics));
+    let syntax = options.build_args.get("BUILDKIT_SYNTAX");
+    // A build refuses another language; a plan shows how the file reads in the one that is known.
+    if let Err(mut other) = file.check_syntax(syntax.map(String::as_str)) {
+        other.severity = Severity::Warning;
+        diagnostics::warn(&diagnostics::render_warning(source, &other, colour));
     }
-    Ok(file)
-}
-
-fn plan(source: &Source, mut options: Options) -> Result<Plan, Failure> {
-    let file = parse(source, &options.build_args)?;
     let bases = BTreeMap::new();
     loop {
         match plan::plan(&file, &options, &bases) {
