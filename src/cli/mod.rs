@@ -20,6 +20,7 @@ mod secret;
 mod settings;
 mod stdout;
 mod terminal;
+mod transfer;
 mod values;
 
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 
 mod images;
 mod plan;
+mod registry;
 
 use rbuild::store::Store;
 
@@ -27,13 +28,13 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<(), Failure> {
         Command::Inspect(args) => images::inspect(&open()?, &args),
         Command::Plan(args) => plan::run(&args, env),
         Command::Version(args) => version(&args),
-        Command::Build(_)
-        | Command::Push(_)
-        | Command::Pull(_)
-        | Command::Save(_)
-        | Command::Load(_)
-        | Command::Login(_)
-        | Command::Logout(_) => Err(Failure::usage("this version cannot do that yet")),
+        Command::Push(args) => registry::push(&open()?, &args, env),
+        Command::Pull(args) => registry::pull(&open()?, &args, env),
+        Command::Login(args) => registry::login(&args, env),
+        Command::Logout(args) => registry::logout(&args, env),
+        Command::Build(_) | Command::Save(_) | Command::Load(_) => {
+            Err(Failure::usage("this version cannot do that yet"))
+        }
     }
 }
 

@@ -1,0 +1,281 @@
+//! Whole images between the store and registries: `push` and `pull`, several blobs at a time.
+//!
+//! A name appears last: in a registry when all that the image consists of is there, in the store when every blob is.
+
+use std::{
+    io::{self, Read, Write as _},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use rbuild::{
+    oci::{Descriptor, MediaType, Platform},
+    progress::{Event, Reporter, Vertex},
+    reference::Reference,
+    registry::{self, BlobSink, Client, Pushed, Upload},
+    store::{BlobWriter, Store, StoreError},
+};
+
+/// How many blobs are moved at a time; browsers use six connections to a host, BuildKit four.
+const AT_A_TIME: usize = 4;
+
+/// How many bytes go by between two events about a transfer.
+const TELL_EVERY: u64 = 256 << 10;
+
+/// Why an image was not moved.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransferError {
+    #[error(transparent)]
+    Registry(#[from] registry::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What moves images.
+pub(crate) struct Transfer<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) registry: &'a Client,
+    pub(crate) reporter: &'a dyn Reporter,
+}
+
+impl Transfer<'_> {
+    /// Fetches the image of one platform and names it. Gives its manifest.
+    pub(crate) fn pull(
+        &self,
+        vertex: Vertex,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Descriptor, TransferError> {
+        self.task(vertex, format!("pull {}", reference.familiar()), || {
+            let image = self.registry.image(reference, platform)?;
+            let from = reference
+                .clone()
+                .with_digest(image.document.descriptor.digest);
+            let layers: Vec<&Descriptor> = image
+                .manifest
+                .layers
+                .iter()
+                .filter(|layer| layer.urls.is_empty())
+                .collect();
+            each(&layers, |layer| self.pull_blob(vertex, &from, layer))?;
+            self.put(&image.manifest.config, &image.config_bytes)?;
+            self.put(&image.document.descriptor, &image.document.bytes)?;
+            let mut descriptor = image.document.descriptor.clone();
+            descriptor.platform = Some(image.config.platform.clone());
+            let name = match reference.tag() {
+                Some(_) => reference.clone().without_digest(),
+                None => reference.clone(),
+            };
+            self.store.set_tags(&[name], &descriptor)?;
+            Ok(descriptor)
+        })
+    }
+
+    fn put(&self, descriptor: &Descriptor, mut bytes: &[u8]) -> Result<(), StoreError> {
+        self.store.put_blob(descriptor, &mut bytes)
+    }
+
+    fn pull_blob(
+        &self,
+        vertex: Vertex,
+        from: &Reference,
+        blob: &Descriptor,
+    ) -> Result<(), TransferError> {
+        let meter = Meter::new(self.reporter, vertex, blob);
+        if self.store.has(blob)? {
+            meter.tell(blob.size);
+            return Ok(());
+        }
+        let mut sink = StoreSink {
+            store: self.store,
+            writer: self.store.blob_writer()?,
+            meter,
+        };
+        self.registry.blob(from, blob, &mut sink)?;
+        Ok(sink.writer.commit_as(blob)?)
+    }
+
+    /// Sends an image of the store, with all its platforms, to the repository that its name says.
+    pub(crate) fn push(
+        &self,
+        vertex: Vertex,
+        image: &Descriptor,
+        reference: &Reference,
+    ) -> Result<(), TransferError> {
+        self.task(vertex, format!("push {}", reference.familiar()), || {
+            let is_document =
+                |d: &Descriptor| d.media_type.is_manifest() || d.media_type.is_index();
+            let (documents, blobs): (Vec<_>, Vec<_>) = self
+                .store
+                .reachable(image)?
+                .into_iter()
+                .partition(|d| is_document(d));
+            let blobs: Vec<&Descriptor> = blobs.iter().collect();
+            each(&blobs, |blob| self.push_blob(vertex, reference, blob))?;
+            // What an index names has to be there before the index: the root was listed first.
+            for document in documents.iter().rev() {
+                let bytes = self.store.read_blob(document)?;
+                let is_root = document.digest == image.digest;
+                let name = if is_root && reference.tag().is_some() {
+                    reference.clone().without_digest()
+                } else {
+                    reference.clone().with_digest(document.digest)
+                };
+                self.push_document(vertex, &name, &document.media_type, &bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn push_document(
+        &self,
+        vertex: Vertex,
+        name: &Reference,
+        media_type: &MediaType,
+        bytes: &[u8],
+    ) -> Result<(), TransferError> {
+        self.registry.push_manifest(name, media_type, bytes)?;
+        self.reporter.event(Event::Status {
+            vertex,
+            text: format!("pushing manifest for {name} done"),
+        });
+        Ok(())
+    }
+
+    fn push_blob(
+        &self,
+        vertex: Vertex,
+        to: &Reference,
+        blob: &Descriptor,
+    ) -> Result<(), TransferError> {
+        let open = || -> io::Result<Box<dyn Read + Send>> {
+            let file = self
+                .store
+                .open_blob(&blob.digest)
+                .map_err(io::Error::other)?;
+            Ok(Box::new(file))
+        };
+        let upload = Upload {
+            descriptor: blob,
+            open: &open,
+            mount_from: &[],
+            progress: None,
+        };
+        let meter = Meter::new(self.reporter, vertex, blob);
+        match self.registry.push_blob(to, &upload)? {
+            Pushed::Existed | Pushed::Mounted { .. } => self.reporter.event(Event::Status {
+                vertex,
+                text: format!("{} is there already", blob.digest),
+            }),
+            Pushed::Uploaded => meter.tell(blob.size),
+        }
+        Ok(())
+    }
+
+    /// Does something as one line of progress.
+    fn task<T>(
+        &self,
+        vertex: Vertex,
+        name: String,
+        work: impl FnOnce() -> Result<T, TransferError>,
+    ) -> Result<T, TransferError> {
+        let begun = Instant::now();
+        self.reporter.event(Event::Started { vertex, name });
+        let result = work();
+        self.reporter.event(match &result {
+            Ok(_) => Event::Done {
+                vertex,
+                elapsed: begun.elapsed(),
+            },
+            Err(error) => Event::Failed {
+                vertex,
+                message: error.to_string(),
+            },
+        });
+        result
+    }
+}
+
+/// Calls `work` for each item, on a few threads; after a failure no more are begun, and the first failure is given.
+fn each<T: Sync, E: Send>(items: &[T], work: impl Fn(&T) -> Result<(), E> + Sync) -> Result<(), E> {
+    let next = AtomicUsize::new(0);
+    let failed = AtomicBool::new(false);
+    let failure = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME.min(items.len()) {
+            scope.spawn(|| {
+                while !failed.load(Ordering::Relaxed) {
+                    let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                        return;
+                    };
+                    if let Err(error) = work(item) {
+                        failed.store(true, Ordering::Relaxed);
+                        failure
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+/// Tells of one blob's transfer.
+struct Meter<'a> {
+    reporter: &'a dyn Reporter,
+    vertex: Vertex,
+    item: String,
+    total: u64,
+}
+
+impl<'a> Meter<'a> {
+    fn new(reporter: &'a dyn Reporter, vertex: Vertex, blob: &Descriptor) -> Self {
+        Self {
+            reporter,
+            vertex,
+            item: blob.digest.to_string(),
+            total: blob.size,
+        }
+    }
+
+    fn tell(&self, current: u64) {
+        self.reporter.event(Event::Transfer {
+            vertex: self.vertex,
+            item: self.item.clone(),
+            current,
+            total: Some(self.total),
+        });
+    }
+}
+
+/// Takes a blob into the store.
+struct StoreSink<'a> {
+    store: &'a Store,
+    writer: BlobWriter<'a>,
+    meter: Meter<'a>,
+}
+
+impl BlobSink for StoreSink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let before = self.writer.size();
+        self.writer.write_all(bytes)?;
+        let now = self.writer.size();
+        if now / TELL_EVERY != before / TELL_EVERY || now == self.meter.total {
+            self.meter.tell(now);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        self.writer = self.store.blob_writer().map_err(io::Error::other)?;
+        Ok(())
+    }
+}
