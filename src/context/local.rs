@@ -5,6 +5,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read},
+    os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -191,7 +192,6 @@ impl LocalTree {
             FileType::Symlink => {
                 let target = rustix::fs::readlink(self.host(path), Vec::new())
                     .map_err(|error| self.error("read", path, error))?;
-                use std::os::unix::ffi::OsStringExt as _;
                 Kind::Symlink {
                     target: OsString::from_vec(target.into_bytes()).into(),
                 }

@@ -2,7 +2,7 @@
 //!
 //! - [`LocalTree`]: a directory of this machine, read in place and only where asked, less what an ignore file leaves
 //!   out; a [`StatCache`] spares reading what has not changed.
-//! - [`git`]: repositories.
+//! - [`mod@git`]: repositories.
 //! - [`Patterns`], [`Glob`]: the two languages of patterns, that of ignore files and that of wildcards.
 
 mod error;

@@ -41,7 +41,7 @@ const MAX_IDLE_SAVES: u8 = 16;
 
 /// What tells a file from its earlier self.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
+pub(super) struct Stamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -302,7 +302,7 @@ mod tests {
         }
     }
 
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     #[test]
     fn a_digest_outlives_the_process() {

@@ -178,7 +178,7 @@ impl Walk<'_> {
                 Path::new(""),
                 node.metadata.clone(),
                 node.inode,
-                header,
+                &header,
             );
         }
         if node.metadata.is_dir() {
@@ -245,10 +245,10 @@ impl Walk<'_> {
         below: &Path,
         metadata: Metadata,
         inode: Option<u64>,
-        mark: Encoder,
+        mark: &Encoder,
     ) {
         let mut record = header_of(path, below, &metadata);
-        record.header = Encoder([mark.0, record.header.0].concat());
+        record.header = Encoder([&mark.0[..], &record.header.0].concat());
         if let Kind::File { size } = metadata.kind {
             let first = inode.and_then(|inode| self.first_names.get(&inode));
             match (first, inode) {

@@ -185,17 +185,11 @@ impl MemoryTree {
                 Kind::Fifo => ("fifo", String::new()),
                 Kind::Socket => ("socket", String::new()),
             };
-            let xattrs: String = metadata
-                .xattrs
-                .iter()
-                .map(|(name, value)| {
-                    format!(
-                        " +{}={}",
-                        name.to_string_lossy(),
-                        String::from_utf8_lossy(value)
-                    )
-                })
-                .collect();
+            let mut xattrs = String::new();
+            for (name, value) in &metadata.xattrs {
+                let value = String::from_utf8_lossy(value);
+                write!(xattrs, " +{}={value}", name.to_string_lossy()).unwrap();
+            }
             let line = format!(
                 "{kind} {} {:04o} {} {}{xattrs} {rest}",
                 path.display(),

@@ -50,6 +50,7 @@ use crate::{
 
 /// All that a copy depends on.
 #[derive(Clone, Copy)]
+#[expect(missing_debug_implementations, reason = "trees have none")]
 pub struct CopyRequest<'a> {
     /// The instruction.
     pub op: &'a CopyOp,

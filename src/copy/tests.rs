@@ -1,9 +1,10 @@
 //! The rules of copying, each as source tree, state below, instruction, and resulting tree.
 
-use std::sync::Arc;
-
 use super::{memory::MemoryTree, *};
-use crate::plan::{CopyVerb, Origin};
+use crate::{
+    oci::Digest,
+    plan::{CopyVerb, Origin},
+};
 
 const NOW: i64 = 5000;
 
@@ -601,8 +602,6 @@ fn digest_of(source: &str, edit: impl FnOnce(&mut CopyOp)) -> Digest {
     content_digest(&copy, &trees).unwrap().digest
 }
 
-use crate::oci::Digest;
-
 #[test]
 fn the_content_digest_covers_what_is_copied_and_nothing_else() {
     let base = "dir src 0755 0 0\nfile src/a 0644 0 0 a\ndir src/d 0755 0 0\nsymlink src/l 0777 0 0 a\nfile other 0644 0 0 o";
@@ -663,9 +662,10 @@ fn the_content_digest_heeds_excludes_parents_and_wildcards() {
 
 #[test]
 fn many_files_give_the_same_digest_on_any_number_of_threads() {
-    let text: String = (0..200)
-        .map(|i| format!("file src/f{i} 0644 0 0 content{i}\n"))
+    let lines: Vec<String> = (0..200)
+        .map(|i| format!("file src/f{i} 0644 0 0 content{i}"))
         .collect();
+    let text = lines.join("\n");
     assert_eq!(digest_of(&text, |_| {}), digest_of(&text, |_| {}));
     let changed = text.replace("content150", "other");
     assert_ne!(digest_of(&text, |_| {}), digest_of(&changed, |_| {}));

@@ -1,7 +1,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs, io,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, SystemTime},
@@ -466,7 +466,6 @@ fn shell_quoted(text: &OsStr) -> OsString {
         if i > 0 {
             quoted.push("'\\''");
         }
-        use std::os::unix::ffi::OsStrExt as _;
         quoted.push(OsStr::from_bytes(part));
     }
     quoted.push("'");
@@ -533,6 +532,11 @@ mod tests {
         }
     }
 
+    #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+    fn skip() {
+        eprintln!("skipped: git is not installed");
+    }
+
     /// A repository of two commits, the first tagged; says so and gives nothing where there is no git.
     fn repository() -> Option<(tempfile::TempDir, [String; 2])> {
         let dir = tempfile::tempdir().unwrap();
@@ -552,7 +556,10 @@ mod tests {
                 .args(args)
                 .env("GIT_COMMITTER_DATE", "1577836800 +0000")
                 .output();
-            let output = output.ok()?;
+            let Ok(output) = output else {
+                skip();
+                return None;
+            };
             assert!(output.status.success(), "{args:?} {output:?}");
             Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
         };
@@ -561,9 +568,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         };
-        if git(&["init", "-q"]).is_none() {
-            return None;
-        }
+        git(&["init", "-q"])?;
         put("README", "one");
         put("sub/f", "f");
         git(&["add", "."]);
@@ -594,7 +599,6 @@ mod tests {
     #[test]
     fn a_commit_is_checked_out_by_any_of_its_names() {
         let Some((dir, [first, second])) = repository() else {
-            eprintln!("skipped: git is not installed");
             return;
         };
         for (reference, commit) in [
@@ -622,7 +626,6 @@ mod tests {
     #[test]
     fn a_directory_of_it_can_be_taken_with_the_time_of_the_commit() {
         let Some((dir, _)) = repository() else {
-            eprintln!("skipped: git is not installed");
             return;
         };
         let work = tempfile::tempdir().unwrap();
@@ -642,7 +645,6 @@ mod tests {
     #[test]
     fn the_git_directory_stays_when_asked_for() {
         let Some((dir, _)) = repository() else {
-            eprintln!("skipped: git is not installed");
             return;
         };
         let work = tempfile::tempdir().unwrap();
@@ -655,7 +657,6 @@ mod tests {
     #[test]
     fn another_commit_than_promised_is_refused() {
         let Some((dir, [first, second])) = repository() else {
-            eprintln!("skipped: git is not installed");
             return;
         };
         let check = |reference, checksum: &str| {
@@ -679,7 +680,6 @@ mod tests {
     #[test]
     fn failures_say_what_is_missing() {
         let Some((dir, _)) = repository() else {
-            eprintln!("skipped: git is not installed");
             return;
         };
         let work = tempfile::tempdir().unwrap();

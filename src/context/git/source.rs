@@ -197,7 +197,7 @@ fn is_git(text: &str) -> bool {
             let end = rest.find(['?', '#']).unwrap_or(rest.len());
             rest[..end]
                 .split_once('/')
-                .is_some_and(|(_, path)| path.ends_with(".git"))
+                .is_some_and(|(_, path)| path.strip_suffix(".git").is_some())
         }
         _ => false,
     }
@@ -245,15 +245,12 @@ fn decode(text: &str) -> String {
             .flatten()
             .and_then(|hex| std::str::from_utf8(hex).ok())
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match escaped {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(if first == b'+' { b' ' } else { first });
-                rest = tail;
-            }
+        if let Some(byte) = escaped {
+            bytes.push(byte);
+            rest = &tail[2..];
+        } else {
+            bytes.push(if first == b'+' { b' ' } else { first });
+            rest = tail;
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
