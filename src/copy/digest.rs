@@ -216,7 +216,8 @@ impl Walk<'_> {
                 for dir in pending.iter_mut() {
                     self.records.extend(dir.record.take());
                 }
-                self.record(&path, &below, node.metadata, node.inode, Encoder::default());
+                let mark = Encoder::default();
+                self.record(&path, &below, node.metadata, node.inode, &mark);
             }
             if !is_dir {
                 continue;

@@ -6,6 +6,7 @@ use crate::{
         chmod::ChmodError,
         users::{ReadError, UnusableUserFile},
     },
+    layer::archive::OpenError,
     source::suggest,
     tree::{Tree, TreeError},
 };
@@ -62,6 +63,25 @@ pub enum CopyError {
     /// Something could not be read.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// An archive could not be read.
+    #[error("cannot unpack {}", quoted(path))]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: OpenError,
+    },
+    /// An archive says something that cannot be done.
+    #[error("cannot unpack {}: entry `{}` {reason}", quoted(path), entry.display())]
+    ArchiveEntry {
+        /// The archive.
+        path: PathBuf,
+        /// Its entry.
+        entry: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
 }
 
 impl CopyError {

@@ -10,7 +10,7 @@
 //!
 //! The result, laid over the state it builds on, is the file system that BuildKit makes: owners, modes, links,
 //! attributes, and modification times. Directories on the way to a change come along with the metadata they have.
-//! The rules are in [`engine`], those of archives in [`unpack`].
+//! The rules are in [`engine`], those of archives in [`mod@unpack`].
 
 mod chmod;
 mod digest;
@@ -21,6 +21,7 @@ pub(crate) mod memory;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod upper;
 mod users;
 
@@ -44,7 +45,7 @@ use self::{
 use crate::{
     context::Patterns,
     layer::{Change, Content},
-    plan::{CopyOp, CopySource, WorkdirOp},
+    plan::{CopyOp, CopySource, CopyVerb, WorkdirOp},
     tree::{self, EmptyTree, Last, Metadata, Node, Timestamp, Tree, TreeError},
 };
 
@@ -62,6 +63,8 @@ pub struct CopyRequest<'a> {
     pub parent: &'a Arc<dyn Tree>,
     /// The time of the build, for what the instruction makes of its own.
     pub now: Timestamp,
+    /// A directory for copies of archives that are to be unpacked. They have no names and vanish with the changes.
+    pub scratch: &'a Path,
 }
 
 /// What a copy changes.
@@ -86,6 +89,7 @@ pub fn changes(request: &CopyRequest<'_>) -> Result<Copied, CopyError> {
         trees,
         parent,
         now,
+        scratch,
     } = *request;
     let mut warnings = Vec::new();
     let owner = match &op.chown {
@@ -116,10 +120,14 @@ pub fn changes(request: &CopyRequest<'_>) -> Result<Copied, CopyError> {
     for (i, source) in op.sources.iter().enumerate() {
         let tree = trees.get(i).unwrap_or(&empty);
         match source {
-            CopySource::Path(text) => copy_path(&mut upper, &target, op, tree, text)?,
+            CopySource::Path(text) => copy_path(&mut upper, &target, request, tree, text)?,
             CopySource::Url(url) => {
                 let name = url_file_name(url);
-                copy_whole(&mut upper, &target, tree, Path::new(&name))?;
+                let path = Path::new(&name);
+                let unpacks = op.unpack == Some(true);
+                if !(unpacks && unpack::unpack(&mut upper, &target, tree, path, scratch)?) {
+                    copy_whole(&mut upper, &target, tree, path)?;
+                }
             }
             CopySource::Git(_) => copy_whole(&mut upper, &target, tree, Path::new(""))?,
             CopySource::Inline { name, content } => {
@@ -143,15 +151,20 @@ pub fn changes(request: &CopyRequest<'_>) -> Result<Copied, CopyError> {
 fn copy_path(
     upper: &mut Upper,
     target: &Target<'_>,
-    op: &CopyOp,
+    request: &CopyRequest<'_>,
     tree: &Arc<dyn Tree>,
     text: &str,
 ) -> Result<(), CopyError> {
+    let op = request.op;
+    let unpacks = op.verb == CopyVerb::Add && op.unpack != Some(false);
     let parents = op.parents.then(|| Parents::parse(text)).transpose()?;
     let root = parents.as_ref().map_or(text, |parents| parents.root);
     for path in source::expand(&**tree, root)? {
         if let Some(parents) = &parents {
             parents.check(&**tree, &path)?;
+        }
+        if unpacks && unpack::unpack(upper, target, tree, &path, request.scratch)? {
+            continue;
         }
         engine::copy(
             upper,

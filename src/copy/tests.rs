@@ -38,6 +38,7 @@ fn run(op: &CopyOp, source: &str, parent: &str) -> Result<MemoryTree, CopyError>
         trees: &trees,
         parent: &below,
         now: Timestamp::from_seconds(NOW),
+        scratch: Path::new("/nonexistent"),
     })?;
     Ok(parent.with(&copied.changes))
 }
@@ -476,6 +477,7 @@ fn fetched_files_and_checkouts_go_by_their_own_rules() {
         trees: &[file, checkout],
         parent: &below,
         now: Timestamp::from_seconds(NOW),
+        scratch: Path::new("/nonexistent"),
     })
     .unwrap();
     let paths: Vec<_> = copied.changes.iter().map(Change::path).collect();
@@ -506,6 +508,7 @@ fn an_unchanged_parent_comes_along_as_it_is() {
         trees: &[tree],
         parent: &parent,
         now: Timestamp::from_seconds(NOW),
+        scratch: Path::new("/nonexistent"),
     })
     .unwrap();
     let dirs: Vec<_> = copied
@@ -539,6 +542,7 @@ fn copying_nothing_changes_nothing() {
         trees: &[tree],
         parent: &(Arc::new(EmptyTree) as Arc<dyn Tree>),
         now: Timestamp::from_seconds(NOW),
+        scratch: Path::new("/nonexistent"),
     })
     .unwrap();
     assert!(copied.changes.is_empty());
@@ -553,6 +557,7 @@ fn unknown_owners_are_warned_about() {
         trees: &[Arc::new(MemoryTree::parse("file f 0644 3 3 x")) as Arc<dyn Tree>],
         parent: &(Arc::new(EmptyTree) as Arc<dyn Tree>),
         now: Timestamp::from_seconds(NOW),
+        scratch: Path::new("/nonexistent"),
     })
     .unwrap();
     assert!(

@@ -247,3 +247,6 @@ impl BlobSource for Spool {
         Ok(file)
     }
 }
+
+#[cfg(test)]
+mod tests;

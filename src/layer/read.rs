@@ -136,7 +136,7 @@ impl RawEntry {
                         .map(|(name, value)| 64 + name.len() + value.len())
                         .sum::<usize>()
             }
-            RawItem::Link(target) => target.as_os_str().len(),
+            RawItem::Link { target, .. } => target.as_os_str().len(),
             RawItem::Remove | RawItem::Opaque => 0,
         };
         let sparse = self
@@ -150,7 +150,11 @@ impl RawEntry {
 #[derive(Debug)]
 pub(super) enum RawItem {
     Node(Metadata),
-    Link(PathBuf),
+    /// Another name of `target`, with what the header says of the inode; the kind says nothing.
+    Link {
+        target: PathBuf,
+        metadata: Box<Metadata>,
+    },
     Remove,
     Opaque,
 }
@@ -426,7 +430,8 @@ fn convert(
         b'1' => {
             let target = clean(&link()?).filter(|target| !target.as_os_str().is_empty());
             let target = target.ok_or_else(|| ArchiveError::LinkTarget { path: path.clone() })?;
-            return Ok(Some((path, RawItem::Link(target), None)));
+            let metadata = Box::new(metadata(entry, Kind::File { size: 0 }, &path)?);
+            return Ok(Some((path, RawItem::Link { target, metadata }, None)));
         }
         b'2' => Kind::Symlink { target: link()? },
         b'3' => {

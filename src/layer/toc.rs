@@ -3,8 +3,9 @@
 mod form;
 
 use std::{
+    collections::HashMap,
     io::{self, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 pub use form::TocFormError;
@@ -132,6 +133,7 @@ impl Toc {
         };
         let mut reader = TarReader::new(hashed, whiteouts);
         let mut entries = Vec::new();
+        let mut links = Vec::new();
         let mut footprint = 0;
         let mut buffer = vec![0; 64 << 10];
         while let Some(entry) = reader.next()? {
@@ -142,8 +144,12 @@ impl Toc {
                     offset: reader.offset(),
                 });
             }
+            if let RawItem::Link { metadata, .. } = &entry.item {
+                links.push((entries.len(), metadata.clone()));
+            }
             entries.push(toc_entry(entry, &mut reader, &mut buffer)?);
         }
+        apply_link_headers(&mut entries, links);
         // Padding after the end belongs to the tar's digest too.
         let mut rest = reader.into_inner();
         loop {
@@ -179,7 +185,7 @@ fn toc_entry<R: Read>(
     let item = match entry.item {
         RawItem::Remove => TocItem::Remove,
         RawItem::Opaque => TocItem::Opaque,
-        RawItem::Link(target) => TocItem::Link { target },
+        RawItem::Link { target, .. } => TocItem::Link { target },
         RawItem::Node(metadata) => {
             let content = if let Kind::File { size } = metadata.kind {
                 let mut digester = Digester::new();
@@ -206,6 +212,39 @@ fn toc_entry<R: Read>(
         }
     };
     Ok(TocEntry { path, item })
+}
+
+/// Gives inodes what the headers of their further names say, as an extraction does: it links, then sets owner, mode
+/// and time by either name.
+fn apply_link_headers(entries: &mut [TocEntry], links: Vec<(usize, Box<Metadata>)>) {
+    if links.is_empty() {
+        return;
+    }
+    let mut nodes: HashMap<&Path, usize> = HashMap::new();
+    for (i, entry) in entries.iter().enumerate() {
+        if matches!(&entry.item, TocItem::Node { metadata, .. } if !metadata.is_dir()) {
+            nodes.insert(&entry.path, i);
+        }
+    }
+    let mut found = Vec::new();
+    for (i, header) in links {
+        if let TocItem::Link { target } = &entries[i].item
+            && let Some(&node) = nodes.get(&**target).filter(|node| **node < i)
+        {
+            found.push((node, header));
+        }
+    }
+    for (node, header) in found {
+        if let TocItem::Node { metadata, .. } = &mut entries[node].item {
+            metadata.uid = header.uid;
+            metadata.gid = header.gid;
+            // A symbolic link has no mode or time of its own that a link to it could change.
+            if !matches!(metadata.kind, Kind::Symlink { .. }) {
+                metadata.mode = header.mode;
+                metadata.mtime = header.mtime;
+            }
+        }
+    }
 }
 
 /// Hashes the next `length` bytes of content.
