@@ -48,11 +48,14 @@ pub(super) fn run(
     });
     worker.cached(step, &key, || {
         let parent: Arc<dyn Tree> = worker.tree(task.vertex)?;
+        // Needed until the layer is written.
+        let scratch = session.services.store.temp_dir()?;
         let copied = copy::changes(&CopyRequest {
             op,
             trees: &trees,
             parent: &parent,
             now: session.services.file_time(),
+            scratch: scratch.path(),
         })?;
         for warning in copied.warnings {
             session.warn(format!("{}: {warning}", step.label));
@@ -132,6 +135,8 @@ pub(super) fn files_of(
         trees: &[tree],
         parent: &parent,
         now,
+        // `COPY` unpacks nothing.
+        scratch: Path::new(""),
     })?;
     Ok(copied.changes)
 }

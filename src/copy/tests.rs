@@ -1,10 +1,7 @@
 //! The rules of copying, each as source tree, state below, instruction, and resulting tree.
 
 use super::{memory::MemoryTree, *};
-use crate::{
-    oci::Digest,
-    plan::{CopyVerb, Origin},
-};
+use crate::{oci::Digest, plan::Origin};
 
 const NOW: i64 = 5000;
 

@@ -1,6 +1,6 @@
 //! What archives make of a destination.
 
-use std::{io::Write as _, sync::Arc};
+use std::io::Write as _;
 
 use super::*;
 use crate::{
