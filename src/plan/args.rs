@@ -178,3 +178,38 @@ fn is_predefined(name: &str) -> bool {
             })
         })
 }
+
+/// Whether a name has a word that secrets have, and none that takes the meaning back.
+pub(super) fn sounds_secret(name: &str) -> bool {
+    const SECRET: [&str; 10] = [
+        "apikey",
+        "auth",
+        "credential",
+        "credentials",
+        "key",
+        "password",
+        "pword",
+        "passwd",
+        "secret",
+        "token",
+    ];
+    const PUBLIC: [&str; 3] = ["public", "file", "version"];
+    let name = name.to_lowercase();
+    let has = |words: &[&str]| name.split('_').any(|word| words.contains(&word));
+    has(&SECRET) && !has(&PUBLIC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_told_by_words() {
+        for secret in ["API_KEY", "apikey", "GITHUB_TOKEN", "auth"] {
+            assert!(sounds_secret(secret), "{secret}");
+        }
+        for harmless in ["KEYBOARD", "PUBLIC_KEY", "TOKEN_FILE", "monkey"] {
+            assert!(!sounds_secret(harmless), "{harmless}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use super::{
     remote, state::Command,
 };
 use crate::{
+    context::git::GitSource,
     dockerfile::{
         Add, Copy, Source, Transfer, Word, expand::Expander, lint::Warning, quote::quoted,
     },
@@ -124,8 +125,15 @@ impl Planner<'_> {
             if flags.from.is_none() {
                 self.report_ignored(command, verb, source);
             }
-            let source = remote::classify(source).map_err(|message| error(command, message))?;
-            check_remote(verb, &source, &mut flags).map_err(|message| error(command, message))?;
+            let (mut source, git) =
+                remote::classify(source).map_err(|e| error(command, e.to_string()))?;
+            if let CopySource::Path(path) = &mut source {
+                *path = self.states[at]
+                    .path(std::mem::take(path))
+                    .map_err(|message| error(command, message))?;
+            }
+            check_remote(verb, &source, git.as_ref(), &flags)
+                .map_err(|message| error(command, message))?;
             sources.push(source);
         }
         if flags.checksum.is_some() {
@@ -143,36 +151,35 @@ impl Planner<'_> {
             }
         }
 
-        let mut created_by = match verb {
-            CopyVerb::Copy => "COPY".to_owned(),
-            CopyVerb::Add => "ADD".to_owned(),
-        };
+        let mut created_by = vec![command.instruction.name().to_owned()];
         if flags.parents {
-            created_by += " --parents";
+            created_by.push("--parents".to_owned());
         }
         for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
             if let Some(value) = value {
-                created_by += &format!(" --{flag}={value}");
+                created_by.push(format!("--{flag}={value}"));
             }
         }
-        for source in &written {
-            created_by += &format!(" {source}");
-        }
+        created_by.extend_from_slice(&written);
         for source in &inline {
             if let CopySource::Inline { name, .. } = source {
-                created_by += &format!(" <<{name}");
+                created_by.push(format!("<<{name}"));
             }
         }
-        created_by += &format!(" {written_dest} # buildkit");
+        created_by.push(format!("{written_dest} # buildkit"));
+        let created_by = created_by.join(" ");
 
         sources.append(&mut inline);
         let text = self.progress_text(at, &command.instruction.text, false, &[]);
-        let workdir = &self.states[at].image.config.working_dir;
+        let state = &self.states[at];
+        let dest = state
+            .path(written_dest)
+            .map_err(|message| error(command, message))?;
         let op = CopyOp {
             verb,
             from: flags.from.unwrap_or(Origin::Context),
             sources,
-            dest: paths::join_dest(workdir, &written_dest),
+            dest: paths::join_dest(&state.workdir(), &dest),
             chown,
             chmod,
             link: transfer.link,
@@ -224,29 +231,34 @@ impl Planner<'_> {
     }
 }
 
-/// Refuses remote sources for `COPY`, and git sources that contradict the flags; takes over what they say.
-fn check_remote(verb: CopyVerb, source: &CopySource, flags: &mut Flags) -> Result<(), String> {
-    match (verb, source) {
-        (CopyVerb::Copy, CopySource::Git(_)) => Err("source can't be a git ref for COPY".into()),
-        (CopyVerb::Copy, CopySource::Url(_)) => Err("source can't be a URL for COPY".into()),
-        (CopyVerb::Add, CopySource::Git(source)) => {
-            let query = remote::git_query(source)?;
-            if let (Some(flag), Some(query)) = (flags.keep_git_dir, query.keep_git_dir)
-                && flag != query
-            {
-                return Err("inconsistent keep-git-dir configuration".into());
-            }
-            if let (Some(flag), Some(query)) = (&flags.checksum, &query.checksum)
-                && flag != query
-            {
-                return Err(format!(
-                    "checksum mismatch {} != {}",
-                    quoted(flag),
-                    quoted(query)
-                ));
-            }
-            Ok(())
-        }
+/// Refuses remote sources for `COPY`, and git sources that contradict the flags.
+fn check_remote(
+    verb: CopyVerb,
+    source: &CopySource,
+    git: Option<&GitSource>,
+    flags: &Flags,
+) -> Result<(), String> {
+    if verb == CopyVerb::Copy {
+        return match source {
+            CopySource::Git(_) => Err("source can't be a git ref for COPY".to_owned()),
+            CopySource::Url(_) => Err("source can't be a URL for COPY".to_owned()),
+            CopySource::Path(_) | CopySource::Inline { .. } => Ok(()),
+        };
+    }
+    let Some(git) = git else {
+        return Ok(());
+    };
+    if let (Some(flag), Some(query)) = (flags.keep_git_dir, git.keep_git_dir)
+        && flag != query
+    {
+        return Err("inconsistent keep-git-dir configuration".to_owned());
+    }
+    match (&flags.checksum, &git.checksum) {
+        (Some(flag), Some(query)) if flag != query => Err(format!(
+            "checksum mismatch {} != {}",
+            quoted(flag),
+            quoted(query)
+        )),
         _ => Ok(()),
     }
 }

@@ -41,20 +41,17 @@ pub(super) fn resolve(
             None => return Ok(Some(Planned::NeedsEpoch(source, span))),
         }
     };
-    let text = moment.map(|seconds| seconds.to_string());
-    match &text {
-        Some(text) => {
-            if let Some(given) = planner.build_args.get_mut(NAME) {
-                given.clone_from(text);
-            }
-            if planner.globals.env.get(NAME).is_some() {
-                planner.globals.env.set(NAME, text);
-            }
+    if let Some(seconds) = moment {
+        let text = seconds.to_string();
+        if planner.globals.env.get(NAME).is_some() {
+            planner.globals.env.set(NAME, &text);
         }
-        None => {
-            planner.build_args.remove(NAME);
-            planner.globals.env.remove(NAME);
+        if let Some(given) = planner.build_args.get_mut(NAME) {
+            *given = text;
         }
+    } else {
+        planner.build_args.remove(NAME);
+        planner.globals.env.remove(NAME);
     }
     planner.epoch = moment;
     Ok(None)
@@ -143,8 +140,8 @@ impl StageReader<'_> {
                 self.error("SOURCE_DATE_EPOCH stage must contain exactly one remote ADD source")
             );
         };
-        let source =
-            remote::classify(&self.expand(&path.value)?).map_err(|message| self.error(&message))?;
+        let (source, _) = remote::classify(&self.expand(&path.value)?)
+            .map_err(|error| self.error(&error.to_string()))?;
         if matches!(source, CopySource::Path(_)) {
             return Err(
                 self.error("SOURCE_DATE_EPOCH stage source must be a single HTTP(S) or Git ADD")

@@ -23,18 +23,17 @@ pub(super) struct Prefix<'a> {
 impl Prefix<'_> {
     /// The whole name.
     pub(super) fn label(&self, text: &str) -> String {
-        let mut out = String::from("[");
-        if let Some(platform) = self.platform {
-            out += &format!("{platform}{} ", cross(platform, self.env));
-        }
-        if !self.stage.is_empty() {
-            out += self.stage;
-            out.push(' ');
-        }
+        let platform = self
+            .platform
+            .map(|platform| format!("{platform}{} ", cross(platform, self.env)))
+            .unwrap_or_default();
+        let stage = match self.stage {
+            "" => String::new(),
+            name => format!("{name} "),
+        };
         let (number, total) = self.number;
         let width = total.checked_ilog10().unwrap_or(0) as usize + 1;
-        out += &format!("{number:width$}/{total}] {text}");
-        out
+        format!("[{platform}{stage}{number:width$}/{total}] {text}")
     }
 }
 

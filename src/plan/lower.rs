@@ -2,25 +2,24 @@
 
 use super::{
     Op, Step, WorkdirOp,
-    args::{ArgInfo, NOT_IN_ENV},
-    env, history, label, paths,
+    args::{self, ArgInfo, NOT_IN_ENV},
+    env, history, paths,
     planner::Planner,
-    ports,
+    ports, signal,
     state::{Command, Numbered},
 };
 use crate::{
     dockerfile::{
-        Arg, CommandLine, Healthcheck, InstructionKind, Pair, Word,
-        expand::{ExpandError, Expander, Expansion},
-        lint::Warning,
-        quote::quoted_list,
+        Arg, CommandLine, Healthcheck, InstructionKind, Pair, Word, expand::Expander,
+        lint::Warning, quote::quoted_list,
     },
     oci,
-    source::{Diagnostic, suggest},
+    source::Diagnostic,
 };
 
 /// What shell-form instructions run in unless `SHELL` says otherwise.
-const DEFAULT_SHELL: [&str; 2] = ["/bin/sh", "-c"];
+const DEFAULT_SHELL: &[&str] = &["/bin/sh", "-c"];
+const WINDOWS_SHELL: &[&str] = &["cmd", "/S", "/C"];
 
 impl Planner<'_> {
     /// Works off the instructions of a stage. What it starts from has been worked off.
@@ -36,9 +35,9 @@ impl Planner<'_> {
             let (name, value) = env::split(variable);
             state.env.set(name, value);
         }
-        let config = &mut state.image.config;
-        if !config.working_dir.is_empty() {
-            config.working_dir = paths::join_workdir(&config.working_dir, &config.working_dir);
+        let workdir = state.workdir();
+        if !workdir.is_empty() {
+            state.set_workdir(&paths::join_workdir(&workdir, &workdir));
         }
         let commands = std::mem::take(&mut self.states[at].commands);
         let result = commands
@@ -142,7 +141,7 @@ impl Planner<'_> {
             }
             InstructionKind::Stopsignal(stop) => {
                 let signal = self.expand(at, command, &stop.signal)?;
-                if !is_signal(&signal) {
+                if !signal::is_signal(&signal) {
                     return Err(error(command, format!("invalid signal: {signal}")));
                 }
                 self.note(at, command, format!("STOPSIGNAL {signal}"));
@@ -171,7 +170,7 @@ impl Planner<'_> {
     ) -> Result<(), Diagnostic> {
         // All of them see the variables as they were before this line.
         let pairs = self.expand_pairs(at, command, pairs)?;
-        let mut created_by = "ENV".to_owned();
+        let mut created_by = vec!["ENV".to_owned()];
         for (name, value) in &pairs {
             if is_legacy {
                 let warning = Warning::legacy_key_value_format(
@@ -181,12 +180,12 @@ impl Planner<'_> {
                 self.report(command, warning);
             }
             self.report_secret("ENV", name, command);
-            created_by += &format!(" {name}={value}");
+            created_by.push(format!("{name}={value}"));
             let state = &mut self.states[at];
             state.env.set(name, value);
             env::set_in_config(&mut state.image.config.env, name, value);
         }
-        self.note(at, command, created_by);
+        self.note(at, command, created_by.join(" "));
         Ok(())
     }
 
@@ -198,7 +197,7 @@ impl Planner<'_> {
         is_legacy: bool,
     ) -> Result<(), Diagnostic> {
         let pairs = self.expand_pairs(at, command, pairs)?;
-        let mut created_by = "LABEL".to_owned();
+        let mut created_by = vec!["LABEL".to_owned()];
         for (key, value) in pairs {
             if is_legacy {
                 let warning = Warning::legacy_key_value_format(
@@ -207,15 +206,15 @@ impl Planner<'_> {
                 );
                 self.report(command, warning);
             }
-            created_by += &format!(" {key}={value}");
+            created_by.push(format!("{key}={value}"));
             self.states[at].image.config.labels.insert(key, value);
         }
-        self.note(at, command, created_by);
+        self.note(at, command, created_by.join(" "));
         Ok(())
     }
 
     fn lower_arg(&mut self, at: usize, command: &Command<'_>, arg: &Arg) -> Result<(), Diagnostic> {
-        let mut created_by = "ARG".to_owned();
+        let mut created_by = vec!["ARG".to_owned()];
         for definition in &arg.args {
             let name = &definition.name.value;
             self.report_secret("ARG", name, command);
@@ -229,10 +228,10 @@ impl Planner<'_> {
                 is_inherited = global.is_some();
                 global
             };
-            created_by += &format!(" {name}");
-            if let Some(value) = &value {
-                created_by += &format!("={value}");
-            }
+            created_by.push(match &value {
+                Some(value) => format!("{name}={value}"),
+                None => name.clone(),
+            });
             let state = &mut self.states[at];
             if let Some(value) = &value
                 && !NOT_IN_ENV.contains(&name.as_str())
@@ -252,7 +251,7 @@ impl Planner<'_> {
             state.capture.used.insert(name.clone());
             state.args.push((name.clone(), value));
         }
-        self.note(at, command, created_by);
+        self.note(at, command, created_by.join(" "));
         Ok(())
     }
 
@@ -262,14 +261,20 @@ impl Planner<'_> {
         command: &Command<'_>,
         path: &Word,
     ) -> Result<(), Diagnostic> {
-        let path = self.expand(at, command, path)?;
+        let written = self.expand(at, command, path)?;
+        let path = self.states[at]
+            .path(written.clone())
+            .map_err(|message| error(command, message))?;
         if !self.states[at].has_workdir && !path.starts_with('/') {
-            self.report(command, Warning::workdir_relative_path(&path, command.span));
+            self.report(
+                command,
+                Warning::workdir_relative_path(&written, command.span),
+            );
         }
         let state = &mut self.states[at];
         state.has_workdir = true;
-        let path = paths::join_workdir(&state.image.config.working_dir, &path);
-        state.image.config.working_dir.clone_from(&path);
+        let path = paths::join_workdir(&state.workdir(), &path);
+        state.set_workdir(&path);
         let created_by = format!("WORKDIR {path}");
         if path == "/" {
             self.note(at, command, created_by);
@@ -309,7 +314,7 @@ impl Planner<'_> {
                 if ports.has_host {
                     self.report(command, Warning::expose_invalid_format(word, command.span));
                 }
-                exposed.extend(ports.ports);
+                exposed.extend(ports.names);
             }
         }
         self.note(
@@ -348,12 +353,16 @@ impl Planner<'_> {
 
     /// The shell in effect and a line for it.
     pub(super) fn with_shell(&self, at: usize, line: &str) -> Vec<String> {
-        let shell = &self.states[at].image.config.shell;
-        let mut argv = if shell.is_empty() {
-            DEFAULT_SHELL.map(ToOwned::to_owned).to_vec()
+        let image = &self.states[at].image;
+        let default = if paths::is_windows(&image.platform) {
+            WINDOWS_SHELL
         } else {
-            shell.clone()
+            DEFAULT_SHELL
         };
+        let mut argv = image.config.shell.clone();
+        if argv.is_empty() {
+            argv.extend(default.iter().map(|&word| word.to_owned()));
+        }
         argv.push(line.to_owned());
         argv
     }
@@ -369,7 +378,7 @@ impl Planner<'_> {
     }
 
     fn report_secret(&mut self, instruction: &str, name: &str, command: &Command<'_>) {
-        if sounds_secret(name) {
+        if args::sounds_secret(name) {
             let warning = Warning::secrets_used_in_arg_or_env(instruction, name, command.span);
             self.report(command, warning);
         }
@@ -377,90 +386,6 @@ impl Planner<'_> {
 
     pub(super) fn report(&mut self, command: &Command<'_>, warning: Warning) {
         self.linter.report(Some(&command.instruction), warning);
-    }
-
-    fn expand_pairs(
-        &mut self,
-        at: usize,
-        command: &Command<'_>,
-        pairs: &[Pair],
-    ) -> Result<Vec<(String, String)>, Diagnostic> {
-        let mut expanded = Vec::with_capacity(pairs.len());
-        for pair in pairs {
-            let key = self.expand(at, command, &pair.key)?;
-            expanded.push((key, self.expand(at, command, &pair.value)?));
-        }
-        Ok(expanded)
-    }
-
-    /// A word with its variables expanded, as one word.
-    pub(super) fn expand(
-        &mut self,
-        at: usize,
-        command: &Command<'_>,
-        word: &Word,
-    ) -> Result<String, Diagnostic> {
-        self.expand_text(at, command, &word.value, Expander::new(self.file.escape()))
-    }
-
-    /// A text with its variables expanded; undefined ones are reported.
-    pub(super) fn expand_text(
-        &mut self,
-        at: usize,
-        command: &Command<'_>,
-        text: &str,
-        expander: Expander,
-    ) -> Result<String, Diagnostic> {
-        self.expand_reporting(at, command, text, expander)
-            .map_err(|e| error(command, e.to_string()))
-    }
-
-    /// The same for those who have more to say about an error.
-    pub(super) fn expand_reporting(
-        &mut self,
-        at: usize,
-        command: &Command<'_>,
-        text: &str,
-        expander: Expander,
-    ) -> Result<String, ExpandError> {
-        let expansion = self.expand_with(at, text, expander)?;
-        let state = &self.states[at];
-        for name in &expansion.unset {
-            let is_declared = state.args.iter().any(|(arg, _)| arg == name);
-            if !is_declared && !NOT_IN_ENV.contains(&name.as_str()) {
-                let near = suggest(name, state.env.names());
-                let warning = Warning::undefined_var(name, near, command.span);
-                self.linter.report(Some(&command.instruction), warning);
-            }
-        }
-        Ok(expansion.text)
-    }
-
-    fn expand_with(
-        &self,
-        at: usize,
-        text: &str,
-        expander: Expander,
-    ) -> Result<Expansion, ExpandError> {
-        let env = &self.states[at].env;
-        expander.expand(text, &|name| env.get(name).map(ToOwned::to_owned))
-    }
-
-    /// What progress shows of an instruction. `masked` variables show as `****`.
-    pub(super) fn progress_text(
-        &self,
-        at: usize,
-        written: &str,
-        is_run: bool,
-        masked: &[String],
-    ) -> String {
-        let env = &self.states[at].env;
-        label::text(written, self.file.escape(), is_run, &|name| {
-            if masked.iter().any(|variable| variable == name) {
-                return Some("****".to_owned());
-            }
-            env.get(name).map(ToOwned::to_owned)
-        })
     }
 
     /// Adds a step that changes the config alone.
@@ -538,82 +463,5 @@ fn healthcheck(check: &Healthcheck) -> oci::Healthcheck {
         start_period: nanoseconds(check.start_period),
         start_interval: nanoseconds(check.start_interval),
         retries: i64::from(check.retries),
-    }
-}
-
-/// Whether a text names a Linux signal: a number other than 0, or a name with or without `SIG`, in any case.
-fn is_signal(text: &str) -> bool {
-    const NAMES: [&str; 36] = [
-        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT",
-        "KILL", "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM",
-        "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
-        "RTMIN", "RTMAX",
-    ];
-    if let Ok(number) = text.parse::<i64>() {
-        return number != 0;
-    }
-    let upper = text.to_uppercase();
-    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-    let offset = |prefix, last: u8| {
-        name.strip_prefix(prefix).is_some_and(|digits: &str| {
-            !digits.starts_with(['0', '+'])
-                && digits.parse::<u8>().is_ok_and(|n| (1..=last).contains(&n))
-        })
-    };
-    NAMES.contains(&name) || offset("RTMIN+", 15) || offset("RTMAX-", 14)
-}
-
-/// Whether a name has a word that secrets have, and none that takes the meaning back.
-fn sounds_secret(name: &str) -> bool {
-    const SECRET: [&str; 10] = [
-        "apikey",
-        "auth",
-        "credential",
-        "credentials",
-        "key",
-        "password",
-        "pword",
-        "passwd",
-        "secret",
-        "token",
-    ];
-    const PUBLIC: [&str; 3] = ["public", "file", "version"];
-    let name = name.to_lowercase();
-    let has = |words: &[&str]| name.split('_').any(|word| words.contains(&word));
-    has(&SECRET) && !has(&PUBLIC)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signals_have_names_and_numbers() {
-        for good in [
-            "9",
-            "SIGTERM",
-            "term",
-            "RTMIN+3",
-            "sigrtmax-14",
-            "RTMAX",
-            "999",
-        ] {
-            assert!(is_signal(good), "{good}");
-        }
-        for bad in [
-            "0", "", "SIG", "FOO", "RTMIN+16", "RTMIN+0", "RTMAX-15", "RTMIN+03",
-        ] {
-            assert!(!is_signal(bad), "{bad}");
-        }
-    }
-
-    #[test]
-    fn secrets_are_told_by_words() {
-        for secret in ["API_KEY", "apikey", "GITHUB_TOKEN", "auth"] {
-            assert!(sounds_secret(secret), "{secret}");
-        }
-        for harmless in ["KEYBOARD", "PUBLIC_KEY", "TOKEN_FILE", "monkey"] {
-            assert!(!sounds_secret(harmless), "{harmless}");
-        }
     }
 }

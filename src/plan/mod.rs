@@ -13,9 +13,11 @@
 //! errors that BuildKit finds in every stage are found in every stage.
 
 mod args;
+mod bases;
 mod copy;
 mod env;
 mod epoch;
+mod expansion;
 mod history;
 mod label;
 mod lower;
@@ -28,6 +30,7 @@ mod print;
 mod remote;
 mod report;
 mod run;
+mod signal;
 mod stages;
 mod state;
 

@@ -6,6 +6,10 @@ use crate::{context::Patterns, oci::Platform};
 
 /// What a plan depends on besides the Dockerfile.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of its own on the command line"
+)]
 pub struct Options {
     /// `--target`: the name of a stage. The last stage when absent.
     pub target: Option<String>,

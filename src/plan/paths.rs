@@ -1,4 +1,35 @@
 //! Paths as instructions write them. They are joined as text: what they mean is known only where the files are.
+//!
+//! All paths here have slashes. Those of Windows images are brought to that form first ([`with_slashes`]); only the
+//! config of such an image has backslashes.
+
+use crate::oci::Platform;
+
+/// Whether paths are written the Windows way.
+pub(super) fn is_windows(platform: &Platform) -> bool {
+    platform.os == "windows"
+}
+
+/// A Windows path with slashes, cleaned and without the drive, which can only be `C:`. The errors are BuildKit's.
+pub(super) fn with_slashes(path: &str) -> Result<String, String> {
+    let path = path.replace('\\', "/");
+    if path.len() == 2 && path.ends_with(':') {
+        return Err(format!("no relative path specified in \"{path}\""));
+    }
+    if path.starts_with("//") {
+        return Err("UNC paths are not supported".to_owned());
+    }
+    let path = match path.split_once(':') {
+        None => path.as_str(),
+        Some(("c" | "C", path)) => path,
+        Some(_) => return Err("the specified path is not on the system drive (C:)".to_owned()),
+    };
+    let mut clean = clean_relative(path);
+    if path.ends_with('/') && clean != "/" {
+        clean.push('/');
+    }
+    Ok(clean)
+}
 
 /// The working directory after `WORKDIR new` in `current`: relative ones are joined and cleaned, absolute ones stay
 /// as they are written.
@@ -100,6 +131,21 @@ mod tests {
             ("/a", "../../..", "/"),
         ] {
             assert_eq!(join_workdir(current, new), want, "{current} {new}");
+        }
+    }
+
+    #[test]
+    fn windows_paths_lose_their_drive() {
+        for (path, want) in [
+            ("C:\\a\\..\\b", Some("/b")),
+            ("a\\b\\", Some("a/b/")),
+            ("\\", Some("/")),
+            ("", Some(".")),
+            ("d:\\a", None),
+            ("C:", None),
+            ("\\\\host\\a", None),
+        ] {
+            assert_eq!(with_slashes(path).ok().as_deref(), want, "{path}");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
     dockerfile::{
         Dockerfile, Instruction, InstructionKind,
         lint::{self, Linter, Warning},
+        quote::quoted,
     },
     oci::ConfigFile,
     source::{Diagnostic, Severity, Span, suggest},
@@ -212,11 +213,9 @@ impl<'a> Planner<'a> {
             return Ok(self.states.len() - 1);
         };
         self.find(target).ok_or_else(|| {
-            let mut message = format!("target stage \"{target}\" could not be found");
-            if let Some(name) = suggest(target, self.titles()) {
-                message += &format!(" (did you mean {name}?)");
-            }
-            Diagnostic::error(message, Span::default())
+            let message = format!("target stage {} could not be found", quoted(target));
+            let near = suggest(target, self.titles());
+            Diagnostic::error(did_you_mean(message, near), Span::default())
         })
     }
 
@@ -315,6 +314,14 @@ pub(super) fn alias(from: &Instruction) -> Option<String> {
     match &from.kind {
         InstructionKind::From(from) => from.stage_name(),
         _ => None,
+    }
+}
+
+/// A message with a suggestion, if there is one.
+pub(super) fn did_you_mean(message: String, near: Option<&str>) -> String {
+    match near {
+        Some(near) => format!("{message} (did you mean {near}?)"),
+        None => message,
     }
 }
 

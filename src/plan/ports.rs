@@ -6,7 +6,7 @@ use std::net::IpAddr;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ports {
     /// `80/tcp`, one for each port of a range.
-    pub(super) ports: Vec<String>,
+    pub(super) names: Vec<String>,
     /// Whether the protocol is not in lower case.
     pub(super) odd_casing: bool,
     /// Whether an address or port of the host is given, which means nothing here.
@@ -53,7 +53,7 @@ pub(super) fn parse(word: &str) -> Result<Ports, String> {
         }
     }
     Ok(Ports {
-        ports: (start..=end)
+        names: (start..=end)
             .map(|port| format!("{port}/{lower}"))
             .collect(),
         odd_casing: !protocol.is_empty() && protocol != lower,
@@ -88,7 +88,7 @@ mod tests {
             ("[::1]:80:90/udp", "90/udp"),
             ("1-3:7", "7/tcp"),
         ] {
-            assert_eq!(parse(word).expect(word).ports.join(" "), want);
+            assert_eq!(parse(word).expect(word).names.join(" "), want);
         }
     }
 

@@ -60,7 +60,7 @@ impl Display for Stage {
         if let Some(author) = &self.author {
             writeln!(f, "  author   {}", quoted(author))?;
         }
-        let config = serde_json::to_string(&self.config).map_err(|_| fmt::Error)?;
+        let config = serde_json::to_string(&self.config).map_err(|_not_json| fmt::Error)?;
         write!(f, "  config   {config}")
     }
 }

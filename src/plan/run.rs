@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     dockerfile::{
-        self, CommandLine, Run, Security,
+        self, CommandLine, Instruction, Run, Security,
         expand::Expander,
         mount::{self, MountType},
         quote::quoted,
@@ -27,21 +27,19 @@ impl Planner<'_> {
         run: &Run,
     ) -> Result<(), Diagnostic> {
         let read = self.read_mounts(at, command, run)?;
-        let mut written = command.instruction.text.clone();
         let mut scripts = Vec::new();
         let argv = match (&run.command, command.instruction.script()) {
             (CommandLine::Exec(argv), _) => argv.clone(),
             (CommandLine::Shell(line), None) => self.with_shell(at, &line.value),
             (CommandLine::Shell(_), Some(dockerfile::Script::Text(text))) => {
-                if let Some(heredoc) = command.instruction.heredocs.first()
-                    && heredoc.body() == text
-                {
-                    written += &format!(" ({})", label::summary(&heredoc.content));
-                }
                 self.with_shell(at, &text)
             }
+            (CommandLine::Shell(_), Some(dockerfile::Script::File { content, .. }))
+                if self.states[at].is_windows() =>
+            {
+                self.with_shell(at, &content)
+            }
             (CommandLine::Shell(_), Some(dockerfile::Script::File { name, content })) => {
-                written += &format!(" ({})", label::summary(&content));
                 scripts.push(Script {
                     name: name.to_owned(),
                     content,
@@ -57,10 +55,10 @@ impl Planner<'_> {
             }
             mounts.push(self.mount(at, command, mount, command.sources.get(index))?);
         }
-        let text = self.progress_text(at, &written, true, &masked);
+        let text = self.progress_text(at, &written(&command.instruction), true, &masked);
         let state = &self.states[at];
         let created_by = format!("RUN {} # buildkit", self.run_history(at, &argv));
-        let workdir = paths::clean(&state.image.config.working_dir);
+        let workdir = paths::clean(&state.workdir());
         let op = RunOp {
             argv,
             scripts,
@@ -187,7 +185,7 @@ impl Planner<'_> {
         mount: &mount::Mount,
     ) -> Result<PathBuf, Diagnostic> {
         let written = mount.target.as_deref().unwrap_or_default();
-        let workdir = &self.states[at].image.config.working_dir;
+        let workdir = &self.states[at].workdir();
         let target = paths::clean(&paths::join_workdir(workdir, written));
         if target == "/" {
             return Err(error(
@@ -249,7 +247,7 @@ impl Planner<'_> {
             (None, Some(_)) => None,
             (None, None) => Some(format!("/run/secrets/{}", paths::base_name(&id))),
         };
-        let workdir = &self.states[at].image.config.working_dir;
+        let workdir = &self.states[at].workdir();
         let target = target.map(|t| paths::clean(&paths::join_workdir(workdir, &t)).into());
         let env = mount.env.as_ref().map(|name| {
             if name.is_empty() {
@@ -285,7 +283,7 @@ impl Planner<'_> {
         };
         let ssh = &mut self.states[at].capture.ssh;
         ssh.entry(id.clone()).or_insert(need);
-        let workdir = &self.states[at].image.config.working_dir;
+        let workdir = &self.states[at].workdir();
         let target = mount
             .target
             .as_ref()
@@ -298,5 +296,23 @@ impl Planner<'_> {
             gid: mount.gid.unwrap_or(0),
         };
         Ok((target, kind))
+    }
+}
+
+/// The line as progress shows it, with the beginning of a lone heredoc.
+fn written(instruction: &Instruction) -> String {
+    let text = &instruction.text;
+    let Some(heredoc) = instruction.heredocs.first() else {
+        return text.clone();
+    };
+    let is_lone = match instruction.script() {
+        Some(dockerfile::Script::Text(text)) => text == heredoc.body(),
+        Some(dockerfile::Script::File { .. }) => true,
+        None => false,
+    };
+    if is_lone {
+        format!("{text} ({})", label::summary(&heredoc.content))
+    } else {
+        text.clone()
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use super::{Base, ImageSource, NamedContext, Step, env::Env, label::Prefix, report::Capture};
+use super::{
+    Base, ImageSource, NamedContext, Step, env::Env, label::Prefix, paths, report::Capture,
+};
 use crate::{
     dockerfile::{Instruction, InstructionKind},
     oci::{Config, ConfigFile, Platform},
@@ -130,7 +132,7 @@ impl ImageState {
 pub(super) const DEFAULT_PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-impl<'a> State<'a> {
+impl State<'_> {
     /// A stage before anything is known but its base.
     pub(super) fn new(written: String, base_name: String, span: Span) -> Self {
         Self {
@@ -172,6 +174,38 @@ impl<'a> State<'a> {
         match &self.origin {
             Some(Base::Image(source)) => Some(source),
             _ => None,
+        }
+    }
+
+    /// The working directory in effect, with slashes.
+    pub(super) fn workdir(&self) -> String {
+        let workdir = &self.image.config.working_dir;
+        if self.is_windows() {
+            workdir.replace('\\', "/")
+        } else {
+            workdir.clone()
+        }
+    }
+
+    pub(super) fn set_workdir(&mut self, workdir: &str) {
+        self.image.config.working_dir = if self.is_windows() {
+            workdir.replace('/', "\\")
+        } else {
+            workdir.to_owned()
+        };
+    }
+
+    /// Whether the stage is for Windows, so that paths are written that way.
+    pub(super) fn is_windows(&self) -> bool {
+        self.platform.as_ref().is_some_and(paths::is_windows)
+    }
+
+    /// A path of an instruction with slashes.
+    pub(super) fn path(&self, written: String) -> Result<String, String> {
+        if self.is_windows() {
+            paths::with_slashes(&written)
+        } else {
+            Ok(written)
         }
     }
 
