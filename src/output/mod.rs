@@ -17,9 +17,14 @@
 mod archive;
 mod documents;
 mod error;
+mod layers;
+mod load;
+mod metadata;
 mod push;
 mod rootfs;
+mod save;
 mod spec;
+mod validate;
 
 use std::io::Write;
 
@@ -32,11 +37,16 @@ use crate::{
 };
 
 pub use error::{BoxError, OutputError};
+pub use layers::StoredLayers;
+pub use load::{LoadError, LoadedImage, load, load_dir};
 pub use push::{Destination, Pusher};
+pub use save::{SavedImage, save};
 pub use spec::{
     Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, ImageOptions, ImageSpec,
     LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecError, SpecProblem, TarSpec,
 };
+
+pub use validate::{Fault, FaultKind, validate};
 
 use archive::{ArchiveError, Contents, Named};
 use documents::Documents;
@@ -266,7 +276,25 @@ fn prepare(
     services: &Services<'_>,
 ) -> Result<(Vec<Image>, Documents), OutputError> {
     services.status("exporting layers");
-    let images = request.images.to_vec();
+    let epoch = options.epoch.or(request.epoch);
+    if options.layers.rewrite_timestamp && epoch.is_none() {
+        services.reporter.event(Event::Warning {
+            text: "rewrite-timestamp is specified, but no source-date-epoch was found".to_owned(),
+        });
+    }
+    let images = request
+        .images
+        .iter()
+        .map(|image| {
+            layers::convert(
+                image,
+                options.layers,
+                options.oci_media_types,
+                epoch,
+                services,
+            )
+        })
+        .collect::<Result<Vec<_>, _>>()?;
     services.status("exporting layers done");
     let documents = documents::write(services.store, request, &images, options)?;
     for manifest in &documents.manifests {

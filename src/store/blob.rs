@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Read, Seek as _, Write},
     path::{Path, PathBuf},
 };
 
@@ -33,6 +33,17 @@ impl BlobWriter<'_> {
     /// How many bytes were written.
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Forgets all that was written, for beginning again.
+    pub fn restart(&mut self) -> Result<(), StoreError> {
+        self.file
+            .set_len(0)
+            .and_then(|()| self.file.rewind())
+            .at("write", &self.path)?;
+        self.digester = Digester::new();
+        self.size = 0;
+        Ok(())
     }
 
     /// Makes what was written a blob of the store and says which. With `expected`, other bytes are refused and

@@ -45,6 +45,10 @@ impl Workspace {
         }
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     fn path(&self) -> PathBuf {
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         self.dir.join(n.to_string())
@@ -133,6 +137,11 @@ impl Drop for TempDir {
 }
 
 impl Store {
+    /// A directory for unnamed files; it goes when the store is closed.
+    pub fn scratch_dir(&self) -> &Path {
+        self.workspace.dir()
+    }
+
     /// Makes an empty directory, 0755, that is removed when dropped, or by somebody else after a crash.
     pub fn temp_dir(&self) -> Result<TempDir, StoreError> {
         let path = self.workspace.path();
