@@ -32,7 +32,7 @@ pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// How deep indexes may be nested.
 const MAX_INDEX_DEPTH: usize = 4;
 /// After how many further bytes earlier failures of a transfer are forgotten.
-const PROGRESS_BYTES: u64 = 1 << 20;
+pub(super) const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// What is asked for, best first. Some registries answer 406 without the last one.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \

@@ -27,6 +27,7 @@ use super::{
     error::{Error, Failure},
     location,
     mirrors::Endpoint,
+    pull::PROGRESS_BYTES,
     retry,
     transport::Answer,
 };
@@ -447,17 +448,17 @@ impl Session<'_> {
     /// Ends well only when the registry has the blob.
     async fn run(&mut self) -> Result<(), Error> {
         let mut attempts = self.core.attempts();
+        let mut mark = 0;
         loop {
+            if self.offset >= mark + PROGRESS_BYTES {
+                attempts.progressed();
+                mark = self.offset;
+            }
             let had_session = self.location.is_some();
             let before = self.offset;
             let mut failure = match self.step().await {
                 Ok(true) => return Ok(()),
-                Ok(false) => {
-                    if self.offset > before {
-                        attempts.progressed();
-                    }
-                    continue;
-                }
+                Ok(false) => continue,
                 Err(failure) => failure,
             };
             if let Some(source) = self.meter.take_failure() {
@@ -529,8 +530,8 @@ impl Session<'_> {
             CONTENT_TYPE,
             HeaderValue::from_static("application/octet-stream"),
         );
-        if !is_last || self.offset > 0 {
-            let range = format!("{}-{}", self.offset, (self.offset + len).saturating_sub(1));
+        if len > 0 && (!is_last || self.offset > 0) {
+            let range = format!("{}-{}", self.offset, self.offset + len - 1);
             headers.extend(
                 HeaderValue::try_from(range)
                     .ok()

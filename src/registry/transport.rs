@@ -145,31 +145,28 @@ impl Transport {
         }
         let first = if is_loopback(name) { "http" } else { "https" };
         let second = if first == "http" { "https" } else { "http" };
+        // An untrusted certificate says more than that plain HTTP does not work either.
+        let telling = |one: Error, two: Error| match (one, two) {
+            (_, two @ Error::Tls { .. }) => two,
+            (one, _) => one,
+        };
         let race = async {
             let one = self.speaks(first, name, insecure);
             let two = self.speaks(second, name, insecure);
-            tokio::pin!(one);
+            tokio::pin!(one, two);
             match tokio::time::timeout(HEAD_START, &mut one).await {
                 Ok(Ok(())) => return Ok(first),
-                Ok(Err(error)) => {
-                    return match two.await {
-                        Ok(()) => Ok(second),
-                        // An untrusted certificate says more than that plain HTTP does not work either.
-                        Err(Error::Unreachable { .. }) => Err(error),
-                        Err(error) => Err(error),
-                    };
-                }
+                Ok(Err(error)) => return two.await.map(|()| second).map_err(|e| telling(error, e)),
                 Err(_elapsed) => {}
             }
-            tokio::pin!(two);
             tokio::select! {
                 result = &mut one => match result {
                     Ok(()) => Ok(first),
-                    Err(error) => two.await.map(|()| second).map_err(|_second| error),
+                    Err(error) => two.await.map(|()| second).map_err(|e| telling(error, e)),
                 },
                 result = &mut two => match result {
                     Ok(()) => Ok(second),
-                    Err(_) => one.await.map(|()| first),
+                    Err(error) => one.await.map(|()| first).map_err(|e| telling(e, error)),
                 },
             }
         };
@@ -574,18 +571,19 @@ pub(super) fn failure(host: &str, error: &reqwest::Error) -> Failure {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut is_dns = false;
     while let Some(e) = next {
-        if let Some(io) = e.downcast_ref::<std::io::Error>() {
-            io_kind = Some(io.kind());
-            let inner = io.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
-            if let Some(tls) = inner {
-                return tls_failure(host, tls);
-            }
-        }
         if let Some(tls) = e.downcast_ref::<rustls::Error>() {
             return tls_failure(host, tls);
         }
         is_dns |= e.to_string().contains("dns error");
-        next = e.source();
+        next = match e.downcast_ref::<std::io::Error>() {
+            // What such an error wraps is not its source.
+            Some(io) => {
+                io_kind = Some(io.kind());
+                io.get_ref()
+                    .map(|inner| inner as &(dyn std::error::Error + 'static))
+            }
+            None => e.source(),
+        };
     }
     let innermost = cause(error);
     // What the two resolvers say of a name that does not exist, as opposed to a server that does not answer.

@@ -6,4 +6,5 @@ mod architecture;
 mod command_line;
 mod language;
 mod language_laws;
+mod registry;
 mod sandbox;

@@ -2,7 +2,9 @@
 //! that print everything when a test fails.
 
 mod env;
+mod fake_registry;
 mod outcome;
 
 pub(crate) use env::TestEnv;
+pub(crate) use fake_registry::{FakeRegistry, Fault, Received, Wants};
 pub(crate) use outcome::Outcome;

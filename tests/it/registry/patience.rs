@@ -1,0 +1,128 @@
+//! What is tried again, how long, and what is not.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use rbuild::registry::{
+    Client, Error, Settings,
+    settings::{Timeouts, Warn},
+};
+
+use super::{client, push, put_image, quick, reference};
+use crate::support::{FakeRegistry, Fault};
+
+#[test]
+fn patience_has_an_end_and_retry_after_is_heeded() {
+    let fake = FakeRegistry::start();
+    put_image(&fake, "a", "1", "linux/amd64");
+    let body = br#"{"errors":[{"code":"TOOMANYREQUESTS","message":"pull rate limit"}]}"#;
+    fake.faults(|_, n| {
+        (n < 2).then(|| Fault::Answer(429, vec![("Retry-After", "1".to_owned())], body.to_vec()))
+    });
+    let remarks = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&remarks);
+    let client_that_tells = Client::new(Settings {
+        warn: Some(Warn(Arc::new(move |text: &str| {
+            seen.lock().expect("no panic").push(text.to_owned());
+        }))),
+        ..quick()
+    })
+    .expect("a client can be made");
+    let start = Instant::now();
+    client_that_tells
+        .resolve(&reference(&fake.host(), "a:1"))
+        .expect("in the end");
+    assert!(start.elapsed() >= Duration::from_secs(2));
+    let told = remarks.lock().expect("no panic").join("\n");
+    assert!(
+        told.contains("limits the rate of requests") && told.contains("trying again in 1 s"),
+        "{told}"
+    );
+
+    fake.clear_log();
+    fake.faults(|_, _| Some(Fault::Answer(429, vec![], body.to_vec())));
+    let error = client()
+        .manifest(&reference(&fake.host(), "a:1"))
+        .expect_err("never");
+    assert!(matches!(error, Error::RateLimited { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("TOOMANYREQUESTS: pull rate limit"),
+        "{error}"
+    );
+    assert_eq!(fake.lines().len(), 5);
+
+    fake.faults(|_, _| {
+        Some(Fault::Answer(
+            429,
+            vec![("Retry-After", "3600".to_owned())],
+            vec![],
+        ))
+    });
+    let error = client()
+        .resolve(&reference(&fake.host(), "a:1"))
+        .expect_err("too long");
+    assert!(error.to_string().contains("asks to wait 3600 s"), "{error}");
+}
+
+#[test]
+fn refusals_are_not_repeated() {
+    for (status, want) in [
+        (400, "400"),
+        (403, "denied"),
+        (404, "not found"),
+        (409, "409"),
+        (415, "415"),
+    ] {
+        let fake = FakeRegistry::start();
+        fake.faults(move |_, _| Some(Fault::Answer(status, vec![], vec![])));
+        let image = reference(&fake.host(), "a:1");
+        let error = push(&client(), &image, b"x", &[]).expect_err("refused");
+        assert!(error.to_string().contains(want), "{status}: {error}");
+        assert_eq!(
+            fake.lines()
+                .iter()
+                .filter(|l| l.starts_with("POST"))
+                .count(),
+            1,
+            "{status}"
+        );
+    }
+}
+
+#[test]
+fn a_registry_that_is_down_is_named() {
+    let host = FakeRegistry::start().host();
+    let error = client()
+        .resolve(&reference(&host, "a:1"))
+        .expect_err("down");
+    assert_eq!(
+        error.to_string(),
+        format!("{host} cannot be reached: connection refused")
+    );
+}
+
+#[test]
+fn a_server_that_falls_silent_is_left() {
+    let fake = FakeRegistry::start();
+    put_image(&fake, "a", "1", "linux/amd64");
+    fake.faults(|r, n| {
+        (r.target != "/v2/" && n == 0).then_some(Fault::Late(Duration::from_secs(3)))
+    });
+    let client = Client::new(Settings {
+        timeouts: Timeouts {
+            idle: Duration::from_millis(300),
+            ..quick().timeouts
+        },
+        ..quick()
+    })
+    .expect("client");
+    let start = Instant::now();
+    client
+        .resolve(&reference(&fake.host(), "a:1"))
+        .expect("the second time");
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
