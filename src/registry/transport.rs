@@ -146,9 +146,16 @@ impl Transport {
         let first = if is_loopback(name) { "http" } else { "https" };
         let second = if first == "http" { "https" } else { "http" };
         // An untrusted certificate says more than that plain HTTP does not work either.
-        let telling = |one: Error, two: Error| match (one, two) {
-            (_, two @ Error::Tls { .. }) => two,
-            (one, _) => one,
+        let weight = |error: &Error| match error {
+            Error::Unreachable { connected, .. } => u8::from(*connected),
+            _ => 2,
+        };
+        let telling = |one: Error, two: Error| {
+            if weight(&two) > weight(&one) {
+                two
+            } else {
+                one
+            }
         };
         let race = async {
             let one = self.speaks(first, name, insecure);
