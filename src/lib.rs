@@ -13,6 +13,7 @@ pub mod progress;
 pub mod reference;
 pub mod registry;
 pub mod sandbox;
+pub mod snapshot;
 pub mod source;
 pub mod store;
 pub mod tree;

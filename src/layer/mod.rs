@@ -36,7 +36,7 @@ pub use change::{Change, Content};
 pub use compress::Compression;
 pub use read::ArchiveError;
 pub use toc::{Encoding, Extent, FileContent, Member, Toc, TocEntry, TocFormError, TocItem};
-pub use tree::{Difference, Different, LayerTree, StackError};
+pub use tree::{Difference, Different, LayerTree, StackError, Stored};
 pub use write::{WriteOptions, Written, write_layer};
 
 /// A layer could not be written.

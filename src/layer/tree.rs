@@ -122,10 +122,20 @@ pub enum Different {
         metadata: Metadata,
         /// Equal for all names of one inode.
         inode: Option<u64>,
-        /// Position in the stack of the layer that has the bytes, and their offset in its tar. In this order
-        /// reading goes forward only.
-        stored: (usize, u64),
+        /// Where its bytes are.
+        stored: Stored,
     },
+}
+
+/// Where a file's bytes are in a stack. In this order, reading goes forward only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stored {
+    /// Position of the layer, 0 being the base.
+    pub layer: usize,
+    /// Offset in the layer's tar.
+    pub offset: u64,
+    /// Whether the tar leaves out holes.
+    pub sparse: bool,
 }
 
 impl Default for LayerTree {
@@ -242,13 +252,17 @@ impl LayerTree {
                 (Some(Slot::Leaf(leaf)), Some(Slot::Leaf(before))) if leaf == before => {}
                 (Some(Slot::Leaf(leaf)), _) => {
                     let (metadata, content) = self.node_of(leaf.origin);
-                    let offset = content.map_or(0, |content| content.offset);
+                    let stored = Stored {
+                        layer: leaf.origin.layer as usize,
+                        offset: content.map_or(0, |content| content.offset),
+                        sparse: content.is_some_and(|content| content.sparse.is_some()),
+                    };
                     found.push(Difference {
                         path,
                         what: Different::Leaf {
                             metadata: metadata.clone(),
                             inode: leaf.linked.then(|| leaf.origin.inode()),
-                            stored: (leaf.origin.layer as usize, offset),
+                            stored,
                         },
                     });
                 }

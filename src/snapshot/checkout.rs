@@ -1,0 +1,203 @@
+//! A whole state in one directory, for where overlays cannot be mounted. What a step changed is found by comparing
+//! inodes before and after: their number and the time of the last change of status, which no program can set back.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::Metadata as Stat,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    At, SnapshotError, Style, apply,
+    diff::{Inodes, list, same_dir},
+    lock::Scratch,
+};
+use crate::{
+    layer::{Change, Content, LayerTree},
+    tree::{Kind, Metadata, Tree as _},
+};
+
+/// A root directory that a step changes in place. Removed when this value is dropped.
+#[derive(Debug)]
+pub struct Checkout {
+    scratch: Scratch,
+    style: Style,
+    /// Every inode as it was unpacked, in the order of a walk.
+    before: BTreeMap<PathBuf, Mark>,
+}
+
+/// What tells whether an inode was touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    inode: (u64, u64),
+    changed: (i64, i64),
+}
+
+impl Mark {
+    fn of(stat: &Stat) -> Self {
+        Self {
+            inode: (stat.dev(), stat.ino()),
+            changed: (stat.ctime(), stat.ctime_nsec()),
+        }
+    }
+}
+
+impl Checkout {
+    pub(super) fn new(
+        scratch: Scratch,
+        tree: &LayerTree,
+        style: Style,
+    ) -> Result<Self, SnapshotError> {
+        apply::unpack(&scratch.path, &LayerTree::empty(), tree, style)?;
+        let work = scratch.path.join("work");
+        std::fs::create_dir(&work).at("create", &work)?;
+        let mut before = BTreeMap::new();
+        let root = scratch.path.join("fs");
+        walk(&root, Path::new(""), &mut |path, stat| {
+            before.insert(path.to_owned(), Mark::of(stat));
+            Ok(())
+        })?;
+        Ok(Self {
+            scratch,
+            style,
+            before,
+        })
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> PathBuf {
+        self.scratch.path.join("fs")
+    }
+
+    /// An empty directory for the sandbox.
+    pub fn work(&self) -> PathBuf {
+        self.scratch.path.join("work")
+    }
+
+    /// The file of records of owners that the directory cannot hold, see [`super::owner`].
+    pub fn owners(&self) -> PathBuf {
+        self.scratch.path.join("owners")
+    }
+
+    /// What the step changed, sorted. `tree` is what was checked out.
+    pub fn diff(&self, tree: &LayerTree) -> Result<Vec<Change>, SnapshotError> {
+        let root = self.root();
+        let inodes = Inodes::new(&root, &self.owners(), tree, self.style)?;
+        let mut found = Found {
+            changes: Vec::new(),
+            dirs: Vec::new(),
+            names: HashMap::new(),
+        };
+        let mut left = self.before.clone();
+        walk(&root, Path::new(""), &mut |path, stat| {
+            let before = left.remove(path);
+            let touched = before != Some(Mark::of(stat));
+            if stat.file_type().is_socket() || (!touched && !stat.is_dir()) {
+                return Ok(());
+            }
+            let host = root.join(path);
+            let metadata = inodes.metadata(path, &host, stat)?;
+            if stat.is_dir() {
+                let below = tree.node(path)?.map(|node| node.metadata);
+                let same = before.is_some_and(|mark| mark.inode == Mark::of(stat).inode)
+                    && below.is_some_and(|below| same_dir(&below, &metadata));
+                found.dir(path, metadata, !same);
+            } else {
+                found.leaf(path, metadata, host, stat);
+            }
+            Ok(())
+        })?;
+        // Only the topmost of what is gone needs a whiteout, and only where nothing new took its place.
+        let mut gone: Option<&PathBuf> = None;
+        for path in left.keys() {
+            if gone.is_some_and(|above| path.starts_with(above)) {
+                continue;
+            }
+            gone = Some(path);
+            let replaced_above = path
+                .parent()
+                .and_then(|parent| tree.node(parent).transpose())
+                .is_some_and(|_| {
+                    std::fs::symlink_metadata(root.join(path.parent().unwrap_or(Path::new(""))))
+                        .is_ok_and(|stat| !stat.is_dir())
+                });
+            if !replaced_above {
+                found.changes.push(Change::Remove { path: path.clone() });
+            }
+        }
+        Ok(found.finish())
+    }
+}
+
+/// Changes under collection; directories wait until it is known whether something in them changed.
+struct Found {
+    changes: Vec<Change>,
+    dirs: Vec<(PathBuf, Metadata, bool)>,
+    names: HashMap<(u64, u64), PathBuf>,
+}
+
+impl Found {
+    fn dir(&mut self, path: &Path, metadata: Metadata, changed: bool) {
+        self.dirs.push((path.to_owned(), metadata, changed));
+    }
+
+    fn leaf(&mut self, path: &Path, metadata: Metadata, host: PathBuf, stat: &Stat) {
+        if stat.nlink() > 1 {
+            let inode = (stat.dev(), stat.ino());
+            if let Some(target) = self.names.get(&inode) {
+                self.changes.push(Change::Link {
+                    path: path.to_owned(),
+                    target: target.clone(),
+                });
+                return;
+            }
+            self.names.insert(inode, path.to_owned());
+        }
+        let content = match metadata.kind {
+            Kind::File { size: 1.. } => Content::Host(host),
+            _ => Content::Empty,
+        };
+        self.changes.push(Change::Put {
+            path: path.to_owned(),
+            metadata,
+            content,
+        });
+    }
+
+    fn finish(mut self) -> Vec<Change> {
+        self.changes.sort_by(|a, b| a.path().cmp(b.path()));
+        // Deepest first, so that a directory that is kept keeps those above it.
+        for (path, metadata, changed) in self.dirs.into_iter().rev() {
+            let after = self
+                .changes
+                .partition_point(|change| change.path() <= &*path);
+            let has_change = self
+                .changes
+                .get(after)
+                .is_some_and(|change| change.path().starts_with(&path));
+            if changed || has_change {
+                self.changes.insert(after, Change::dir(path, metadata));
+            }
+        }
+        self.changes
+    }
+}
+
+/// Calls `visit` for everything below a directory, parents first, names sorted.
+fn walk(
+    root: &Path,
+    path: &Path,
+    visit: &mut dyn FnMut(&Path, &Stat) -> Result<(), SnapshotError>,
+) -> Result<(), SnapshotError> {
+    for name in list(&root.join(path))? {
+        let path = path.join(name);
+        let host = root.join(&path);
+        let stat = std::fs::symlink_metadata(&host).at("read", &host)?;
+        visit(&path, &stat)?;
+        if stat.is_dir() {
+            walk(root, &path, visit)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,287 @@
+//! What a step changed, read from the upper directory of its overlay.
+//!
+//! Everything that lies in the upper directory was written, or copied up to be changed: a file that is there is in the layer, whole,
+//! even when it equals the one below. A directory is also there because something in it changed; it is a change of
+//! its own only when mode, owner or capabilities are others. All directories above a change are in the layer.
+//!
+//! Overlay's opaque directories hide what is below. Layers get a whiteout for each hidden name instead of an opaque marker, at
+//! every depth: on unpacking, a directory merges with what is below it, so a new directory under an opaque one has to take away too.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ffi::OsString,
+    fs::Metadata as Stat,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{major, minor};
+
+use super::{
+    At, Owners, SnapshotError, Style,
+    owner::{self, OwnedKind, Owner},
+    place::SECURITY_CAPABILITY,
+    xattr,
+};
+use crate::{
+    layer::{Change, Content, LayerTree},
+    tree::{Kind, Metadata, Timestamp, Tree as _},
+};
+
+/// What the overlay's upper directory says that changed on top of `lower`, in the canonical order. `owners` is the file of records
+/// beside it, which need not exist. Sockets are left out, as are all attributes but file capabilities.
+pub fn diff_upper(
+    upper: &Path,
+    owners: &Path,
+    lower: &LayerTree,
+    style: Style,
+) -> Result<Vec<Change>, SnapshotError> {
+    let mut diff = Diff {
+        inodes: Inodes::new(upper, owners, lower, style)?,
+        upper,
+        lower,
+        style,
+        names: HashMap::new(),
+        changes: Vec::new(),
+    };
+    diff.dir(Path::new(""), false)?;
+    Ok(diff.changes)
+}
+
+struct Diff<'a> {
+    inodes: Inodes<'a>,
+    upper: &'a Path,
+    lower: &'a LayerTree,
+    style: Style,
+    /// The first name of every inode with several.
+    names: HashMap<(u64, u64), PathBuf>,
+    changes: Vec<Change>,
+}
+
+impl Diff<'_> {
+    /// Finds the changes in a directory. `hidden` when the overlay did not show what `lower` has here.
+    fn dir(&mut self, path: &Path, hidden: bool) -> Result<(), SnapshotError> {
+        let mut names = list(&self.upper.join(path))?;
+        if hidden {
+            names.extend(self.lower.names(path)?);
+        }
+        for name in names {
+            let path = path.join(name);
+            let host = self.upper.join(&path);
+            let stat = match std::fs::symlink_metadata(&host) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                stat => Some(stat.at("read", &host)?),
+            };
+            match stat {
+                None => self.changes.push(Change::Remove { path }),
+                Some(stat) if self.is_whiteout(&host, &stat)? => {
+                    // Renaming leaves whiteouts for names that were never below.
+                    if self.lower.node(&path)?.is_some() {
+                        self.changes.push(Change::Remove { path });
+                    }
+                }
+                Some(stat) if stat.is_dir() => self.child_dir(path, &stat, hidden)?,
+                Some(stat) if stat.file_type().is_socket() => {}
+                Some(stat) => self.leaf(path, &stat)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn child_dir(&mut self, path: PathBuf, stat: &Stat, hidden: bool) -> Result<(), SnapshotError> {
+        let host = self.upper.join(&path);
+        let prefix = self.style.marks.prefix();
+        let mark = |name: &str| xattr::get(&host, format!("{prefix}{name}")).at("read", &host);
+        if mark("redirect")?.is_some() {
+            return Err(SnapshotError::Redirect { path: host });
+        }
+        let opaque = mark("opaque")?.is_some_and(|value| value == b"y");
+        let metadata = self.inodes.metadata(&path, &host, stat)?;
+        let below = self.lower.node(&path)?.map(|node| node.metadata);
+        let unchanged =
+            !hidden && !opaque && below.is_some_and(|below| same_dir(&below, &metadata));
+        let start = self.changes.len();
+        self.changes.push(Change::dir(path.clone(), metadata));
+        self.dir(&path, hidden || opaque)?;
+        if unchanged && self.changes.len() == start + 1 {
+            self.changes.pop();
+        }
+        Ok(())
+    }
+
+    fn leaf(&mut self, path: PathBuf, stat: &Stat) -> Result<(), SnapshotError> {
+        if stat.nlink() > 1 {
+            let inode = (stat.dev(), stat.ino());
+            if let Some(target) = self.names.get(&inode) {
+                let target = target.clone();
+                self.changes.push(Change::Link { path, target });
+                return Ok(());
+            }
+            self.names.insert(inode, path.clone());
+        }
+        let host = self.upper.join(&path);
+        let metadata = self.inodes.metadata(&path, &host, stat)?;
+        let content = match metadata.kind {
+            Kind::File { size: 1.. } => Content::Host(host),
+            _ => Content::Empty,
+        };
+        self.changes.push(Change::Put {
+            path,
+            metadata,
+            content,
+        });
+        Ok(())
+    }
+
+    fn is_whiteout(&self, host: &Path, stat: &Stat) -> Result<bool, SnapshotError> {
+        if stat.file_type().is_char_device() {
+            return Ok(stat.rdev() == 0);
+        }
+        if !stat.is_file() || stat.len() > 0 {
+            return Ok(false);
+        }
+        let name = format!("{}whiteout", self.style.marks.prefix());
+        Ok(xattr::get(host, name).at("read", host)?.is_some())
+    }
+}
+
+/// The names in a directory, sorted.
+pub(super) fn list(dir: &Path) -> Result<BTreeSet<OsString>, SnapshotError> {
+    std::fs::read_dir(dir)
+        .at("list", dir)?
+        .map(|entry| entry.map(|entry| entry.file_name()).at("list", dir))
+        .collect()
+}
+
+/// Whether a directory is as it was, its time aside: that changes with what is in it.
+pub(super) fn same_dir(a: &Metadata, b: &Metadata) -> bool {
+    let capability = |metadata: &Metadata| {
+        let name: &std::ffi::OsStr = SECURITY_CAPABILITY.as_ref();
+        metadata.xattrs.get(name).cloned()
+    };
+    a.is_dir()
+        && b.is_dir()
+        && (a.mode & 0o7777, a.uid, a.gid) == (b.mode & 0o7777, b.uid, b.gid)
+        && capability(a) == capability(b)
+}
+
+/// Reads metadata of inodes on this machine, with the records that stand in for what they cannot hold.
+pub(super) struct Inodes<'a> {
+    style: Style,
+    lower: &'a LayerTree,
+    records: HashMap<PathBuf, Owner>,
+}
+
+impl<'a> Inodes<'a> {
+    /// For the inodes below `root`, which lay on `lower` or were unpacked from it.
+    pub(super) fn new(
+        root: &Path,
+        owners: &Path,
+        lower: &'a LayerTree,
+        style: Style,
+    ) -> Result<Self, SnapshotError> {
+        let records = match style.owners {
+            Owners::Real => HashMap::new(),
+            Owners::Mapped | Owners::Recorded => owner::load(owners).at("read", root)?,
+        };
+        Ok(Self {
+            style,
+            lower,
+            records,
+        })
+    }
+
+    pub(super) fn metadata(
+        &self,
+        path: &Path,
+        host: &Path,
+        stat: &Stat,
+    ) -> Result<Metadata, SnapshotError> {
+        let kind = stat.file_type();
+        let (rdev, mut uid, mut gid) = (stat.rdev(), stat.uid(), stat.gid());
+        let mut kind = if kind.is_dir() {
+            Kind::Dir
+        } else if kind.is_symlink() {
+            let target = std::fs::read_link(host).at("read", host)?;
+            Kind::Symlink { target }
+        } else if kind.is_char_device() {
+            Kind::Char {
+                major: major(rdev),
+                minor: minor(rdev),
+            }
+        } else if kind.is_block_device() {
+            Kind::Block {
+                major: major(rdev),
+                minor: minor(rdev),
+            }
+        } else if kind.is_fifo() {
+            Kind::Fifo
+        } else if kind.is_socket() {
+            Kind::Socket
+        } else {
+            Kind::File { size: stat.len() }
+        };
+        if let Some(owner) = self.record(path, host, &kind, uid)? {
+            (uid, gid) = (owner.uid, owner.gid);
+            match (&kind, owner.kind) {
+                (Kind::File { size: 0 }, OwnedKind::Char { major, minor }) => {
+                    kind = Kind::Char { major, minor };
+                }
+                (Kind::File { size: 0 }, OwnedKind::Block { major, minor }) => {
+                    kind = Kind::Block { major, minor };
+                }
+                _ => {}
+            }
+        }
+        let mut metadata = Metadata {
+            kind,
+            mode: stat.mode() & 0o7777,
+            uid,
+            gid,
+            mtime: Timestamp {
+                seconds: stat.mtime(),
+                nanos: u32::try_from(stat.mtime_nsec()).unwrap_or(0),
+            },
+            xattrs: std::collections::BTreeMap::new(),
+        };
+        if stat.is_file() || stat.is_dir() {
+            let mut capability = xattr::get(host, SECURITY_CAPABILITY).at("read", host)?;
+            if capability.is_none() && self.style.owners != Owners::Real {
+                capability = xattr::get(host, owner::CAPABILITY).at("read", host)?;
+            }
+            if let Some(capability) = capability {
+                metadata
+                    .xattrs
+                    .insert(SECURITY_CAPABILITY.into(), capability);
+            }
+        }
+        Ok(metadata)
+    }
+
+    /// The record that counts for an inode, if any.
+    fn record(
+        &self,
+        path: &Path,
+        host: &Path,
+        kind: &Kind,
+        uid: u32,
+    ) -> Result<Option<Owner>, SnapshotError> {
+        match self.style.owners {
+            Owners::Real => return Ok(None),
+            // An id that could not be set leaves root as the owner. What others own they may have marked themselves.
+            Owners::Mapped if uid != 0 => return Ok(None),
+            Owners::Mapped | Owners::Recorded => {}
+        }
+        if matches!(kind, Kind::File { .. } | Kind::Dir) {
+            return Owner::read(host).at("read", host);
+        }
+        if let Some(owner) = self.records.get(path) {
+            return Ok(Some(*owner));
+        }
+        // Copied up from below, where the owner is in the layer.
+        let below = self.lower.node(path)?;
+        Ok(below
+            .filter(|below| below.metadata.kind == *kind)
+            .map(|below| Owner::of(&below.metadata)))
+    }
+}

@@ -1,0 +1,311 @@
+//! Snapshots: file system states on disk, as directories that overlayfs stacks.
+//!
+//! ```text
+//! DIR/STYLE/                 STYLE: how marks and owners are kept, so that no two ways mix
+//!   <chainID>/fs/            what one layer adds to the states below: an overlayfs lower directory
+//!   <chainID>/owners         owners that `fs` itself cannot hold, see `owner`
+//!   <chainID>/lock           held shared by whoever uses the snapshot, alone by whoever removes it
+//!   tmp/<pid>-<n>/           being made or used by one step: fs | upper, work; lock, held alone
+//! ```
+//! A snapshot is made in `tmp` and renamed into place, so it is whole or absent; who comes second throws its own away. A kill leaves
+//! directories in `tmp` whose lock nobody holds: [`Snapshots::sweep`] removes them.
+//!
+//! A step runs on [`Snapshots::prepare`]'s overlay. Its changes are read from the upper directory alone
+//! ([`Overlay::diff`]), never by scanning a tree, and the upper directory becomes the snapshot of the next state
+//! ([`Overlay::adopt`]).
+//!
+//! Whiteouts on disk are character devices 0:0. Overlays are mounted with `index=off,metacopy=off,redirect_dir=nofollow`: with
+//! any of these on, upper directories would mean nothing by themselves.
+//!
+//! Nothing here mounts anything: `sandbox` does.
+
+mod apply;
+mod checkout;
+mod diff;
+mod lock;
+mod overlay;
+pub mod owner;
+mod place;
+mod remove;
+mod xattr;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use checkout::Checkout;
+pub use diff::diff_upper;
+pub use overlay::Overlay;
+pub use remove::remove_tree;
+
+use self::lock::{Held, Scratch};
+use crate::{
+    layer::{LayerTree, StackError},
+    oci::ChainId,
+    tree::TreeError,
+};
+
+/// A file system state could not be made or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The system refused something.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path of this machine, or of the layer.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A layer's content could not be read.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// The layers do not lie on each other.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+    /// A layer ended before one of its files did.
+    #[error("the layer's content for `{}` is incomplete", path.display())]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An upper directory has a mark that only overlays mounted otherwise leave.
+    #[error("`{}` was moved by a redirecting overlay; mount with redirect_dir=nofollow", path.display())]
+    Redirect {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// Puts action and path to an error of the system.
+trait At<T> {
+    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, SnapshotError>;
+}
+
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
+    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, SnapshotError> {
+        self.map_err(|error| SnapshotError::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            source: error.into(),
+        })
+    }
+}
+
+/// Which extended attributes overlayfs keeps its marks in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Marks {
+    /// `trusted.overlay.*`, for root on the machine.
+    Trusted,
+    /// `user.overlay.*` (mount option `userxattr`), for user namespaces.
+    User,
+}
+
+impl Marks {
+    /// What their names begin with.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.",
+            Self::User => "user.overlay.",
+        }
+    }
+}
+
+/// Where the owners of files are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Owners {
+    /// In the inodes: every id exists here.
+    Real,
+    /// In the inodes where the id is mapped into this user namespace, in records (see [`owner`]) where not.
+    Mapped,
+    /// In records: only one id is mapped.
+    Recorded,
+}
+
+/// How states are kept on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Style {
+    /// Which attributes overlayfs uses.
+    pub marks: Marks,
+    /// Where owners are kept.
+    pub owners: Owners,
+}
+
+impl Style {
+    /// The name of the directory for states of this style.
+    const fn dir_name(self) -> &'static str {
+        match (self.marks, self.owners) {
+            (Marks::Trusted, Owners::Real) => "trusted",
+            (Marks::Trusted, Owners::Mapped) => "trusted-mapped",
+            (Marks::Trusted, Owners::Recorded) => "trusted-recorded",
+            (Marks::User, Owners::Real) => "user",
+            (Marks::User, Owners::Mapped) => "user-mapped",
+            (Marks::User, Owners::Recorded) => "user-recorded",
+        }
+    }
+}
+
+/// The directory of all snapshots. Any number of processes may use it at once.
+#[derive(Debug, Clone)]
+pub struct Snapshots {
+    dir: Arc<Path>,
+    style: Style,
+}
+
+/// A snapshot on disk. While this value lives, nobody removes it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Which state it completes.
+    pub chain_id: ChainId,
+    path: PathBuf,
+    _held: Arc<Held>,
+}
+
+impl Snapshot {
+    /// The overlayfs lower directory.
+    pub fn fs(&self) -> PathBuf {
+        self.path.join("fs")
+    }
+
+    /// The file with the owners that the directory cannot hold; there need not be one.
+    pub fn owners(&self) -> PathBuf {
+        self.path.join("owners")
+    }
+}
+
+impl Snapshots {
+    /// The snapshots of one style below `dir`, which is made when missing.
+    pub fn open(dir: &Path, style: Style) -> Result<Self, SnapshotError> {
+        let path = dir.join(style.dir_name());
+        let tmp = path.join("tmp");
+        std::fs::create_dir_all(&tmp).at("create", &tmp)?;
+        // Set-user-id programs of images lie in here.
+        let mode = rustix::fs::Mode::RWXU;
+        rustix::fs::chmod(&path, mode).at("restrict", &path)?;
+        Ok(Self {
+            dir: path.into(),
+            style,
+        })
+    }
+
+    /// How states are kept here.
+    pub const fn style(&self) -> Style {
+        self.style
+    }
+
+    /// The snapshot that completes a state, if it is there.
+    pub fn get(&self, chain_id: ChainId) -> Result<Option<Snapshot>, SnapshotError> {
+        let path = self.dir.join(chain_id.0.hex());
+        Ok(Held::shared(&path)?.map(|held| Snapshot {
+            chain_id,
+            path,
+            _held: Arc::new(held),
+        }))
+    }
+
+    /// The snapshots that make up a state, topmost first, as overlayfs wants its lower directories. Those that are missing are
+    /// unpacked from the layers. Empty for the empty tree.
+    pub fn stack(&self, tree: &LayerTree) -> Result<Vec<Snapshot>, SnapshotError> {
+        let mut below = LayerTree::empty();
+        let mut chain_id = None;
+        let mut stack = Vec::new();
+        for layer in tree.layers() {
+            let above = below.push(Arc::clone(layer))?;
+            let id = ChainId::after(chain_id, layer.toc().diff_id);
+            let snapshot = match self.get(id)? {
+                Some(snapshot) => snapshot,
+                None => self.apply(id, &below, &above)?,
+            };
+            stack.push(snapshot);
+            (below, chain_id) = (above, Some(id));
+        }
+        stack.reverse();
+        Ok(stack)
+    }
+
+    /// Unpacks what `above` adds to `below`, the state that `chain_id` completes.
+    pub fn apply(
+        &self,
+        chain_id: ChainId,
+        below: &LayerTree,
+        above: &LayerTree,
+    ) -> Result<Snapshot, SnapshotError> {
+        let scratch = Scratch::new(&self.dir)?;
+        apply::unpack(&scratch.path, below, above, self.style)?;
+        self.publish(scratch, chain_id)
+    }
+
+    /// Gives a step directories for its changes on top of `stack` (topmost first).
+    pub fn prepare(&self, stack: Vec<Snapshot>) -> Result<Overlay, SnapshotError> {
+        Overlay::prepare(self.clone(), stack)
+    }
+
+    /// Unpacks a whole state into a directory of its own, for where overlays cannot be mounted.
+    pub fn checkout(&self, tree: &LayerTree) -> Result<Checkout, SnapshotError> {
+        Checkout::new(Scratch::new(&self.dir)?, tree, self.style)
+    }
+
+    /// Moves what was made into place. Who comes second takes what the first one made.
+    fn publish(&self, scratch: Scratch, chain_id: ChainId) -> Result<Snapshot, SnapshotError> {
+        let path = self.dir.join(chain_id.0.hex());
+        loop {
+            if let Some(snapshot) = self.get(chain_id)? {
+                return Ok(snapshot);
+            }
+            match std::fs::rename(&scratch.path, &path) {
+                Ok(()) => {
+                    let held = scratch.published();
+                    return Ok(Snapshot {
+                        chain_id,
+                        path,
+                        _held: Arc::new(held),
+                    });
+                }
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                    ) => {}
+                Err(error) => return Err(error).at("rename", &scratch.path),
+            }
+        }
+    }
+
+    /// All snapshots on disk.
+    pub fn list(&self) -> Result<Vec<ChainId>, SnapshotError> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(&self.dir).at("read", &self.dir)? {
+            let entry = entry.at("read", &self.dir)?;
+            let digest = entry
+                .file_name()
+                .to_str()
+                .and_then(|hex| format!("sha256:{hex}").parse().ok());
+            found.extend(digest.map(ChainId));
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Removes a snapshot unless somebody uses it; whether it is gone.
+    pub fn remove(&self, chain_id: ChainId) -> Result<bool, SnapshotError> {
+        let path = self.dir.join(chain_id.0.hex());
+        let Some(held) = Held::alone(&path)? else {
+            return Ok(!path.try_exists().at("find", &path)?);
+        };
+        Scratch::taking(&self.dir, &path, held)?;
+        Ok(true)
+    }
+
+    /// Removes what killed processes left in `tmp`; how many directories there were.
+    pub fn sweep(&self) -> Result<usize, SnapshotError> {
+        lock::sweep(&self.dir.join("tmp"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

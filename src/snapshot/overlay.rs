@@ -1,0 +1,100 @@
+//! The directories of one step.
+
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Mode, Uid};
+
+use super::{
+    At, Snapshot, SnapshotError, Snapshots, diff::diff_upper, lock::Scratch, owner::Owner,
+};
+use crate::{
+    layer::{Change, LayerTree},
+    oci::ChainId,
+};
+
+/// The directories of an overlay for one step, to be mounted by the sandbox. They are removed when this value is
+/// dropped, whatever rights the step left on them.
+#[derive(Debug)]
+pub struct Overlay {
+    snapshots: Snapshots,
+    stack: Vec<Snapshot>,
+    scratch: Scratch,
+}
+
+impl Overlay {
+    pub(super) fn prepare(
+        snapshots: Snapshots,
+        stack: Vec<Snapshot>,
+    ) -> Result<Self, SnapshotError> {
+        let scratch = Scratch::new(&snapshots.dir)?;
+        let overlay = Self {
+            snapshots,
+            stack,
+            scratch,
+        };
+        let (upper, work) = (overlay.upper(), overlay.work());
+        std::fs::create_dir(&upper).at("create", &upper)?;
+        std::fs::create_dir(&work).at("create", &work)?;
+        rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755)).at("set the mode of", &upper)?;
+        if let Some(top) = overlay.stack.first() {
+            dress_root(&upper, &top.fs())?;
+        }
+        Ok(overlay)
+    }
+
+    /// The lower directories, topmost first; none for a step on an empty root.
+    pub fn lower(&self) -> Vec<PathBuf> {
+        self.stack.iter().map(Snapshot::fs).collect()
+    }
+
+    /// The snapshots of the lower directories, topmost first.
+    pub fn stack(&self) -> &[Snapshot] {
+        &self.stack
+    }
+
+    /// The directory that takes the changes.
+    pub fn upper(&self) -> PathBuf {
+        self.scratch.path.join("upper")
+    }
+
+    /// An empty directory on the same file system.
+    pub fn work(&self) -> PathBuf {
+        self.scratch.path.join("work")
+    }
+
+    /// The file for records of owners that `upper` cannot hold, see [`super::owner`].
+    pub fn owners(&self) -> PathBuf {
+        self.scratch.path.join("owners")
+    }
+
+    /// What the step changed, sorted. `lower` is the tree that the step ran on. To be called when nothing is mounted or
+    /// running any more; the changes refer to files of `upper`, so they have to be written before this value goes.
+    pub fn diff(&self, lower: &LayerTree) -> Result<Vec<Change>, SnapshotError> {
+        diff_upper(&self.upper(), &self.owners(), lower, self.snapshots.style)
+    }
+
+    /// Makes the upper directory the snapshot of the state that the step led to, so that the next step can run on it without
+    /// unpacking anything.
+    pub fn adopt(self, chain_id: ChainId) -> Result<Snapshot, SnapshotError> {
+        super::remove_tree(&self.work())?;
+        let (upper, fs) = (self.upper(), self.scratch.path.join("fs"));
+        std::fs::rename(&upper, &fs).at("rename", &upper)?;
+        self.snapshots.publish(self.scratch, chain_id)
+    }
+}
+
+/// Gives the upper directory owner, mode and time of the directory below: an overlay's root shows those of its upper one.
+fn dress_root(upper: &Path, below: &Path) -> Result<(), SnapshotError> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(below).at("read", below)?;
+    let dir = std::fs::File::open(upper).at("open", upper)?;
+    let (uid, gid) = (Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid()));
+    rustix::fs::fchown(&dir, Some(uid), Some(gid)).at("set the owner of", upper)?;
+    if let Some(owner) = Owner::read(below).at("read", below)? {
+        owner.write_at(&dir).at("mark", upper)?;
+    }
+    let mode = Mode::from_raw_mode(metadata.mode() & 0o7777);
+    rustix::fs::fchmod(&dir, mode).at("set the mode of", upper)?;
+    let time = metadata.modified().at("read", below)?;
+    dir.set_modified(time).at("set the time of", upper)
+}

@@ -1,0 +1,510 @@
+//! Layers become directories, steps change them, changes become layers: what comes out is what a process saw.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    process::{Command, Stdio},
+};
+
+use super::*;
+use crate::{
+    layer::{Change, Compression, Content, LayerBlob, WriteOptions, write_layer},
+    tree::{Kind, Metadata, Timestamp, Tree as _},
+};
+
+const REAL: Style = Style {
+    marks: Marks::Trusted,
+    owners: Owners::Real,
+};
+
+#[expect(clippy::print_stderr, reason = "a test that does not run says why")]
+fn skipped(reason: &str) {
+    eprintln!("skipped: {reason}");
+}
+
+/// Whether this test may do what only root may.
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skipped("needs root for owners, devices and overlayfs");
+    }
+    root
+}
+
+fn metadata(kind: Kind, mode: u32) -> Metadata {
+    Metadata {
+        kind,
+        mode,
+        uid: 0,
+        gid: 0,
+        mtime: Timestamp::from_seconds(1_000_000_000),
+        xattrs: BTreeMap::new(),
+    }
+}
+
+fn file(path: &str, text: &str) -> Change {
+    let size = text.len() as u64;
+    Change::Put {
+        path: path.into(),
+        metadata: metadata(Kind::File { size }, 0o644),
+        content: Content::bytes(text.as_bytes()),
+    }
+}
+
+fn put(path: &str, metadata: Metadata) -> Change {
+    Change::Put {
+        path: path.into(),
+        metadata,
+        content: Content::Empty,
+    }
+}
+
+fn dir(path: &str) -> Change {
+    put(path, metadata(Kind::Dir, 0o755))
+}
+
+fn gone(path: &str) -> Change {
+    Change::Remove { path: path.into() }
+}
+
+/// Layers in files below a directory.
+struct Blobs(tempfile::TempDir);
+
+impl Blobs {
+    fn layer(&self, changes: Vec<Change>) -> Arc<LayerBlob> {
+        let options = WriteOptions {
+            compression: Compression::Gzip { level: 1 },
+            ..WriteOptions::default()
+        };
+        let path = self
+            .0
+            .path()
+            .join(format!("{}", std::fs::read_dir(&self.0).unwrap().count()));
+        let written = write_layer(changes, std::fs::File::create(&path).unwrap(), &options);
+        LayerBlob::new(Arc::new(written.unwrap().toc), path, None)
+    }
+
+    fn tree<const N: usize>(&self, layers: [Vec<Change>; N]) -> LayerTree {
+        LayerTree::of(layers.map(|changes| self.layer(changes))).unwrap()
+    }
+}
+
+/// A directory for a test: snapshots of one style, and blobs.
+fn fixture(style: Style) -> (tempfile::TempDir, Snapshots, Blobs) {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::open(dir.path(), style).unwrap();
+    (dir, snapshots, Blobs(tempfile::tempdir().unwrap()))
+}
+
+fn base() -> Vec<Change> {
+    let mut capable = metadata(Kind::File { size: 2 }, 0o4755);
+    capable.uid = 3;
+    let capability = b"\x01\0\0\x02\0 \0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec();
+    capable
+        .xattrs
+        .insert(OsString::from("security.capability"), capability);
+    let mut owned = metadata(Kind::Dir, 0o1770);
+    (owned.uid, owned.gid) = (1000, 1001);
+    let mut link = metadata(
+        Kind::Symlink {
+            target: "../bin/tool".into(),
+        },
+        0o777,
+    );
+    link.uid = 12;
+    vec![
+        dir("bin"),
+        Change::Put {
+            path: "bin/tool".into(),
+            metadata: capable,
+            content: Content::bytes(&b"hi"[..]),
+        },
+        Change::Link {
+            path: "bin/also".into(),
+            target: "bin/tool".into(),
+        },
+        put("home", owned),
+        put("home/link", link),
+        file("home/note", "text"),
+        dir("data"),
+        file("data/a", "a"),
+        file("data/b", "b"),
+        dir("data/deep"),
+        file("data/deep/c", "c"),
+        put("null", metadata(Kind::Char { major: 1, minor: 3 }, 0o666)),
+        put("pipe", metadata(Kind::Fifo, 0o600)),
+    ]
+}
+
+/// A line for each path of a tree, with all that a layer keeps.
+fn listing(tree: &LayerTree) -> Vec<String> {
+    fn walk(tree: &LayerTree, path: &Path, lines: &mut Vec<String>) {
+        for name in tree.names(path).unwrap() {
+            let path = path.join(name);
+            let node = tree.node(&path).unwrap().unwrap();
+            let Metadata {
+                kind,
+                mode,
+                uid,
+                gid,
+                xattrs,
+                ..
+            } = &node.metadata;
+            let digest = match kind {
+                Kind::File { .. } => tree.digest(&path).unwrap().short(),
+                _ => String::new(),
+            };
+            let linked = if node.inode.is_some() { " linked" } else { "" };
+            lines.push(format!(
+                "{} {kind:?} {mode:o} {uid}:{gid} {digest} {:?}{linked}",
+                path.display(),
+                xattrs.keys()
+            ));
+            if *kind == Kind::Dir {
+                walk(tree, &path, lines);
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    walk(tree, Path::new(""), &mut lines);
+    lines
+}
+
+fn paths(changes: &[Change]) -> Vec<String> {
+    changes
+        .iter()
+        .map(|change| match change {
+            Change::Put { path, metadata, .. } if metadata.is_dir() => {
+                format!("{}/", path.display())
+            }
+            Change::Put { path, .. } => path.display().to_string(),
+            Change::Link { path, target } => format!("{} = {}", path.display(), target.display()),
+            Change::Remove { path } => format!("-{}", path.display()),
+            Change::Opaque { path } => format!("!{}", path.display()),
+        })
+        .collect()
+}
+
+/// Runs a script in the overlay's merged directory; `None` with the reason where overlayfs cannot be mounted.
+fn run(overlay: &Overlay, script: &str) -> Option<()> {
+    let mut lower: Vec<String> = overlay
+        .lower()
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    if lower.is_empty() {
+        lower.push("/var/empty".to_owned());
+    }
+    let marks = if overlay.snapshots_style().marks == Marks::User {
+        ",userxattr"
+    } else {
+        ""
+    };
+    let mount = format!(
+        "mount -t tmpfs none /mnt && mkdir /mnt/root && mount -t overlay none /mnt/root -o \
+         lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=nofollow{marks} || exit 77\n\
+         cd /mnt/root && set -e\n{script}",
+        lower.join(":"),
+        overlay.upper().display(),
+        overlay.work().display(),
+    );
+    let status = Command::new("unshare")
+        .args(["-m", "sh", "-c", &mount])
+        .stdin(Stdio::null())
+        .status()
+        .unwrap();
+    if status.code() == Some(77) {
+        skipped("overlayfs cannot be mounted here");
+        return None;
+    }
+    assert!(status.success(), "{script}");
+    Some(())
+}
+
+impl Overlay {
+    fn snapshots_style(&self) -> Style {
+        Style {
+            marks: if self
+                .upper()
+                .components()
+                .any(|part| part.as_os_str() == "user-recorded")
+            {
+                Marks::User
+            } else {
+                Marks::Trusted
+            },
+            owners: Owners::Real,
+        }
+    }
+}
+
+/// The tree after a step, by way of a layer; and the listing of what the merged directory really held.
+fn after(blobs: &Blobs, tree: &LayerTree, changes: Vec<Change>) -> LayerTree {
+    tree.push(blobs.layer(changes)).unwrap()
+}
+
+#[test]
+fn a_layer_unpacked_is_what_the_layer_says() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base()]);
+    let checkout = snapshots.checkout(&tree).unwrap();
+    assert_eq!(paths(&checkout.diff(&tree).unwrap()), [""; 0]);
+    // Reading the directory back, as if all of it had been made by a step, gives the same tree.
+    let again = diff_upper(
+        &checkout.root(),
+        &checkout.owners(),
+        &LayerTree::empty(),
+        REAL,
+    )
+    .unwrap();
+    let again = after(&blobs, &LayerTree::empty(), again);
+    assert_eq!(listing(&again), listing(&tree));
+    let stat = std::fs::symlink_metadata(checkout.root().join("home/link")).unwrap();
+    assert_eq!(
+        stat.modified().unwrap(),
+        std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)
+    );
+    let stat = std::fs::metadata(checkout.root().join("data")).unwrap();
+    assert_eq!(
+        stat.modified().unwrap(),
+        std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000)
+    );
+}
+
+#[test]
+fn snapshots_are_made_once_and_stack() {
+    if !is_root() {
+        return;
+    }
+    let (dir, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([
+        base(),
+        vec![
+            dir_over("data"),
+            gone("data/a"),
+            file("data/b", "2"),
+            gone("null"),
+            file("bin", "now a file"),
+        ],
+    ]);
+    let stack = snapshots.stack(&tree).unwrap();
+    assert_eq!(stack.len(), 2);
+    assert_eq!(snapshots.list().unwrap().len(), 2);
+    let made = std::fs::metadata(stack[0].fs()).unwrap().created().unwrap();
+    let again = snapshots.stack(&tree).unwrap();
+    assert_eq!(
+        std::fs::metadata(again[0].fs()).unwrap().created().unwrap(),
+        made
+    );
+    let overlay = snapshots.prepare(stack).unwrap();
+    let script = "test ! -e data/a; test \"$(cat data/b)\" = 2; test -f bin; test ! -e null; test -e data/deep/c
+        test \"$(stat -c %a:%u:%g home)\" = 1770:1000:1001";
+    if run(&overlay, script).is_none() {
+        return;
+    }
+    assert_eq!(paths(&overlay.diff(&tree).unwrap()), [""; 0]);
+    drop(overlay);
+    let left = std::fs::read_dir(dir.path().join("trusted/tmp"))
+        .unwrap()
+        .count();
+    assert_eq!(left, 0, "a step's directories go with it");
+}
+
+fn dir_over(path: &str) -> Change {
+    dir(path)
+}
+
+#[test]
+fn what_a_step_changed_is_found() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base()]);
+    let cases: &[(&str, &[&str])] = &[
+        ("true", &[]),
+        ("mkdir data/x && rmdir data/x", &[]),
+        ("cat data/a > /dev/null; ls -lR . > /dev/null", &[]),
+        (
+            "echo new > data/deep/new",
+            &["data/", "data/deep/", "data/deep/new"],
+        ),
+        ("chmod 600 data/a", &["data/", "data/a"]),
+        ("touch data/a", &["data/", "data/a"]),
+        ("chmod 700 data", &["data/"]),
+        ("touch -d @5 data", &[]),
+        ("rm data/a", &["data/", "-data/a"]),
+        ("rm -r data", &["-data"]),
+        (
+            "rm -r data && mkdir data",
+            &["data/", "-data/a", "-data/b", "-data/deep"],
+        ),
+        (
+            "rm -r data && mkdir -p data/deep && echo > data/deep/d",
+            &[
+                "data/",
+                "-data/a",
+                "-data/b",
+                "data/deep/",
+                "-data/deep/c",
+                "data/deep/d",
+            ],
+        ),
+        ("rm -r data && echo > data", &["data"]),
+        ("rm bin/tool && mkdir bin/tool", &["bin/", "bin/tool/"]),
+        (
+            "mv data other",
+            &[
+                "-data",
+                "other/",
+                "other/a",
+                "other/b",
+                "other/deep/",
+                "other/deep/c",
+            ],
+        ),
+        (
+            "ln data/a data/z; ln data/a b",
+            &["b", "data/", "data/a = b", "data/z = b"],
+        ),
+        (
+            "echo 1 > t; mv t data/a; echo 2 > u; rm u",
+            &["data/", "data/a"],
+        ),
+        ("setcap cap_net_raw+ep data/a", &["data/", "data/a"]),
+        ("mkfifo p; mknod c c 1 3; ln -s nowhere s", &["c", "p", "s"]),
+        (
+            "python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"sock\")'",
+            &[],
+        ),
+        ("setfattr -n user.x -v y . 2>/dev/null || true", &[]),
+    ];
+    for (script, expected) in cases {
+        let overlay = snapshots.prepare(snapshots.stack(&tree).unwrap()).unwrap();
+        if run(&overlay, script).is_none() {
+            return;
+        }
+        let changes = overlay.diff(&tree).unwrap();
+        assert_eq!(paths(&changes), *expected, "{script}");
+        let led_to = after(&blobs, &tree, changes);
+        // Unpacking the layer and adopting the directory are the same state.
+        let id = ChainId(crate::oci::sha256(script.as_bytes()));
+        let adopted = overlay.adopt(id).unwrap();
+        let mut stack = vec![adopted];
+        stack.extend(snapshots.stack(&tree).unwrap());
+        let on_adopted = snapshots.prepare(stack).unwrap();
+        let on_unpacked = snapshots
+            .prepare(snapshots.stack(&led_to).unwrap())
+            .unwrap();
+        let show = |overlay: &Overlay| {
+            let out = tempfile::NamedTempFile::new().unwrap();
+            let script = format!(
+                "{{ find . ! -type s ! -path . -printf '%p %y %#m %U:%G %l %D\\n' | sed 's/ [0-9]*$//' | sort
+                 find . -type f -exec sha256sum {{}} + | sort; find . -type f -links +1 | sort; getcap -r . | sort; }} > {}",
+                out.path().display()
+            );
+            run(overlay, &script).map(|()| std::fs::read_to_string(out.path()).unwrap())
+        };
+        assert_eq!(show(&on_adopted), show(&on_unpacked), "{script}");
+    }
+}
+
+#[test]
+fn checkouts_find_the_same_changes() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base()]);
+    for (script, expected) in [
+        ("true", &[][..]),
+        ("mkdir data/x && rmdir data/x", &[]),
+        (
+            "echo new > data/deep/new",
+            &["data/", "data/deep/", "data/deep/new"],
+        ),
+        ("chmod 600 data/a", &["data/", "data/a"]),
+        ("chmod 700 data", &["data/"]),
+        ("rm data/a", &["data/", "-data/a"]),
+        ("rm -r data", &["-data"]),
+        ("rm -r data && echo > data", &["data"]),
+        (
+            "rm -r data && mkdir data",
+            &["data/", "-data/a", "-data/b", "-data/deep"],
+        ),
+        ("ln data/a b", &["b", "data/", "data/a = b"]),
+    ] {
+        let checkout = snapshots.checkout(&tree).unwrap();
+        // The clock by which inodes are marked ticks every few milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(12));
+        let status = Command::new("sh")
+            .args(["-ec", script])
+            .current_dir(checkout.root())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        assert_eq!(paths(&checkout.diff(&tree).unwrap()), expected, "{script}");
+    }
+}
+
+#[test]
+fn directories_without_rights_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    std::fs::create_dir_all(tree.join("a/b/c")).unwrap();
+    std::fs::write(tree.join("a/b/file"), "").unwrap();
+    std::os::unix::fs::symlink("/", tree.join("a/root")).unwrap();
+    for name in ["a/b/c", "a/b", "a"] {
+        rustix::fs::chmod(tree.join(name), rustix::fs::Mode::empty()).unwrap();
+    }
+    remove_tree(&tree).unwrap();
+    assert!(!tree.try_exists().unwrap());
+    remove_tree(&tree).unwrap();
+    std::fs::write(&tree, "").unwrap();
+    remove_tree(&tree).unwrap();
+    assert!(!tree.try_exists().unwrap());
+}
+
+#[test]
+fn leftovers_are_swept_and_what_is_used_is_not() {
+    if !is_root() {
+        return;
+    }
+    let (dir, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base()]);
+    let stack = snapshots.stack(&tree).unwrap();
+    let id = stack[0].chain_id;
+    assert!(!snapshots.remove(id).unwrap(), "it is in use");
+    let overlay = snapshots.prepare(stack).unwrap();
+    let killed = dir.path().join("trusted/tmp/1-0");
+    std::fs::create_dir_all(killed.join("upper")).unwrap();
+    std::fs::write(killed.join("lock"), "").unwrap();
+    assert_eq!(snapshots.sweep().unwrap(), 1);
+    assert!(overlay.upper().try_exists().unwrap());
+    assert!(!snapshots.remove(id).unwrap(), "a step runs on it");
+    drop(overlay);
+    assert!(snapshots.remove(id).unwrap());
+    assert_eq!(snapshots.list().unwrap(), []);
+    assert!(snapshots.remove(id).unwrap(), "gone is gone");
+}
+
+#[test]
+fn two_makers_of_one_state_agree() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base(), vec![file("x", "1")], vec![file("y", "2")]]);
+    std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..8)
+            .map(|_| scope.spawn(|| snapshots.stack(&tree).unwrap().len()))
+            .collect();
+        for maker in makers {
+            assert_eq!(maker.join().unwrap(), 3);
+        }
+    });
+    assert_eq!(snapshots.list().unwrap().len(), 3);
+}
