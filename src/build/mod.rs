@@ -36,7 +36,7 @@ pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSourc
 use crate::{
     dockerfile::lint::Warning,
     oci::{ConfigFile, Descriptor, Platform},
-    plan::Plan,
+    plan::{Analysis, Plan},
     progress::{Reporter, Vertex},
     registry,
     sandbox::{Cancel, Sandbox},
@@ -149,6 +149,14 @@ pub fn build(request: &BuildRequest, services: &Services<'_>) -> Result<BuildRes
         return Err(BuildError::Interrupted);
     }
     outcome
+}
+
+/// Plans a build of the first platform, for `--check` and `--call`: with every stage, when no target is named. Nothing
+/// is executed; base images are looked up.
+pub fn analyse(request: &BuildRequest, services: &Services<'_>) -> Result<Analysis, BuildError> {
+    let session = Session::new(request, services);
+    let file = planning::load(&session)?;
+    planning::analyse(&session, &file)
 }
 
 fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {

@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::{error::BuildError, request::NamedSource, session::Session};
+use super::{
+    error::BuildError,
+    request::{ContextSource, NamedSource},
+    session::Session,
+};
 use crate::{
+    context::Patterns,
     dockerfile::{self, Dockerfile, lint::Warning},
     oci::{ConfigFile, Platform},
-    plan::{self, EpochSource, ImageSource, NamedContext, Options, Plan, Planned},
+    plan::{self, Analysis, EpochSource, ImageSource, NamedContext, Options, Plan, Planned},
     source::Span,
 };
 
@@ -59,6 +64,26 @@ pub(super) fn plan(
     }
 }
 
+/// Analyses the whole file, or what the target needs of it. Errors in the file are part of the result.
+pub(super) fn analyse(session: &Session<'_>, file: &Dockerfile) -> Result<Analysis, BuildError> {
+    let request = session.request;
+    let platform = request.platforms.first();
+    let platform = platform.expect("a request names at least one platform");
+    let mut options = options(session, platform);
+    options.all_stages = request.target.is_none();
+    let mut bases = BTreeMap::new();
+    loop {
+        let analysis = plan::analyse(file, &options, &bases);
+        match &analysis.outcome {
+            Ok(Planned::NeedsImages(wanted)) => look_up(session, wanted, &mut bases)?,
+            Ok(Planned::NeedsEpoch(source, span)) => {
+                options.epoch = Some(epoch(session, source, *span)?);
+            }
+            Ok(Planned::Plan(_)) | Err(_) => return Ok(analysis),
+        }
+    }
+}
+
 fn options(session: &Session<'_>, platform: &Platform) -> Options {
     let request = session.request;
     let contexts = request.named_contexts.iter().map(|(name, source)| {
@@ -77,6 +102,10 @@ fn options(session: &Session<'_>, platform: &Platform) -> Options {
         contexts: contexts.collect(),
         multi_platform: request.platforms.len() > 1,
         hostname: request.hostname.clone(),
+        ignore: match &request.context {
+            ContextSource::Directory { patterns, .. } => patterns.clone(),
+            ContextSource::Tree(_) | ContextSource::Empty => Patterns::default(),
+        },
         ..Options::default()
     }
 }

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use rbuild::output::OutputSpec;
 
 use super::{
     args::ProgressForm,
     call::Call,
     refused::Refused,
     secret::{SecretSpec, SshSpec},
-    values::{Annotation, ByteSize, Host, Pair, Ulimit},
+    values::{Annotations, ByteSize, Host, Pair, Ulimit},
 };
 
 /// What the options of a build say, each by itself.
@@ -46,8 +47,8 @@ pub(crate) struct BuildArgs {
 
     /// Where the result goes: PATH, `-`, or `type=registry|image|oci|docker|tar|local|cacheonly[,KEY=VALUE…]`; may be
     /// repeated
-    #[arg(short, long, value_name = "SPEC", help_heading = "Output")]
-    pub(crate) output: Vec<String>,
+    #[arg(short, long, value_name = "SPEC", value_parser = OutputSpec::parse, help_heading = "Output")]
+    pub(crate) output: Vec<OutputSpec>,
     /// Push the result to the registry that its name says; short for `-o type=registry`
     #[arg(long, help_heading = "Output")]
     pub(crate) push: bool,
@@ -59,7 +60,7 @@ pub(crate) struct BuildArgs {
     pub(crate) label: Vec<Pair>,
     /// Set an annotation of the manifest, or of what TYPE says: index, manifest, index-descriptor, manifest-descriptor
     #[arg(long, value_name = "[TYPE:]KEY=VALUE", help_heading = "Output")]
-    pub(crate) annotation: Vec<Annotation>,
+    pub(crate) annotation: Vec<Annotations>,
     /// Write the image ID to a file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) iidfile: Option<PathBuf>,

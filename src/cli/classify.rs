@@ -4,7 +4,10 @@
 
 use std::{error::Error, io};
 
-use rbuild::{reference::ReferenceError, registry, store::StoreError};
+use rbuild::{
+    build::StepError, output::OutputError, reference::ReferenceError, registry,
+    sandbox::SandboxError, store::StoreError,
+};
 
 use super::diagnostics::{Failure, Kind};
 
@@ -27,6 +30,15 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     if error.is::<StoreError>() {
         return Some(Kind::Machine);
     }
+    if error.is::<SandboxError>() {
+        return Some(Kind::Machine);
+    }
+    if let Some(error) = error.downcast_ref::<OutputError>() {
+        return output_kind(error);
+    }
+    if let Some(StepError::Unsupported(_)) = error.downcast_ref() {
+        return Some(Kind::Machine);
+    }
     if error.is::<ReferenceError>() {
         return Some(Kind::Build);
     }
@@ -41,6 +53,19 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
         .then_some(Kind::Machine);
     }
     None
+}
+
+/// Of an output that failed because of something else, that something decides.
+fn output_kind(error: &OutputError) -> Option<Kind> {
+    match error {
+        OutputError::DockerIndex
+        | OutputError::NoName
+        | OutputError::NoIndex { .. }
+        | OutputError::NoPlatform { .. }
+        | OutputError::NoAnnotations { .. } => Some(Kind::Usage),
+        OutputError::Io { .. } | OutputError::Stdout { .. } => Some(Kind::Machine),
+        _ => None,
+    }
 }
 
 fn registry_kind(error: &registry::Error) -> Kind {

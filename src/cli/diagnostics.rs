@@ -81,6 +81,8 @@ pub(crate) struct Failure {
     findings: Vec<Finding>,
     source: Option<Source>,
     hints: Vec<String>,
+    /// Steps whose last words help.
+    steps: Vec<FailedStep>,
 }
 
 #[derive(Debug, Clone)]
@@ -104,6 +106,7 @@ impl Failure {
             }],
             source: None,
             hints: Vec::new(),
+            steps: Vec::new(),
         }
     }
 
@@ -112,6 +115,17 @@ impl Failure {
         let mut failure = Self::new(kind, error.to_string());
         failure.findings[0].causes = causes(error);
         failure
+    }
+
+    /// A failure of which everything has been said.
+    pub(crate) fn silent(kind: Kind) -> Self {
+        Self {
+            kind,
+            findings: Vec::new(),
+            source: None,
+            hints: Vec::new(),
+            steps: Vec::new(),
+        }
     }
 
     /// A wrong command line.
@@ -139,6 +153,7 @@ impl Failure {
                 .collect(),
             source: Some(source),
             hints: Vec::new(),
+            steps: Vec::new(),
         }
     }
 
@@ -159,10 +174,17 @@ impl Failure {
         self
     }
 
+    /// Adds what failed steps said last.
+    #[must_use]
+    pub(crate) fn with_steps(mut self, steps: Vec<FailedStep>) -> Self {
+        self.steps = steps;
+        self
+    }
+
     /// The whole report: what the failed steps said last, then what is wrong and where.
-    pub(crate) fn render(&self, steps: &[FailedStep], colour: Colour) -> String {
+    pub(crate) fn render(&self, colour: Colour) -> String {
         let mut out = String::new();
-        for step in steps.iter().filter(|step| !step.lines.is_empty()) {
+        for step in self.steps.iter().filter(|step| !step.lines.is_empty()) {
             render_step(&mut out, step, colour);
         }
         for finding in &self.findings {
@@ -360,7 +382,7 @@ error: no such file
 hint: look again
 ";
         let failure = failure.with_hint("look again");
-        assert_eq!(failure.render(&[], Colour::Off), want);
+        assert_eq!(failure.render(Colour::Off), want);
     }
 
     #[test]
@@ -381,7 +403,7 @@ error: exit code: 1
 7 |   CMD x
   |
 ";
-        assert_eq!(failure.render(&[], Colour::Off), want);
+        assert_eq!(failure.render(Colour::Off), want);
     }
 
     #[test]
@@ -394,7 +416,7 @@ error: exit code: 1
         let error = Outer {
             source: io::Error::other("disk on fire"),
         };
-        let text = Failure::from_error(Kind::Machine, &error).render(&[], Colour::Off);
+        let text = Failure::from_error(Kind::Machine, &error).render(Colour::Off);
         assert_eq!(text, "error: cannot read x: disk on fire\n");
     }
 
@@ -413,7 +435,7 @@ error: exit code: 1
                 text: text.to_owned(),
             };
             let report = Failure::new(Kind::Build, "wrong\u{1b}[2J").at(source, span);
-            let report = report.render(&[], Colour::Off);
+            let report = report.render(Colour::Off);
             assert!(report.contains("--> Dockerfile:"), "{report}");
             assert!(!report.contains('\u{1b}'), "{report:?}");
         }

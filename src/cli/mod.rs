@@ -13,11 +13,14 @@ mod classify;
 mod commands;
 mod diagnostics;
 mod environment;
+mod export;
 mod inputs;
 mod progress;
 mod refused;
+mod request;
 mod secret;
 mod settings;
+mod signals;
 mod stdout;
 mod terminal;
 mod transfer;
@@ -48,7 +51,7 @@ pub(crate) fn run() -> ExitCode {
     match commands::run(cli, &env) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let report = failure.render(&[], settings::colour(&env));
+            let report = failure.render(settings::colour(&env));
             diagnostics::warn(&report);
             ExitCode::from(failure.kind.exit_code())
         }
@@ -70,7 +73,7 @@ fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
         .map(|place| format!(" ({}:{})", place.file(), place.line()))
         .unwrap_or_default();
     let failure = Failure::new(Kind::Bug, format!("{message}{place}"));
-    let report = failure.render(&[], terminal::Colour::Off);
+    let report = failure.render(terminal::Colour::Off);
     diagnostics::warn(&report);
     std::process::exit(i32::from(Kind::Bug.exit_code()));
 }

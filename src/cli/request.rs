@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs,
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::FileTypeExt as _,
@@ -9,19 +10,18 @@ use std::{
 };
 
 use rbuild::{
-    build::{BuildRequest, NamedSource, NoCache, SecretSource},
-    oci::Platform,
+    build::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource},
     plan::Network,
 };
 
 use super::{
     build_args::BuildArgs,
-    diagnostics::{Failure, Kind},
+    diagnostics::Failure,
     environment::Environment,
-    inputs::{self, Inputs},
+    inputs::{self, Directory, Inputs},
     secret::{self, SecretSpec, SshSpec},
     settings,
-    values::{Host, Pair, Ulimit},
+    values::{Host, Pair},
 };
 
 /// Everything that a build depends on, found and read.
@@ -32,16 +32,18 @@ pub(crate) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
     } = inputs::find(&args.context, args.file.as_deref())?;
     let allowed = allowed(&args.allow)?;
     let network = network(&args.network)?;
-    let platforms = platforms(&args.platform, env)?;
     Ok(BuildRequest {
         dockerfile_name: dockerfile.name,
         dockerfile: dockerfile.text,
-        context,
+        context: match context {
+            Some(Directory { path, patterns }) => ContextSource::Directory { path, patterns },
+            None => ContextSource::Empty,
+        },
         named_contexts: named_contexts(&args.build_context)?,
         target: args.target.clone(),
-        multi_platform: platforms.len() > 1,
-        platforms,
-        build_args: build_args(&args.build_arg, env),
+        platforms: settings::platforms(&args.platform, env)?,
+        platform_explicit: settings::platform_is_explicit(&args.platform, env),
+        build_args: settings::build_args(&args.build_arg, env),
         labels: pairs(&args.label),
         no_cache: no_cache(args),
         pull: args.pull,
@@ -50,11 +52,37 @@ pub(crate) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         secrets: secrets(&args.secret, env)?,
         ssh: agents(&args.ssh, env)?,
         shm_size: args.shm_size.map(|size| size.0),
-        ulimits: ulimits(&args.ulimit),
+        ulimits: args.ulimit.iter().map(|limit| limit.0.clone()).collect(),
+        hostname: None,
+        git_env: git_env(env),
+        context_time: None,
         // Who asks for the host's network on the command line allows it with that, as in Docker.
         allow_host_network: allowed.host_network || network == Network::Host,
         allow_insecure: allowed.insecure,
     })
+}
+
+/// What the `git` program gets to see: enough to find its helpers and the way out, nothing of the user's settings.
+fn git_env(env: &Environment) -> Vec<(OsString, OsString)> {
+    const PASSED: [&str; 13] = [
+        "PATH",
+        "SSH_AUTH_SOCK",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+        "TMPDIR",
+    ];
+    PASSED
+        .iter()
+        .filter_map(|name| Some((OsString::from(name), env.get(name)?.to_owned())))
+        .collect()
 }
 
 fn pairs(pairs: &[Pair]) -> BTreeMap<String, String> {
@@ -119,14 +147,6 @@ fn hosts(hosts: &[Host]) -> Vec<(String, IpAddr)> {
         .collect()
 }
 
-fn ulimits(ulimits: &[Ulimit]) -> BTreeMap<String, (u64, u64)> {
-    let raw = |limit: Option<u64>| limit.unwrap_or(u64::MAX);
-    ulimits
-        .iter()
-        .map(|limit| (limit.resource.to_owned(), (raw(limit.soft), raw(limit.hard))))
-        .collect()
-}
-
 fn named_contexts(pairs: &[Pair]) -> Result<BTreeMap<String, NamedSource>, Failure> {
     let mut contexts = BTreeMap::new();
     for Pair { key, value } in pairs {
@@ -136,7 +156,9 @@ fn named_contexts(pairs: &[Pair]) -> Result<BTreeMap<String, NamedSource>, Failu
             )));
         };
         if matches!(key.as_str(), "context" | "scratch") {
-            return Err(Failure::usage(format!("the context name `{key}` is reserved")));
+            return Err(Failure::usage(format!(
+                "the context name `{key}` is reserved"
+            )));
         }
         contexts.insert(key.clone(), named_context(key, value)?);
     }
@@ -163,16 +185,9 @@ fn named_context(name: &str, value: &str) -> Result<NamedSource, Failure> {
             "context `{name}` is remote, which is not supported yet"
         )));
     }
-    let path = PathBuf::from(value);
-    let metadata = fs::metadata(&path)
-        .map_err(|e| Failure::usage(format!("cannot use context `{name}`, `{value}`: {e}")))?;
-    if !metadata.is_dir() {
-        return Err(Failure::usage(format!(
-            "context `{name}`, `{value}`, is not a directory"
-        )));
-    }
-    let ignore = inputs::ignore_file(&path, None)?;
-    Ok(NamedSource::Directory { path, ignore })
+    let what = format!("context `{name}`,");
+    let Directory { path, patterns } = Directory::open(&what, Path::new(value), None)?;
+    Ok(NamedSource::Directory { path, patterns })
 }
 
 /// `PATH[:TAG][@DIGEST]`; a colon before the last slash belongs to the path.
@@ -245,25 +260,15 @@ fn agents(specs: &[SshSpec], env: &Environment) -> Result<BTreeMap<String, PathB
             Failure::usage(format!("--ssh {id}: cannot use {}: {e}", socket.display()))
         })?;
         if !metadata.file_type().is_socket() {
-            return Err(
-                Failure::usage(format!("--ssh {id}: {} is not a socket", socket.display()))
-                    .with_hint("keys are not read; add them to an agent with ssh-add"),
-            );
+            return Err(Failure::usage(format!(
+                "--ssh {id}: {} is not a socket",
+                socket.display()
+            ))
+            .with_hint("keys are not read; add them to an agent with ssh-add"));
         }
         agents.insert(id.clone(), socket);
     }
     Ok(agents)
-}
-
-/// Refuses what only several later checks would notice: an output file that is a directory, and the like.
-pub(crate) fn writable_file(option: &str, path: &Path) -> Result<(), Failure> {
-    if path.is_dir() {
-        return Err(Failure::new(
-            Kind::Usage,
-            format!("{option} {} is a directory", path.display()),
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -132,6 +132,11 @@ pub(crate) fn platforms(given: &[String], env: &Environment) -> Result<Vec<Platf
     Ok(platforms)
 }
 
+/// Whether anybody asked for a platform.
+pub(crate) fn platform_is_explicit(given: &[String], env: &Environment) -> bool {
+    !given.is_empty() || env.text("DOCKER_DEFAULT_PLATFORM").is_some()
+}
+
 /// `--build-arg`, with what the environment and the Docker configuration add.
 pub(crate) fn build_args(given: &[Pair], env: &Environment) -> BTreeMap<String, String> {
     let mut args = proxy_build_args(env);

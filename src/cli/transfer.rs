@@ -5,8 +5,8 @@
 use std::{
     io::{self, Read, Write as _},
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -18,6 +18,8 @@ use rbuild::{
     registry::{self, BlobSink, Client, Pushed, Upload},
     store::{BlobWriter, Store, StoreError},
 };
+
+use super::progress::Renderer;
 
 /// How many blobs are moved at a time; browsers use six connections to a host, BuildKit four.
 const AT_A_TIME: usize = 4;
@@ -38,7 +40,7 @@ pub(crate) enum TransferError {
 pub(crate) struct Transfer<'a> {
     pub(crate) store: &'a Store,
     pub(crate) registry: &'a Client,
-    pub(crate) reporter: &'a dyn Reporter,
+    pub(crate) reporter: &'a Arc<Renderer>,
 }
 
 impl Transfer<'_> {
@@ -84,9 +86,9 @@ impl Transfer<'_> {
         from: &Reference,
         blob: &Descriptor,
     ) -> Result<(), TransferError> {
-        let meter = Meter::new(self.reporter, vertex, blob);
+        let meter = Meter::new(Arc::clone(self.reporter), vertex, blob);
         if self.store.has(blob)? {
-            meter.tell(blob.size);
+            meter.moved(blob.size);
             return Ok(());
         }
         let mut sink = StoreSink {
@@ -158,19 +160,17 @@ impl Transfer<'_> {
                 .map_err(io::Error::other)?;
             Ok(Box::new(file))
         };
+        let meter = Meter::new(Arc::clone(self.reporter), vertex, blob);
+        let told = meter.clone();
         let upload = Upload {
             descriptor: blob,
             open: &open,
             mount_from: &[],
-            progress: None,
+            progress: Some(Arc::new(move |sent| told.moved(sent))),
         };
-        let meter = Meter::new(self.reporter, vertex, blob);
         match self.registry.push_blob(to, &upload)? {
-            Pushed::Existed | Pushed::Mounted { .. } => self.reporter.event(Event::Status {
-                vertex,
-                text: format!("{} is there already", blob.digest),
-            }),
-            Pushed::Uploaded => meter.tell(blob.size),
+            Pushed::Existed | Pushed::Mounted { .. } => meter.status("exists already"),
+            Pushed::Uploaded => meter.moved(blob.size),
         }
         Ok(())
     }
@@ -200,7 +200,10 @@ impl Transfer<'_> {
 }
 
 /// Calls `work` for each item, on a few threads; after a failure no more are begun, and the first failure is given.
-fn each<T: Sync, E: Send>(items: &[T], work: impl Fn(&T) -> Result<(), E> + Sync) -> Result<(), E> {
+pub(crate) fn each<T: Sync, E: Send>(
+    items: &[T],
+    work: impl Fn(&T) -> Result<(), E> + Sync,
+) -> Result<(), E> {
     let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
     let failure = Mutex::new(None);
@@ -228,30 +231,47 @@ fn each<T: Sync, E: Send>(items: &[T], work: impl Fn(&T) -> Result<(), E> + Sync
     }
 }
 
-/// Tells of one blob's transfer.
-struct Meter<'a> {
-    reporter: &'a dyn Reporter,
+/// Tells of one blob's transfer, now and then.
+#[derive(Clone)]
+pub(crate) struct Meter {
+    reporter: Arc<Renderer>,
     vertex: Vertex,
     item: String,
     total: u64,
+    told: Arc<AtomicU64>,
 }
 
-impl<'a> Meter<'a> {
-    fn new(reporter: &'a dyn Reporter, vertex: Vertex, blob: &Descriptor) -> Self {
+impl Meter {
+    pub(crate) fn new(reporter: Arc<Renderer>, vertex: Vertex, blob: &Descriptor) -> Self {
         Self {
             reporter,
             vertex,
             item: blob.digest.to_string(),
             total: blob.size,
+            told: Arc::default(),
         }
     }
 
-    fn tell(&self, current: u64) {
+    /// So many bytes have been moved so far.
+    pub(crate) fn moved(&self, current: u64) {
+        let told = self.told.load(Ordering::Relaxed);
+        if current < self.total && current < told.saturating_add(TELL_EVERY) {
+            return;
+        }
+        self.told.store(current, Ordering::Relaxed);
         self.reporter.event(Event::Transfer {
             vertex: self.vertex,
             item: self.item.clone(),
             current,
             total: Some(self.total),
+        });
+    }
+
+    /// Something else is to be said of the blob.
+    pub(crate) fn status(&self, what: &str) {
+        self.reporter.event(Event::Status {
+            vertex: self.vertex,
+            text: format!("{} {what}", self.item),
         });
     }
 }
@@ -260,17 +280,13 @@ impl<'a> Meter<'a> {
 struct StoreSink<'a> {
     store: &'a Store,
     writer: BlobWriter<'a>,
-    meter: Meter<'a>,
+    meter: Meter,
 }
 
 impl BlobSink for StoreSink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let before = self.writer.size();
         self.writer.write_all(bytes)?;
-        let now = self.writer.size();
-        if now / TELL_EVERY != before / TELL_EVERY || now == self.meter.total {
-            self.meter.tell(now);
-        }
+        self.meter.moved(self.writer.size());
         Ok(())
     }
 

@@ -2,7 +2,11 @@
 
 use std::{net::IpAddr, str::FromStr};
 
-use rbuild::source::suggest;
+use rbuild::{
+    oci::{Platform, PlatformError},
+    output::{Annotation, AnnotationPlace},
+    source::suggest,
+};
 
 /// `KEY=VALUE`, or `KEY` alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,7 +121,7 @@ impl FromStr for ByteSize {
 }
 
 /// The resources that `--ulimit` knows, in Docker's words.
-pub(crate) const RESOURCES: &[&str] = &[
+const RESOURCES: &[&str] = &[
     "core",
     "cpu",
     "data",
@@ -135,13 +139,9 @@ pub(crate) const RESOURCES: &[&str] = &[
     "stack",
 ];
 
-/// A limit of a resource; `None` for no limit.
+/// A limit of a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ulimit {
-    pub(crate) resource: &'static str,
-    pub(crate) soft: Option<u64>,
-    pub(crate) hard: Option<u64>,
-}
+pub(crate) struct Ulimit(pub(crate) rbuild::sandbox::Ulimit);
 
 impl FromStr for Ulimit {
     type Err = String;
@@ -170,52 +170,19 @@ impl FromStr for Ulimit {
         if soft.unwrap_or(u64::MAX) > hard.unwrap_or(u64::MAX) {
             return Err("the soft limit is above the hard limit".to_owned());
         }
-        Ok(Self {
-            resource,
+        Ok(Self(rbuild::sandbox::Ulimit {
+            name: (*resource).to_owned(),
             soft,
             hard,
-        })
+        }))
     }
 }
 
-/// `[TYPE[PLATFORM],…:]KEY=VALUE`.
+/// `[TYPE[PLATFORM],…:]KEY=VALUE`: one annotation for each type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Annotation {
-    /// What gets it, with the platform it is for, if not all.
-    pub(crate) places: Vec<(AnnotationPlace, Option<String>)>,
-    pub(crate) key: String,
-    pub(crate) value: String,
-}
+pub(crate) struct Annotations(pub(crate) Vec<Annotation>);
 
-/// What carries an annotation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AnnotationPlace {
-    Index,
-    IndexDescriptor,
-    Manifest,
-    ManifestDescriptor,
-}
-
-impl AnnotationPlace {
-    const ALL: [Self; 4] = [
-        Self::Index,
-        Self::IndexDescriptor,
-        Self::Manifest,
-        Self::ManifestDescriptor,
-    ];
-
-    /// As it is spelled on the command line and in output attributes.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Index => "index",
-            Self::IndexDescriptor => "index-descriptor",
-            Self::Manifest => "manifest",
-            Self::ManifestDescriptor => "manifest-descriptor",
-        }
-    }
-}
-
-impl FromStr for Annotation {
+impl FromStr for Annotations {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -235,31 +202,44 @@ impl FromStr for Annotation {
         if key.is_empty() {
             return Err("the key is empty".to_owned());
         }
-        Ok(Self {
-            places,
-            key: key.to_owned(),
-            value: value.to_owned(),
-        })
+        Ok(Self(
+            places
+                .into_iter()
+                .map(|(place, platform)| Annotation {
+                    place,
+                    platform,
+                    key: key.to_owned(),
+                    value: value.to_owned(),
+                })
+                .collect(),
+        ))
     }
 }
 
-fn annotation_place(text: &str) -> Result<(AnnotationPlace, Option<String>), String> {
+fn annotation_place(text: &str) -> Result<(AnnotationPlace, Option<Platform>), String> {
     let (name, platform) = match text.split_once('[') {
         Some((name, rest)) => {
             let platform = rest
                 .strip_suffix(']')
-                .ok_or_else(|| format!("`{text}` lacks a `]`"))?;
-            (name, Some(platform.to_owned()))
+                .ok_or_else(|| format!("`{text}` lacks a `]`"))?
+                .parse()
+                .map_err(|e: PlatformError| e.to_string())?;
+            (name, Some(platform))
         }
         None => (text, None),
     };
-    let known = AnnotationPlace::ALL;
+    let known = [
+        AnnotationPlace::Manifest,
+        AnnotationPlace::Index,
+        AnnotationPlace::ManifestDescriptor,
+        AnnotationPlace::IndexDescriptor,
+    ];
     match known.into_iter().find(|place| place.name() == name) {
         Some(place) => Ok((place, platform)),
         None => Err(match suggest(name, known.map(AnnotationPlace::name)) {
             Some(near) => format!("unknown annotation type `{name}`; did you mean `{near}`?"),
             None => format!(
-                "unknown annotation type `{name}`; it is one of index, manifest, index-descriptor, manifest-descriptor"
+                "unknown annotation type `{name}`; it is index, manifest, index-descriptor or manifest-descriptor"
             ),
         }),
     }
@@ -304,7 +284,7 @@ mod tests {
 
     #[test]
     fn ulimits_have_two_limits() {
-        let ulimit = |text: &str| text.parse::<Ulimit>().map(|u| (u.soft, u.hard));
+        let ulimit = |text: &str| text.parse::<Ulimit>().map(|u| (u.0.soft, u.0.hard));
         assert_eq!(ulimit("nofile=10"), Ok((Some(10), Some(10))));
         assert_eq!(ulimit("nofile=10:20"), Ok((Some(10), Some(20))));
         assert_eq!(ulimit("core=-1"), Ok((None, None)));
@@ -317,22 +297,20 @@ mod tests {
 
     #[test]
     fn annotations_say_where_they_go() {
-        let annotation: Annotation = "index,manifest[linux/arm64]:a.b=c=d"
-            .parse()
-            .expect("valid");
+        let annotations = |text: &str| -> Vec<String> {
+            let Annotations(list) = text.parse().expect("valid");
+            list.into_iter()
+                .map(|a| {
+                    let platform = a.platform.map(|p| format!("[{p}]")).unwrap_or_default();
+                    format!("{}{platform} {} {}", a.place.name(), a.key, a.value)
+                })
+                .collect()
+        };
         assert_eq!(
-            annotation.places,
-            [
-                (AnnotationPlace::Index, None),
-                (AnnotationPlace::Manifest, Some("linux/arm64".to_owned()))
-            ]
+            annotations("index,manifest[linux/arm64]:a.b=c=d"),
+            ["index a.b c=d", "manifest[linux/arm64] a.b c=d"]
         );
-        assert_eq!(
-            (annotation.key.as_str(), annotation.value.as_str()),
-            ("a.b", "c=d")
-        );
-        let plain: Annotation = "k=http://x".parse().expect("valid");
-        assert_eq!(plain.places, [(AnnotationPlace::Manifest, None)]);
-        assert!("manifset:k=v".parse::<Annotation>().is_err());
+        assert_eq!(annotations("k=http://x"), ["manifest k http://x"]);
+        assert!("manifset:k=v".parse::<Annotations>().is_err());
     }
 }

@@ -1,5 +1,7 @@
 //! The commands, one function each: typed arguments in, data on standard output.
 
+mod build;
+mod check;
 mod images;
 mod plan;
 mod registry;
@@ -32,7 +34,8 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<(), Failure> {
         Command::Pull(args) => registry::pull(&open()?, &args, env),
         Command::Login(args) => registry::login(&args, env),
         Command::Logout(args) => registry::logout(&args, env),
-        Command::Build(_) | Command::Save(_) | Command::Load(_) => {
+        Command::Build(args) => build::run(&args, &settings::store_root(root, env)?, env),
+        Command::Save(_) | Command::Load(_) => {
             Err(Failure::usage("this version cannot do that yet"))
         }
     }

@@ -20,7 +20,7 @@ use crate::cli::{
 pub(crate) fn run(args: &PlanArgs, env: &Environment) -> Result<(), Failure> {
     let source = inputs::dockerfile(&args.context, args.file.as_deref())?;
     let given: Vec<String> = args.platform.iter().cloned().collect();
-    let platform_explicit = !given.is_empty() || env.text("DOCKER_DEFAULT_PLATFORM").is_some();
+    let platform_explicit = settings::platform_is_explicit(&given, env);
     let mut platforms = settings::platforms(&given, env)?;
     if platforms.len() > 1 {
         return Err(Failure::usage("a plan is for one platform"));

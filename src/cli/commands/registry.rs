@@ -5,6 +5,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
+    sync::Arc,
 };
 
 use rbuild::{
@@ -31,13 +32,13 @@ fn client(env: &Environment) -> Result<Client, Failure> {
     Client::new(settings::registry(env)?).map_err(|e| classify::failure(&e))
 }
 
-fn renderer(talk: &TalkArgs, env: &Environment) -> Result<Renderer, Failure> {
+fn renderer(talk: &TalkArgs, env: &Environment) -> Result<Arc<Renderer>, Failure> {
     let form = settings::progress_form(talk.progress, talk.quiet, env)?;
-    Ok(Renderer::new(
+    Ok(Arc::new(Renderer::new(
         form,
         env.stderr_is_terminal,
         settings::colour(env),
-    ))
+    )))
 }
 
 /// `rbuild push`: prints the digest of each image.

@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rbuild::progress::{Event, Reporter};
+use rbuild::progress::{Event, Reporter, Vertex};
 
 use super::{args::ProgressForm, terminal::Colour};
 
@@ -40,7 +40,7 @@ trait View: Send {
 /// Shows events in the form that was chosen.
 pub(crate) struct Renderer {
     shared: Arc<Shared>,
-    ticker: Option<JoinHandle<()>>,
+    ticker: Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -55,6 +55,8 @@ struct State {
     view: Option<Box<dyn View>>,
     tails: tail::Tails,
     warnings: Vec<String>,
+    /// The highest number so far.
+    last: u64,
 }
 
 impl Renderer {
@@ -81,6 +83,7 @@ impl Renderer {
                 view,
                 tails: tail::Tails::default(),
                 warnings: Vec::new(),
+                last: 0,
             }),
             begun: Instant::now(),
             over: AtomicBool::new(false),
@@ -96,11 +99,21 @@ impl Renderer {
                     .ok()
             })
             .flatten();
-        Self { shared, ticker }
+        Self {
+            shared,
+            ticker: Mutex::new(ticker),
+        }
+    }
+
+    /// A number for a vertex that comes after all there were.
+    pub(crate) fn next_vertex(&self) -> Vertex {
+        let mut state = self.shared.state();
+        state.last += 1;
+        Vertex(state.last)
     }
 
     /// Shows what is left, and gives what the build said besides: warnings, and the steps that failed.
-    pub(crate) fn finish(mut self) -> (Vec<String>, Vec<FailedStep>) {
+    pub(crate) fn finish(&self) -> (Vec<String>, Vec<FailedStep>) {
         self.stop();
         let mut state = self.shared.state();
         (
@@ -109,10 +122,15 @@ impl Renderer {
         )
     }
 
-    fn stop(&mut self) {
+    fn stop(&self) {
         self.shared.over.store(true, Ordering::Release);
         self.shared.wake.notify_all();
-        if let Some(ticker) = self.ticker.take() {
+        let ticker = self
+            .ticker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(ticker) = ticker {
             // A ticker that panicked has nothing more to show.
             drop(ticker.join());
         }
@@ -134,8 +152,10 @@ impl Reporter for Renderer {
         let now = self.shared.begun.elapsed();
         let mut state = self.shared.state();
         state.tails.event(&event);
-        if let Event::Warning { text } = &event {
-            state.warnings.push(text.clone());
+        match &event {
+            Event::Warning { text } => state.warnings.push(text.clone()),
+            Event::Started { vertex, .. } => state.last = state.last.max(vertex.0),
+            _ => {}
         }
         if let Some(view) = &mut state.view {
             view.event(&event, now);

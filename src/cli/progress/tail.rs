@@ -15,7 +15,6 @@ const KEPT_BYTES: usize = 4096;
 /// A step that failed, and the last it said.
 #[derive(Debug, Clone)]
 pub(crate) struct FailedStep {
-    pub(crate) vertex: Vertex,
     pub(crate) name: String,
     /// Raw lines, the last ones.
     pub(crate) lines: Vec<Vec<u8>>,
@@ -80,10 +79,9 @@ impl Tails {
     /// The steps that failed, in the order of their start.
     pub(crate) fn failed(self) -> Vec<FailedStep> {
         self.steps
-            .into_iter()
-            .filter(|(_, step)| step.failed)
-            .map(|(vertex, step)| FailedStep {
-                vertex,
+            .into_values()
+            .filter(|step| step.failed)
+            .map(|step| FailedStep {
                 name: step.name,
                 lines: step.kept.into(),
                 omitted: step.omitted,

@@ -1,0 +1,407 @@
+//! `rbuild build`.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rbuild::{
+    build::{self, BuildError, BuildRequest, BuildResult, Services},
+    oci::Digest,
+    output::{self, Annotation, Exported, OutputSpec},
+    progress::{Event, Reporter as _},
+    reference::Reference,
+    registry::Client,
+    sandbox::{Cancel, RESOLVED_CONF, Sandbox, is_stub, resolv_conf},
+    store::Store,
+};
+use serde_json::{Map, Value, json};
+
+use super::check;
+use crate::cli::{
+    build_args::BuildArgs,
+    call::Method,
+    classify,
+    diagnostics::{self, Failure, Kind, Source},
+    environment::Environment,
+    export::{self, Export},
+    progress::Renderer,
+    request, settings,
+    signals::{self, Received},
+    stdout,
+};
+
+/// Builds, or does with the Dockerfile what `--call` says.
+pub(crate) fn run(args: &BuildArgs, root: &Path, env: &Environment) -> Result<(), Failure> {
+    let wanted = Wanted::new(args, env)?;
+    let request = request::request(args, env)?;
+    let mut registry = settings::registry(env)?;
+    registry.insecure.extend(wanted.insecure_registries());
+    let form = settings::progress_form(args.progress, args.quiet, env)?;
+    let colour = settings::colour(env);
+
+    let store = Store::open(root).map_err(|e| classify::failure(&e))?;
+    let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
+    let cancel = Cancel::new()
+        .map_err(|e| Failure::new(Kind::Machine, format!("cannot make a build: {e}")))?;
+    let received = signals::watch(cancel.clone())?;
+    let scratch = store.temp_dir().map_err(|e| classify::failure(&e))?;
+    let sandbox = Sandbox::new();
+    let resolv_conf = host_resolv_conf();
+    let renderer = Arc::new(Renderer::new(form, env.stderr_is_terminal, colour));
+    let services = Services {
+        store: &store,
+        registry: &client,
+        sandbox: &sandbox,
+        reporter: &*renderer,
+        cancel: &cancel,
+        clock: jiff::Timestamp::now,
+        resolv_conf: &resolv_conf,
+        scratch: scratch.path(),
+    };
+    let session = Session {
+        request: &request,
+        services: &services,
+        renderer: &renderer,
+        received: &received,
+    };
+    if args.check || args.call.method != Method::Build {
+        return check::run(args, &session, colour);
+    }
+    if let Some(path) = &args.iidfile {
+        remove_stale(path)?;
+    }
+    let outcome = session.build(&wanted);
+    let (warnings, steps) = renderer.finish();
+    let (result, exported) = outcome.map_err(|failure| failure.with_steps(steps))?;
+    if !args.quiet {
+        say_warnings(&result, &request, &warnings);
+    }
+    wanted.report(args, &result, &exported)
+}
+
+/// One build and all that it needs.
+pub(crate) struct Session<'a> {
+    pub(crate) request: &'a BuildRequest,
+    pub(crate) services: &'a Services<'a>,
+    pub(crate) renderer: &'a Arc<Renderer>,
+    received: &'a Received,
+}
+
+impl Session<'_> {
+    fn build(&self, wanted: &Wanted) -> Result<(BuildResult, Vec<Exported>), Failure> {
+        let result =
+            build::build(self.request, self.services).map_err(|error| self.failure(&error))?;
+        let images = export::images(&result);
+        let request = output::Request {
+            images: &images,
+            multi_platform: self.request.platforms.len() > 1,
+            names: &wanted.names,
+            annotations: &wanted.annotations,
+            epoch: result.epoch,
+            now: (self.services.clock)().as_second(),
+        };
+        let mut exported = Vec::new();
+        for spec in &wanted.outputs {
+            exported.push(self.export(spec, &request, &result)?);
+        }
+        Ok((result, exported))
+    }
+
+    fn export(
+        &self,
+        spec: &OutputSpec,
+        request: &output::Request<'_>,
+        result: &BuildResult,
+    ) -> Result<Exported, Failure> {
+        if *spec == OutputSpec::CacheOnly {
+            return Ok(Exported::default());
+        }
+        let vertex = self.renderer.next_vertex();
+        let begun = std::time::Instant::now();
+        self.renderer.event(Event::Started {
+            vertex,
+            name: export_name(spec).to_owned(),
+        });
+        let export = Export {
+            result,
+            services: self.services,
+            renderer: self.renderer,
+            vertex,
+        };
+        let services = output::Services {
+            store: self.services.store,
+            layers: &export,
+            pusher: Some(&export),
+            reporter: &**self.renderer,
+            vertex,
+        };
+        let mut out = io::stdout().lock();
+        match output::export(spec, request, &services, &mut out) {
+            Ok(exported) => {
+                self.renderer.event(Event::Done {
+                    vertex,
+                    elapsed: begun.elapsed(),
+                });
+                Ok(exported)
+            }
+            Err(error) => {
+                self.renderer.event(Event::Failed {
+                    vertex,
+                    message: error.to_string(),
+                });
+                Err(self
+                    .interrupted()
+                    .unwrap_or_else(|| classify::failure(&error)))
+            }
+        }
+    }
+
+    /// What a signal makes of an error that it caused.
+    fn interrupted(&self) -> Option<Failure> {
+        let signal = self.received.get()?;
+        Some(Failure::new(Kind::Interrupted(signal), "interrupted"))
+    }
+
+    /// What is to be said of an error of the build.
+    pub(crate) fn failure(&self, error: &BuildError) -> Failure {
+        let source = Source {
+            name: self.request.dockerfile_name.clone(),
+            text: self.request.dockerfile.clone(),
+        };
+        let by_chain = |error: &(dyn std::error::Error + 'static)| {
+            let failure = Failure::from_error(classify::kind_of(error, Kind::Build), error);
+            match classify::hint(error) {
+                Some(hint) => failure.with_hint(hint),
+                None => failure,
+            }
+        };
+        match error {
+            BuildError::Invalid(diagnostics) => Failure::from_diagnostics(source, diagnostics),
+            BuildError::Image { span, .. } | BuildError::Epoch { span, .. } => {
+                by_chain(error).at(source, *span)
+            }
+            BuildError::Step(step) => self
+                .interrupted()
+                .unwrap_or_else(|| by_chain(&step.source).at(source, step.span)),
+            BuildError::Interrupted => self
+                .interrupted()
+                .unwrap_or_else(|| Failure::new(Kind::Bug, "the build gave up without a reason")),
+            _ => by_chain(error),
+        }
+    }
+}
+
+/// What a command line wants of the result.
+struct Wanted {
+    outputs: Vec<OutputSpec>,
+    names: Vec<Reference>,
+    annotations: Vec<Annotation>,
+    with_warnings: bool,
+}
+
+impl Wanted {
+    fn new(args: &BuildArgs, env: &Environment) -> Result<Self, Failure> {
+        let names = args
+            .tag
+            .iter()
+            .map(|text| {
+                let name = Reference::parse(text)
+                    .map_err(|e| Failure::usage(format!("--tag {text}: {e}")))?;
+                match name.digest() {
+                    Some(_) => Err(Failure::usage(format!(
+                        "--tag {text}: a name to give has no digest"
+                    ))),
+                    None => Ok(name.with_default_tag()),
+                }
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut outputs = args.output.clone();
+        if args.push {
+            outputs.push(OutputSpec::registry());
+        }
+        if args.load || outputs.is_empty() {
+            outputs.insert(0, OutputSpec::store());
+        }
+        let to_stdout = outputs.iter().filter(|spec| spec.uses_stdout()).count();
+        if to_stdout > 1 {
+            return Err(Failure::usage("only one output can go to standard output"));
+        }
+        if to_stdout == 1 && env.stdout_is_terminal {
+            return Err(Failure::usage("an archive is not written to a terminal")
+                .with_hint("redirect standard output, or give a file: dest=FILE"));
+        }
+        if args.iidfile.is_some() && !outputs.iter().any(has_image) {
+            return Err(Failure::usage("--iidfile needs an output that is an image"));
+        }
+        Ok(Self {
+            outputs,
+            names,
+            annotations: args
+                .annotation
+                .iter()
+                .flat_map(|list| list.0.clone())
+                .collect(),
+            with_warnings: matches!(env.text("BUILDX_METADATA_WARNINGS"), Some("1" | "true")),
+        })
+    }
+
+    /// The registries that an output with `registry.insecure=true` pushes to.
+    fn insecure_registries(&self) -> Vec<String> {
+        let mut registries = Vec::new();
+        for spec in &self.outputs {
+            if let OutputSpec::Image(image) = spec
+                && image.push
+                && image.insecure
+            {
+                let names = self.names.iter().chain(&image.image.names);
+                registries.extend(names.map(|name| name.registry().to_owned()));
+            }
+        }
+        registries
+    }
+
+    /// Tells what came out: files for programs, the image ID for `--quiet`.
+    fn report(
+        &self,
+        args: &BuildArgs,
+        result: &BuildResult,
+        exported: &[Exported],
+    ) -> Result<(), Failure> {
+        let image = exported.iter().find(|e| e.descriptor.is_some());
+        let id = image.and_then(image_id);
+        if let (Some(path), Some(id)) = (&args.iidfile, id) {
+            write_file(path, &id.to_string())?;
+        }
+        if let Some(path) = &args.metadata_file {
+            let text = serde_json::to_string_pretty(&self.metadata(result, image))
+                .map_err(|e| Failure::new(Kind::Bug, format!("metadata is no JSON: {e}")))?;
+            write_file(path, &format!("{text}\n"))?;
+        }
+        let has_data = self.outputs.iter().any(OutputSpec::uses_stdout);
+        match id {
+            Some(id) if args.quiet && !has_data => stdout::print(&format!("{id}\n")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What `--metadata-file` says, in buildx's words.
+    fn metadata(&self, result: &BuildResult, image: Option<&Exported>) -> Value {
+        let mut metadata = Map::new();
+        if let Some(image) = image {
+            if let Some(config) = &image.config {
+                metadata.insert(
+                    "containerimage.config.digest".into(),
+                    json!(config.to_string()),
+                );
+            }
+            if let Some(descriptor) = &image.descriptor {
+                metadata.insert("containerimage.descriptor".into(), json!(descriptor));
+                metadata.insert(
+                    "containerimage.digest".into(),
+                    json!(descriptor.digest.to_string()),
+                );
+            }
+            if !image.names.is_empty() {
+                let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
+                metadata.insert("image.name".into(), json!(names.join(",")));
+            }
+        }
+        if self.with_warnings {
+            let warnings: Vec<Value> = result
+                .warnings
+                .iter()
+                .map(|warning| json!({"short": format!("{}: {}", warning.rule.name(), warning.detail), "level": 1}))
+                .collect();
+            metadata.insert("buildx.build.warnings".into(), json!(warnings));
+        }
+        Value::Object(metadata)
+    }
+}
+
+fn has_image(spec: &OutputSpec) -> bool {
+    matches!(spec, OutputSpec::Image(_) | OutputSpec::Archive(_))
+}
+
+/// The config of an image for one platform, else the index.
+fn image_id(exported: &Exported) -> Option<Digest> {
+    exported
+        .config
+        .or_else(|| exported.descriptor.as_ref().map(|d| d.digest))
+}
+
+/// What progress calls an output, in BuildKit's words where it has some.
+fn export_name(spec: &OutputSpec) -> &'static str {
+    match spec {
+        OutputSpec::Local(_) => "exporting to client directory",
+        OutputSpec::Tar(_) => "exporting to client tarball",
+        OutputSpec::Archive(spec) => match spec.format {
+            output::ArchiveFormat::Oci => "exporting to oci image format",
+            output::ArchiveFormat::Docker => "exporting to docker image format",
+        },
+        OutputSpec::Image(_) | OutputSpec::CacheOnly => "exporting to image",
+    }
+}
+
+/// The servers that this machine asks for names, for steps on its network.
+fn host_resolv_conf() -> Vec<u8> {
+    let mut conf = fs::read("/etc/resolv.conf").ok();
+    if conf.as_deref().is_some_and(is_stub)
+        && let Ok(servers) = fs::read(RESOLVED_CONF)
+    {
+        conf = Some(servers);
+    }
+    resolv_conf(conf.as_deref())
+}
+
+/// An old image ID must not be taken for this build's when it fails.
+fn remove_stale(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Failure::usage(format!(
+            "cannot replace {}: {e}",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a small file at once: a reader sees the old one or the whole new one.
+fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let new = PathBuf::from(name);
+    fs::write(&new, text)
+        .and_then(|()| fs::rename(&new, path))
+        .map_err(|e| {
+            fs::remove_file(&new).ok();
+            Failure::new(
+                Kind::Machine,
+                format!("cannot write {}: {e}", path.display()),
+            )
+        })
+}
+
+/// The findings at the end of a build that went well.
+fn say_warnings(result: &BuildResult, request: &BuildRequest, others: &[String]) {
+    let lines: Vec<String> = result
+        .warnings
+        .iter()
+        .map(|warning| warning.line(&request.dockerfile))
+        .chain(others.iter().cloned())
+        .collect();
+    if lines.is_empty() {
+        return;
+    }
+    let count = match lines.len() {
+        1 => "1 warning".to_owned(),
+        n => format!("{n} warnings"),
+    };
+    let mut text = format!("\n {count} found (use --check to see the places):\n");
+    for line in lines {
+        text.push_str(" - ");
+        text.push_str(&crate::cli::terminal::one_line(&line));
+        text.push('\n');
+    }
+    diagnostics::warn(&text);
+}

@@ -1,0 +1,184 @@
+//! `--check` and `--call`: what there is to say of a Dockerfile, without building it.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rbuild::{
+    build,
+    dockerfile::lint::Warning,
+    plan::{self, Outline, Targets},
+    source::{Diagnostic, Severity},
+};
+use serde_json::{Value, json};
+
+use super::build::Session;
+use crate::cli::{
+    args::DataFormat,
+    build_args::BuildArgs,
+    call::{Call, Method},
+    diagnostics::{self, Failure, Kind, Source},
+    stdout,
+    terminal::Colour,
+};
+
+/// Does what `--call` says.
+pub(crate) fn run(args: &BuildArgs, session: &Session<'_>, colour: Colour) -> Result<(), Failure> {
+    let call = args.call;
+    let method = if args.check {
+        Method::Check
+    } else {
+        call.method
+    };
+    match method {
+        Method::Targets => targets(session, call.format),
+        Method::Outline => outline(session, call.format),
+        Method::Check | Method::Build => check(session, call, colour),
+    }
+}
+
+fn source(session: &Session<'_>) -> Source {
+    Source {
+        name: session.request.dockerfile_name.clone(),
+        text: session.request.dockerfile.clone(),
+    }
+}
+
+fn targets(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
+    let file = rbuild::dockerfile::parse(&session.request.dockerfile);
+    if file.has_errors() {
+        return Err(Failure::from_diagnostics(
+            source(session),
+            &file.diagnostics,
+        ));
+    }
+    let found = plan::targets(&file);
+    match format {
+        DataFormat::Json => stdout::print_json(&found),
+        DataFormat::Text => stdout::print(&targets_text(&found)),
+    }
+}
+
+fn targets_text(found: &Targets) -> String {
+    let heading = ["TARGET", "DESCRIPTION"].map(ToOwned::to_owned);
+    let mut rows = vec![heading];
+    for (n, target) in found.targets.iter().enumerate() {
+        let mut name = if target.name.is_empty() {
+            n.to_string()
+        } else {
+            target.name.clone()
+        };
+        if target.default {
+            name.push_str(" (default)");
+        }
+        rows.push([name, target.description.clone()]);
+    }
+    stdout::table(&rows)
+}
+
+fn outline(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
+    let analysis = build::analyse(session.request, session.services)
+        .map_err(|error| session.failure(&error))?;
+    if let Err(errors) = &analysis.outcome {
+        return Err(Failure::from_diagnostics(source(session), errors));
+    }
+    let outline = analysis
+        .outline
+        .ok_or_else(|| Failure::new(Kind::Bug, "there is a plan but no outline"))?;
+    match format {
+        DataFormat::Json => stdout::print_json(&outline),
+        DataFormat::Text => stdout::print(&outline_text(&outline)),
+    }
+}
+
+fn outline_text(outline: &Outline) -> String {
+    let mut parts = Vec::new();
+    if !outline.name.is_empty() {
+        parts.push(format!("TARGET: {}\n", outline.name));
+    }
+    if !outline.description.is_empty() {
+        parts.push(format!("DESCRIPTION: {}\n", outline.description));
+    }
+    if !outline.args.is_empty() {
+        let mut rows = vec![["BUILD ARG", "VALUE", "DESCRIPTION"].map(ToOwned::to_owned)];
+        rows.extend(
+            outline
+                .args
+                .iter()
+                .map(|arg| [arg.name.clone(), arg.value.clone(), arg.description.clone()]),
+        );
+        parts.push(stdout::table(&rows));
+    }
+    for (heading, needs) in [("SECRET", &outline.secrets), ("SSH", &outline.ssh)] {
+        if needs.is_empty() {
+            continue;
+        }
+        let mut rows = vec![[heading, "REQUIRED"].map(ToOwned::to_owned)];
+        rows.extend(needs.iter().map(|need| {
+            let required = if need.required { "true" } else { "" };
+            [need.name.clone(), required.to_owned()]
+        }));
+        parts.push(stdout::table(&rows));
+    }
+    parts.join("\n")
+}
+
+/// Reports findings; with any, the exit status is 1, unless `ignorestatus=true`.
+fn check(session: &Session<'_>, call: Call, colour: Colour) -> Result<(), Failure> {
+    let source = source(session);
+    let analysis = build::analyse(session.request, session.services)
+        .map_err(|error| session.failure(&error))?;
+    let error = analysis
+        .outcome
+        .as_ref()
+        .err()
+        .and_then(|errors| errors.first());
+    match call.format {
+        DataFormat::Json => stdout::print_json(&report(&source, &analysis.warnings, error))?,
+        DataFormat::Text => stdout::print(&report_text(&source, &analysis.warnings, colour))?,
+    }
+    let found = !analysis.warnings.is_empty();
+    match analysis.outcome {
+        Err(errors) if call.format == DataFormat::Text => {
+            Err(Failure::from_diagnostics(source, &errors))
+        }
+        Err(errors) if !call.ignore_status => Err(Failure::from_diagnostics(source, &errors)),
+        Ok(_) if found && !call.ignore_status => Err(Failure::silent(Kind::Build)),
+        _ => Ok(()),
+    }
+}
+
+/// The findings in BuildKit's shape.
+fn report(source: &Source, warnings: &[Warning], error: Option<&Diagnostic>) -> Value {
+    let mut report = json!({
+        "warnings": warnings.iter().map(|w| w.to_json(&source.text)).collect::<Vec<_>>(),
+        "sources": [{
+            "filename": source.name,
+            "language": "Dockerfile",
+            "data": STANDARD.encode(&source.text),
+        }],
+    });
+    if let Some(error) = error {
+        let (start, end) = error.span.lines(&source.text);
+        report["buildError"] = json!({
+            "message": error.message,
+            "location": {"ranges": [{"start": {"line": start}, "end": {"line": end}}]},
+        });
+    }
+    report
+}
+
+fn report_text(source: &Source, warnings: &[Warning], colour: Colour) -> String {
+    let mut out = match warnings.len() {
+        0 => "Check complete, no warnings found.\n".to_owned(),
+        1 => "Check complete, 1 warning has been found!\n\n".to_owned(),
+        n => format!("Check complete, {n} warnings have been found!\n\n"),
+    };
+    for warning in warnings {
+        let finding = Diagnostic {
+            severity: Severity::Warning,
+            message: format!("{}: {}", warning.rule.name(), warning.detail),
+            span: warning.span,
+            hint: Some(warning.rule.url()),
+        };
+        out.push_str(&diagnostics::render_warning(source, &finding, colour));
+    }
+    out
+}

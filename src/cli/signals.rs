@@ -1,0 +1,72 @@
+//! Ctrl-C and `kill`: the first asks the build to stop in good order, the second ends the program.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rbuild::sandbox::Cancel;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::diagnostics::{Failure, Kind, Signal};
+
+/// Which signal came, if one did.
+#[derive(Clone, Default)]
+pub(crate) struct Received(Arc<Mutex<Option<Signal>>>);
+
+impl Received {
+    pub(crate) fn get(&self) -> Option<Signal> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, signal: Signal) -> Option<Signal> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(signal)
+    }
+}
+
+/// Watches for signals on a thread of its own, from now to the end of the program.
+pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
+    let received = Received::default();
+    let theirs = received.clone();
+    let failed =
+        |e: std::io::Error| Failure::new(Kind::Machine, format!("cannot watch for signals: {e}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(failed)?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (
+            signal(SignalKind::interrupt()).map_err(failed)?,
+            signal(SignalKind::terminate()).map_err(failed)?,
+        )
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    let signal = tokio::select! {
+                        _ = interrupt.recv() => Signal::Interrupt,
+                        _ = terminate.recv() => Signal::Terminate,
+                    };
+                    if theirs.set(signal).is_some() {
+                        end(signal);
+                    }
+                    cancel.cancel();
+                }
+            });
+        })
+        .map_err(failed)?;
+    Ok(received)
+}
+
+/// Ends the program at once. Steps die with it, and what it leaves in the store is swept up by the next one.
+#[expect(
+    clippy::exit,
+    clippy::disallowed_methods,
+    reason = "who asks twice does not want to wait for destructors"
+)]
+fn end(signal: Signal) -> ! {
+    std::process::exit(i32::from(Kind::Interrupted(signal).exit_code()))
+}
