@@ -432,3 +432,6 @@ pub fn read_dockerfile(tree: &dyn Tree, name: &Path) -> Result<FoundDockerfile, 
         path: name.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests;

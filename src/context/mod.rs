@@ -1,17 +1,16 @@
 //! Build contexts: where `COPY`, `ADD` and bind mounts find their files.
 //!
-//! - [`LocalTree`]: a directory of this machine, read in place and only where asked, less what an ignore file leaves
+//! - A [`LocalTree`] is a directory of this machine, read in place and only where asked, less what an ignore file leaves
 //!   out; a [`StatCache`] spares reading what has not changed.
-//! - [`mod@git`]: repositories.
-//! - [`Patterns`], [`Glob`]: the two languages of patterns, that of ignore files and that of wildcards.
+//! - A context or source that is an archive is a [`crate::layer::LayerTree`], see [`crate::layer::archive`].
+//! - Repositories are fetched by [`mod@git`].
+//! - [`Patterns`] and [`Glob`] are the two languages of patterns, that of ignore files and that of wildcards.
 
 mod error;
 pub mod git;
 mod glob;
 mod ignore;
 mod local;
-#[cfg(test)]
-mod local_tests;
 mod stat_cache;
 
 pub use self::{

@@ -173,13 +173,7 @@ impl Walk<'_> {
                 file: None,
             });
         } else {
-            self.record(
-                &from,
-                Path::new(""),
-                node.metadata.clone(),
-                node.inode,
-                &header,
-            );
+            self.record(&from, Path::new(""), &node.metadata, node.inode, &header);
         }
         if node.metadata.is_dir() {
             let root = (Verdict::root(), Verdict::root());
@@ -217,7 +211,7 @@ impl Walk<'_> {
                     self.records.extend(dir.record.take());
                 }
                 let mark = Encoder::default();
-                self.record(&path, &below, node.metadata, node.inode, &mark);
+                self.record(&path, &below, &node.metadata, node.inode, &mark);
             }
             if !is_dir {
                 continue;
@@ -225,13 +219,7 @@ impl Walk<'_> {
             let may_want_below =
                 is_wanted || is_excluded || self.include.is_none_or(|p| p.may_match_below(&below));
             if may_want_below {
-                let record = if is_wanted {
-                    None
-                } else {
-                    self.tree
-                        .node(&path)?
-                        .map(|node| header_of(&path, &below, &node.metadata))
-                };
+                let record = (!is_wanted).then(|| header_of(&path, &below, &node.metadata));
                 pending.push(Pending { record });
                 self.dir(&path, &below, &include, &exclude, pending)?;
                 pending.pop();
@@ -244,11 +232,11 @@ impl Walk<'_> {
         &mut self,
         path: &Path,
         below: &Path,
-        metadata: Metadata,
+        metadata: &Metadata,
         inode: Option<u64>,
         mark: &Encoder,
     ) {
-        let mut record = header_of(path, below, &metadata);
+        let mut record = header_of(path, below, metadata);
         record.header = Encoder([&mark.0[..], &record.header.0].concat());
         if let Kind::File { size } = metadata.kind {
             let first = inode.and_then(|inode| self.first_names.get(&inode));
@@ -393,3 +381,6 @@ impl Encoder {
         self.bytes(tag, &value.to_le_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;

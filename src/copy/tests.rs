@@ -1,11 +1,11 @@
 //! The rules of copying, each as source tree, state below, instruction, and resulting tree.
 
 use super::{memory::MemoryTree, *};
-use crate::{oci::Digest, plan::Origin};
+use crate::plan::Origin;
 
 const NOW: i64 = 5000;
 
-fn op(sources: &[&str], dest: &str) -> CopyOp {
+pub(super) fn op(sources: &[&str], dest: &str) -> CopyOp {
     CopyOp {
         verb: CopyVerb::Copy,
         from: Origin::Context,
@@ -593,82 +593,4 @@ fn workdir_makes_what_is_missing_for_its_user() {
         text("symlink l 0777 0 0 /real\ndir real/x 0755 0 0")
     );
     assert_eq!(make_workdir("/etc", "7", passwd), text(""));
-}
-
-/// The digest of what `COPY src /` would take.
-fn digest_of(source: &str, edit: impl FnOnce(&mut CopyOp)) -> Digest {
-    let mut copy = op(&["src"], "/");
-    edit(&mut copy);
-    let tree: Arc<dyn Tree> = Arc::new(MemoryTree::parse(source));
-    let trees: Vec<_> = copy.sources.iter().map(|_| Arc::clone(&tree)).collect();
-    content_digest(&copy, &trees).unwrap().digest
-}
-
-#[test]
-fn the_content_digest_covers_what_is_copied_and_nothing_else() {
-    let base = "dir src 0755 0 0\nfile src/a 0644 0 0 a\ndir src/d 0755 0 0\nsymlink src/l 0777 0 0 a\nfile other 0644 0 0 o";
-    let same = digest_of(base, |_| {});
-    let equal = [
-        base.replace("src/a 0644 0 0 a", "src/a 0644 0 0 @77 a"),
-        base.replace("other 0644 0 0 o", "other 0600 1 1 changed"),
-        base.replace("dir src 0755", "dir src 0700"),
-    ];
-    for source in equal {
-        assert_eq!(digest_of(&source, |_| {}), same, "{source}");
-    }
-    let different = [
-        base.replace("src/a 0644 0 0 a", "src/a 0644 0 0 b"),
-        base.replace("src/a 0644", "src/a 0755"),
-        base.replace("src/a 0644 0 0", "src/a 0644 1 0"),
-        base.replace(
-            "src/a 0644 0 0 a",
-            "src/a 0644 0 0 +security.capability=x a",
-        ),
-        base.replace("file src/a", "file src/b"),
-        base.replace("dir src/d 0755", "dir src/d 0711"),
-        base.replace("src/l 0777 0 0 a", "src/l 0777 0 0 b"),
-        format!("{base}\ndir src/new 0755 0 0"),
-        format!("{base}\nhardlink src/z src/a"),
-        format!("{base}\nfile src/z 0644 0 0 a"),
-    ];
-    let mut digests: Vec<Digest> = different.iter().map(|s| digest_of(s, |_| {})).collect();
-    digests.push(same);
-    let n = digests.len();
-    digests.sort();
-    digests.dedup();
-    assert_eq!(digests.len(), n);
-}
-
-#[test]
-fn the_content_digest_heeds_excludes_parents_and_wildcards() {
-    let a = "file src/a 0644 0 0 a\nfile src/b 0644 0 0 b";
-    let b = "file src/a 0644 0 0 a\nfile src/b 0644 0 0 changed";
-    let exclude = |op: &mut CopyOp| op.exclude = vec!["b".to_owned()];
-    assert_eq!(digest_of(a, exclude), digest_of(b, exclude));
-    let one = |op: &mut CopyOp| {
-        op.parents = true;
-        op.sources = vec![CopySource::Path("src/a".to_owned())];
-    };
-    assert_eq!(digest_of(a, one), digest_of(b, one));
-    assert_ne!(
-        digest_of(a, one),
-        digest_of(&format!("dir src 0700 0 0\n{a}"), one)
-    );
-    let wild = |op: &mut CopyOp| op.sources = vec![CopySource::Path("src/*".to_owned())];
-    assert_ne!(digest_of(a, wild), digest_of("file src/a 0644 0 0 a", wild));
-    assert_ne!(
-        digest_of("file src/a 0644 0 0 a", wild),
-        digest_of("file src/c 0644 0 0 a", wild)
-    );
-}
-
-#[test]
-fn many_files_give_the_same_digest_on_any_number_of_threads() {
-    let lines: Vec<String> = (0..200)
-        .map(|i| format!("file src/f{i} 0644 0 0 content{i}"))
-        .collect();
-    let text = lines.join("\n");
-    assert_eq!(digest_of(&text, |_| {}), digest_of(&text, |_| {}));
-    let changed = text.replace("content150", "other");
-    assert_ne!(digest_of(&text, |_| {}), digest_of(&changed, |_| {}));
 }

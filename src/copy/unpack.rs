@@ -100,7 +100,7 @@ impl Unpacker<'_> {
                 if existing.is_some() && !merges {
                     self.upper.remove(&to)?;
                 }
-                self.node(entry, to, metadata, merges)
+                self.node(entry, &to, metadata, merges)
             }
             TocItem::Link { target } => {
                 let from = self.place(target, false)?;
@@ -130,7 +130,7 @@ impl Unpacker<'_> {
     fn node(
         &mut self,
         entry: &TocEntry,
-        to: PathBuf,
+        to: &Path,
         metadata: &Metadata,
         merges: bool,
     ) -> Result<(), CopyError> {
@@ -140,10 +140,10 @@ impl Unpacker<'_> {
         }
         metadata.mtime = metadata.mtime.max(Timestamp::default());
         if metadata.is_dir() {
-            self.dir_times.push((to.clone(), metadata.mtime));
+            self.dir_times.push((to.to_owned(), metadata.mtime));
         }
         if merges {
-            self.upper.edit(&to, |there| {
+            self.upper.edit(to, |there| {
                 let mut xattrs = std::mem::take(&mut there.xattrs);
                 xattrs.extend(metadata.xattrs.clone());
                 *there = Metadata { xattrs, ..metadata };
@@ -157,7 +157,7 @@ impl Unpacker<'_> {
             },
             _ => Content::Empty,
         };
-        self.upper.create(&to, metadata, content)?;
+        self.upper.create(to, metadata, content)?;
         Ok(())
     }
 

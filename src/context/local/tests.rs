@@ -7,11 +7,9 @@ use std::{
         ffi::OsStrExt as _,
         fs::{PermissionsExt as _, symlink},
     },
-    path::Path,
 };
 
 use super::*;
-use crate::tree::{Kind, Tree};
 
 struct Dir(tempfile::TempDir);
 

@@ -1,0 +1,181 @@
+//! Checkouts of a repository made for the purpose.
+
+use super::*;
+use crate::tree::Tree as _;
+
+fn settings() -> GitSettings {
+    GitSettings {
+        env: std::env::vars_os()
+            .filter(|(name, _)| name == "PATH")
+            .collect(),
+        ..GitSettings::default()
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+fn skip() {
+    eprintln!("skipped: git is not installed");
+}
+
+/// A repository of two commits, the first tagged; says so and gives nothing where there is no git.
+fn repository() -> Option<(tempfile::TempDir, [String; 2])> {
+    let dir = tempfile::tempdir().unwrap();
+    let git = |args: &[&str]| {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(dir.path())
+            .args([
+                "-c",
+                "user.name=x",
+                "-c",
+                "user.email=x@y",
+                "-c",
+                "commit.gpgsign=false",
+            ])
+            .args(["-c", "init.defaultBranch=main"])
+            .args(args)
+            .env("GIT_COMMITTER_DATE", "1577836800 +0000")
+            .output();
+        let Ok(output) = output else {
+            skip();
+            return None;
+        };
+        assert!(output.status.success(), "{args:?} {output:?}");
+        Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    };
+    let put = |name: &str, content: &str| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    git(&["init", "-q"])?;
+    put("README", "one");
+    put("sub/f", "f");
+    git(&["add", "."]);
+    git(&["commit", "-qm", "1"]);
+    let first = git(&["rev-parse", "HEAD"]).unwrap();
+    git(&["tag", "-a", "v1", "-m", "v1"]);
+    put("README", "two");
+    put("exe", "#!");
+    fs::set_permissions(dir.path().join("exe"), fs::Permissions::from_mode(0o755)).unwrap();
+    git(&["add", "."]);
+    git(&["commit", "-qm", "2"]);
+    let second = git(&["rev-parse", "HEAD"]).unwrap();
+    Some((dir, [first, second]))
+}
+
+fn source(dir: &tempfile::TempDir, reference: Option<&str>) -> GitSource {
+    GitSource {
+        remote: format!("file://{}", dir.path().display()),
+        reference: reference.map(str::to_owned),
+        subdir: PathBuf::new(),
+        checksum: None,
+        keep_git_dir: None,
+        submodules: true,
+        commit_time: false,
+    }
+}
+
+#[test]
+fn a_commit_is_checked_out_by_any_of_its_names() {
+    let Some((dir, [first, second])) = repository() else {
+        return;
+    };
+    for (reference, commit) in [
+        (None, &second),
+        (Some("main"), &second),
+        (Some("refs/heads/main"), &second),
+        (Some("v1"), &first),
+        (Some("refs/tags/v1"), &first),
+        (Some(first.as_str()), &first),
+    ] {
+        let work = tempfile::tempdir().unwrap();
+        let out = checkout(&source(&dir, reference), &settings(), work.path()).unwrap();
+        assert_eq!(out.commit, *commit, "{reference:?}");
+        assert_eq!(out.commit_time, 1_577_836_800);
+        let names = out.tree.names(Path::new("")).unwrap();
+        assert!(!names.contains(&".git".into()));
+        assert_eq!(names.contains(&"exe".into()), *commit == second);
+        for (name, mode) in [("README", 0o644), ("sub", 0o755)] {
+            let node = out.tree.node(Path::new(name)).unwrap().unwrap();
+            assert_eq!(node.metadata.mode, mode, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_of_it_can_be_taken_with_the_time_of_the_commit() {
+    let Some((dir, _)) = repository() else {
+        return;
+    };
+    let work = tempfile::tempdir().unwrap();
+    let mut source = source(&dir, None);
+    source.subdir = "sub".into();
+    source.commit_time = true;
+    let out = checkout(&source, &settings(), work.path()).unwrap();
+    assert_eq!(out.tree.names(Path::new("")).unwrap(), ["f"]);
+    let node = out.tree.node(Path::new("f")).unwrap().unwrap();
+    assert_eq!(node.metadata.mtime.seconds, 1_577_836_800);
+    source.subdir = "none".into();
+    let work = tempfile::tempdir().unwrap();
+    let error = checkout(&source, &settings(), work.path()).unwrap_err();
+    assert!(matches!(error, GitError::NoSubdir { .. }), "{error}");
+}
+
+#[test]
+fn the_git_directory_stays_when_asked_for() {
+    let Some((dir, _)) = repository() else {
+        return;
+    };
+    let work = tempfile::tempdir().unwrap();
+    let mut source = source(&dir, None);
+    source.keep_git_dir = Some(true);
+    let out = checkout(&source, &settings(), work.path()).unwrap();
+    assert!(out.tree.node(Path::new(".git/HEAD")).unwrap().is_some());
+}
+
+#[test]
+fn another_commit_than_promised_is_refused() {
+    let Some((dir, [first, second])) = repository() else {
+        return;
+    };
+    let check = |reference, checksum: &str| {
+        let work = tempfile::tempdir().unwrap();
+        let mut source = source(&dir, reference);
+        source.checksum = Some(checksum.to_owned());
+        checkout(&source, &settings(), work.path()).map(|out| out.commit)
+    };
+    assert_eq!(check(None, &second[..8]).unwrap(), second);
+    assert_eq!(check(Some("v1"), &first).unwrap(), first);
+    assert!(matches!(
+        check(None, &first),
+        Err(GitError::Checksum { .. })
+    ));
+    assert!(matches!(
+        check(None, "xyz"),
+        Err(GitError::InvalidChecksum(_))
+    ));
+}
+
+#[test]
+fn failures_say_what_is_missing() {
+    let Some((dir, _)) = repository() else {
+        return;
+    };
+    let work = tempfile::tempdir().unwrap();
+    let error = checkout(&source(&dir, Some("nope")), &settings(), work.path()).unwrap_err();
+    assert!(
+        error.to_string().ends_with("does not contain ref nope"),
+        "{error}"
+    );
+    let mut missing = source(&dir, None);
+    missing.remote = "file:///nonexistent/x".to_owned();
+    let error = checkout(&missing, &settings(), work.path()).unwrap_err();
+    assert!(matches!(error, GitError::Failed { .. }), "{error}");
+    let nowhere = GitSettings {
+        env: vec![("PATH".into(), "/nonexistent".into())],
+        ..GitSettings::default()
+    };
+    let error = checkout(&source(&dir, None), &nowhere, work.path()).unwrap_err();
+    assert!(matches!(error, GitError::NoGit { .. }), "{error}");
+}
