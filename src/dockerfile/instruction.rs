@@ -70,7 +70,7 @@ impl Instruction {
                 }
                 Script::Text(text)
             }
-            Some(lone) if lone.content.starts_with("#!") => Script::File {
+            Some(lone) if lone.body().starts_with("#!") => Script::File {
                 name: &lone.name,
                 content: lone.body(),
             },

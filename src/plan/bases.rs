@@ -126,6 +126,7 @@ impl Planner<'_> {
                 });
                 if replaces_stage {
                     state.is_done = true;
+                    state.image.platform = platform;
                 } else {
                     state.image = ImageState::scratch(&platform);
                     state.platform = Some(platform);

@@ -129,7 +129,7 @@ pub struct Stage {
     pub steps: Vec<Step>,
     /// The run-time config when all steps are done.
     pub config: Config,
-    /// The platform that the config of an image of this stage states.
+    /// The platform that the config states when this stage is the result.
     pub image_platform: Platform,
     /// `MAINTAINER`, or the base's author.
     pub author: Option<String>,

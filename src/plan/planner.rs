@@ -133,6 +133,9 @@ impl<'a> Planner<'a> {
 
     fn run(&mut self) -> Result<Planned, Diagnostic> {
         let (head, stages) = self.split()?;
+        for instruction in head {
+            self.declare(instruction);
+        }
         let last = stages
             .last()
             .and_then(|stage| alias(stage.from))

@@ -28,6 +28,9 @@ impl Display for Plan {
             Some(alias) => writeln!(f, "`{alias}`")?,
             None => writeln!(f, "stage {}", self.target.0)?,
         }
+        if let Some(stage) = target.filter(|stage| stage.image_platform != self.platform) {
+            writeln!(f, "the image is for {}", stage.image_platform)?;
+        }
         if let Some(epoch) = self.source_date_epoch {
             writeln!(f, "source date epoch {epoch}")?;
         }
@@ -53,9 +56,6 @@ impl Display for Stage {
         }
         for step in &self.steps {
             step.fmt(f)?;
-        }
-        if self.image_platform != self.platform {
-            writeln!(f, "  platform {}", self.image_platform)?;
         }
         if let Some(author) = &self.author {
             writeln!(f, "  author   {}", quoted(author))?;

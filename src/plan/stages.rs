@@ -224,7 +224,8 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn declare(&mut self, instruction: &Instruction) {
+    /// Notes the arguments that an instruction declares.
+    pub(super) fn declare(&mut self, instruction: &Instruction) {
         if let InstructionKind::Arg(arg) = &instruction.kind {
             let names = arg.args.iter().map(|arg| arg.name.value.clone());
             self.declared.extend(names);

@@ -7,4 +7,5 @@ mod command_line;
 mod language;
 mod language_laws;
 mod registry;
+mod plan;
 mod sandbox;

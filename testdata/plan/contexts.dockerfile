@@ -1,0 +1,17 @@
+# Named contexts in place of stages and images.
+#! context stage=directory
+#! context tools=image
+#! context golang:1.22::linux/amd64=directory
+#! context nothing=scratch
+FROM no/such/image AS stage
+RUN never
+FROM stage AS child
+RUN echo child
+FROM docker.io/library/tools:latest AS image
+COPY --from=stage /a /
+COPY --from=golang:1.22 /b /
+COPY --from=nothing /c /
+FROM golang:1.22
+COPY --from=child / /
+COPY --from=image / /
+RUN --mount=from=tools,target=/t true
