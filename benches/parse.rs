@@ -65,7 +65,12 @@ fn parse(c: &mut Criterion) {
 fn expand(c: &mut Criterion) {
     let expander = Expander::new('\\');
     let lookup = |name: &str| (name != "NOPE").then(|| "/usr/local/bin".to_owned());
-    for word in ["$A/bin:$B", "\"${A:-x} ${NOPE:-${B}}\"", "${A##*/}", "${A//\\//:}"] {
+    for word in [
+        "$A/bin:$B",
+        "\"${A:-x} ${NOPE:-${B}}\"",
+        "${A##*/}",
+        "${A//\\//:}",
+    ] {
         c.bench_function(&format!("expand {word}"), |b| {
             b.iter(|| expander.expand(black_box(word), &lookup));
         });

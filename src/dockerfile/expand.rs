@@ -17,9 +17,9 @@
 
 use std::{collections::BTreeSet, iter::Peekable, str::Chars};
 
-use regex::{NoExpand, Regex};
+use regex::NoExpand;
 
-use super::quote::quoted;
+use super::{pattern::Pattern, quote::quoted};
 
 /// What quotes are in a text to be expanded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -447,60 +447,4 @@ const UNCLOSED: &str = "syntax error: missing '}'";
 
 fn unsupported(modifier: &str) -> String {
     format!("unsupported modifier ({modifier}) in substitution")
-}
-
-/// A shell pattern.
-struct Pattern<'a> {
-    source: &'a str,
-    tokens: Vec<Token>,
-}
-
-#[derive(Clone, Copy)]
-enum Token {
-    Any,
-    One,
-    Char(char),
-}
-
-impl<'a> Pattern<'a> {
-    fn parse(source: &'a str) -> Result<Self, String> {
-        let mut tokens = Vec::new();
-        let mut rest = source.chars();
-        while let Some(c) = rest.next() {
-            tokens.push(match c {
-                '*' => Token::Any,
-                '?' => Token::One,
-                '\\' => match rest.next() {
-                    Some(c @ ('}' | '/' | '*' | '?' | '\\')) => Token::Char(c),
-                    other => {
-                        let other = other.map(String::from).unwrap_or_default();
-                        return Err(format!(
-                            "invalid pattern ({source}) in substitution: invalid escape '\\{other}'"
-                        ));
-                    }
-                },
-                _ => Token::Char(c),
-            });
-        }
-        Ok(Self { source, tokens })
-    }
-
-    fn reversed(mut self) -> Self {
-        self.tokens.reverse();
-        self
-    }
-
-    fn regex(&self, anchor: &str, longest: bool) -> Result<Regex, String> {
-        let mut text = anchor.to_owned();
-        for token in &self.tokens {
-            match token {
-                Token::Any if longest => text += ".*",
-                Token::Any => text += ".*?",
-                Token::One => text.push('.'),
-                Token::Char(c) => text += &regex::escape(c.encode_utf8(&mut [0; 4])),
-            }
-        }
-        Regex::new(&text)
-            .map_err(|error| format!("invalid pattern ({}) in substitution: {error}", self.source))
-    }
 }

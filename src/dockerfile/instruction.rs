@@ -501,3 +501,43 @@ pub struct Shell {
     /// The shell and its arguments, not empty.
     pub argv: Vec<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::parse, *};
+
+    fn last(text: &str) -> Instruction {
+        let mut file = parse(&format!("FROM scratch\n{text}"));
+        assert_eq!(file.diagnostics, []);
+        file.instructions.pop().unwrap()
+    }
+
+    #[test]
+    fn scripts_come_from_heredocs() {
+        let text = |script: &str| Some(Script::Text(script.to_owned()));
+        assert_eq!(last("RUN a \\\n b").script(), text("a  b"));
+        assert_eq!(last("RUN <<-EOF\n\ta\n\tb\n\tEOF").script(), text("a\nb\n"));
+        assert_eq!(
+            last("RUN sh <<A <<B\na\nA\nB").script(),
+            text("sh <<A <<B\na\nA\nB")
+        );
+        assert_eq!(
+            last("RUN --network=none <<\"x y\"\n#!/bin/y\nx y").script(),
+            Some(Script::File {
+                name: "x y",
+                content: "#!/bin/y\n".to_owned()
+            })
+        );
+        assert_eq!(last("RUN [\"a\"]").script(), None);
+        assert_eq!(last("CMD a").script(), None);
+    }
+
+    #[test]
+    fn descriptions_start_with_the_name() {
+        let arg = last("# A is it\n# B is not\n# A again\nARG A B C\n");
+        assert_eq!(arg.description("A"), Some("is it"));
+        assert_eq!(arg.description("B"), Some("is not"));
+        assert_eq!(arg.description("C"), None);
+        assert_eq!(arg.description(""), None);
+    }
+}

@@ -21,6 +21,7 @@ pub mod lint;
 pub mod mount;
 mod node;
 mod parse;
+mod pattern;
 mod print;
 pub mod quote;
 pub mod scalar;
@@ -146,4 +147,63 @@ pub struct Directives {
     pub escape: Option<Spanned<char>>,
     /// `# check=`, for [`lint::Checks::parse`].
     pub check: Option<Word>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_built_in_language_is_read() {
+        let refused = |syntax: &str| {
+            parse(&format!("# syntax={syntax}\nFROM scratch\n"))
+                .check_syntax(None)
+                .err()
+        };
+        for syntax in [
+            "docker/dockerfile:1",
+            "docker/dockerfile:1.7-labs",
+            "docker.io/docker/dockerfile-upstream:master",
+            "docker/dockerfile:1@sha256:9857836c9ee4268391bb5b09f9f157f3c91bb15821bb77969642813b0d00518d",
+            "registry.example:5000/mirror/docker/dockerfile",
+            "dockerfile.v0",
+            "docker/dockerfile:1 and more",
+        ] {
+            assert_eq!(refused(syntax), None, "{syntax}");
+        }
+        for syntax in [
+            "example/llb:1",
+            "docker/dockerfile-x",
+            "tonistiigi/xx",
+            "x/dockerfiles",
+        ] {
+            let error = refused(syntax).unwrap();
+            assert!(error.message.contains(syntax), "{}", error.message);
+            assert_eq!(error.span, Span::new(9, 9 + syntax.len()));
+        }
+        let file = parse("# syntax=example/llb\nFROM scratch\n");
+        assert_eq!(file.check_syntax(Some("docker/dockerfile:1")), Ok(()));
+        assert!(
+            parse("FROM scratch")
+                .check_syntax(Some("example/llb"))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn checks_of_the_command_line_replace_those_of_the_file() {
+        let file = parse("# check=skip=all\nFROM scratch\n");
+        assert!(file.checks(None).unwrap().skip_all);
+        assert!(!file.checks(Some("error=true")).unwrap().skip_all);
+        let wrong = parse("# check=foo\nFROM scratch\n");
+        let error = wrong.checks(None).unwrap_err();
+        assert_eq!(
+            (error.message.as_str(), error.span),
+            (
+                "failed to parse check options: invalid check option \"foo\"",
+                Span::new(8, 11)
+            )
+        );
+        assert!(wrong.checks(Some("")).is_ok());
+    }
 }

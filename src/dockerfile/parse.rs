@@ -286,3 +286,60 @@ impl Parser<'_> {
         self.file.diagnostics.push(error);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn triggers_hold_one_instruction() {
+        let trigger = parse_trigger("RUN <<EOF\na\nEOF").unwrap();
+        assert_eq!(
+            (trigger.name(), trigger.heredocs[0].content.as_str()),
+            ("RUN", "a\n")
+        );
+        let error = |text| parse_trigger(text).unwrap_err().message;
+        assert_eq!(
+            error("RUN a\nRUN b"),
+            "onbuild trigger should be a single expression"
+        );
+        assert_eq!(error(""), "onbuild trigger should be a single expression");
+        assert_eq!(
+            error("FOO"),
+            "unknown instruction: FOO (did you mean FROM?)"
+        );
+        assert_eq!(error("ENV A"), "ENV must have two arguments");
+    }
+
+    #[test]
+    fn what_onbuild_stores_can_be_triggered() {
+        let file = parse("FROM scratch\nONBUILD copy --link <<-A <<B /x\n\ta\n\tA\nb\nB\n");
+        let InstructionKind::Onbuild(onbuild) = &file.instructions[1].kind else {
+            panic!("no ONBUILD");
+        };
+        assert_eq!(
+            onbuild.trigger.value,
+            "copy --link <<-A <<B /x\n\ta\nA\nb\nB"
+        );
+        let trigger = parse_trigger(&onbuild.trigger.value).unwrap();
+        let bodies: Vec<String> = trigger
+            .heredocs
+            .iter()
+            .map(super::super::Heredoc::body)
+            .collect();
+        assert_eq!(bodies, ["a\n", "b\n"]);
+    }
+
+    #[test]
+    fn spans_point_at_words() {
+        let text = "FROM scratch\nCOPY --from=a \\\n  --chown=1:2 \\\n  # c\n  x \\\n  y\n";
+        let file = parse(text);
+        let InstructionKind::Copy(copy) = &file.instructions[1].kind else {
+            panic!("no COPY");
+        };
+        let chown = copy.transfer.chown.as_ref().unwrap();
+        let words = [copy.from.as_ref().unwrap(), chown, &copy.transfer.dest];
+        assert_eq!(words.map(|w| &text[w.span.range()]), ["a", "1:2", "y"]);
+        assert_eq!(file.instructions[1].span.lines(text), (2, 6));
+    }
+}

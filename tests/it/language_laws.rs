@@ -101,6 +101,32 @@ fn near_dockerfile() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Files that are mostly right: whole instructions, whole heredocs, now and then a comment or a broken line.
+fn mostly_right() -> impl Strategy<Value = String> {
+    let words = "[a-z$\\{\\}\"'\\\\`=#<\t ,\\[\\]\u{b}é]{0,16}";
+    let line = (
+        "[\t ]{0,2}",
+        prop::sample::select(PIECES),
+        words,
+        "\\\\?[\t ]?",
+        "\r?\n",
+    );
+    let line = line.prop_map(|(blank, piece, words, end, newline)| {
+        format!("{blank}{piece} {words}{end}{newline}")
+    });
+    let heredoc = (
+        "(RUN|COPY|ADD|ONBUILD RUN)",
+        "-?",
+        "['\"]?",
+        "[ab\t\\\\#$\n]{0,12}",
+    );
+    let heredoc = heredoc.prop_map(|(name, chomp, quote, body)| {
+        format!("{name} <<{chomp}{quote}EOF{quote} x\n{body}\nEOF\n")
+    });
+    let piece = prop_oneof![3 => line, 1 => heredoc, 1 => "# [a-z=#]{0,8}\n"];
+    prop::collection::vec(piece, 0..6).prop_map(|lines| format!("FROM scratch\n{}", lines.concat()))
+}
+
 /// Words with everything that expansion tells apart.
 fn near_word() -> impl Strategy<Value = String> {
     let pieces = [
@@ -175,6 +201,11 @@ proptest! {
 
     #[test]
     fn near_dockerfiles_are_read_and_printed(text in near_dockerfile()) {
+        use_all_of_it(&text);
+    }
+
+    #[test]
+    fn files_that_are_mostly_right_are_read_and_printed(text in mostly_right()) {
         use_all_of_it(&text);
     }
 
