@@ -242,7 +242,10 @@ fn execute(spec: &ProcessSpec) -> Word {
     let (Ok(argv), Ok(env)) = (strings(&spec.argv), strings(&env)) else {
         return Word::NotStarted {
             code: 126,
-            reason: format!("exec: {program:?}: an argument or variable holds a NUL byte"),
+            reason: format!(
+                "exec: {}: an argument or variable holds a NUL byte",
+                quoted(program)
+            ),
         };
     };
     if program.as_bytes().contains(&b'/') {
@@ -267,12 +270,15 @@ fn execute(spec: &ProcessSpec) -> Word {
     if denied {
         return Word::NotStarted {
             code: 126,
-            reason: format!("exec: {program:?}: permission denied"),
+            reason: format!("exec: {}: permission denied", quoted(program)),
         };
     }
     Word::NotStarted {
         code: 127,
-        reason: format!("exec: {program:?}: executable file not found in $PATH"),
+        reason: format!(
+            "exec: {}: executable file not found in $PATH",
+            quoted(program)
+        ),
     }
 }
 
@@ -287,13 +293,18 @@ fn is_there(path: &OsStr) -> bool {
     fs::statat(CWD, path, AtFlags::empty()).is_ok()
 }
 
+fn quoted(text: &OsStr) -> String {
+    format!("\"{}\"", text.display())
+}
+
 /// Why `program`, found as `file`, cannot be started, in the words of runc.
 fn explain(program: &OsStr, file: &OsStr, error: &io::Error) -> Word {
     let (code, reason) = match Errno::from_io_error(error) {
         Some(Errno::NOENT | Errno::NOTDIR) if !is_there(file) => (
             127,
             format!(
-                "exec: {program:?}: stat {}: no such file or directory",
+                "exec: {}: stat {}: no such file or directory",
+                quoted(program),
                 file.display()
             ),
         ),
@@ -304,7 +315,7 @@ fn explain(program: &OsStr, file: &OsStr, error: &io::Error) -> Word {
                 file.display()
             ),
         ),
-        Some(Errno::ACCESS) => (126, format!("exec: {program:?}: permission denied")),
+        Some(Errno::ACCESS) => (126, format!("exec: {}: permission denied", quoted(program))),
         Some(Errno::NOEXEC) => (126, format!("exec {}: exec format error", file.display())),
         _ => (126, format!("exec {}: {error}", file.display())),
     };

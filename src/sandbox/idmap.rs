@@ -98,7 +98,7 @@ pub(super) fn user_name(passwd: &[u8], uid: u32) -> Option<&str> {
 
 /// The lines of a map with `own` as id 0 and the ranges after it, one triple each.
 pub(super) fn map_with_ranges(own: u32, ranges: &[IdRange]) -> Vec<[u64; 3]> {
-    /// The most lines that the kernel takes (user_namespaces(7)).
+    /// The most lines that the kernel takes, by `user_namespaces(7)`.
     const MAX_LINES: usize = 340;
     let mut map = vec![[0, own.into(), 1]];
     let mut next = 1;

@@ -214,10 +214,10 @@ impl<'a> Mounter<'a> {
         let place = self.root.resolve(target)?;
         self.stubs
             .ensure(self.root, &place, Kind::Dir, Keep::Remove)?;
-        let mut options = "mode=1777".to_owned();
-        if let Some(size) = size {
-            options += &format!(",size={size}");
-        }
+        let options = match size {
+            Some(size) => format!("mode=1777,size={size}"),
+            None => "mode=1777".to_owned(),
+        };
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount_new("tmpfs", self.root.at(&place)?, flags, &options)
             .during_at("mount a tmpfs on", target)

@@ -14,7 +14,7 @@ pub enum Obstacle {
     Limit,
     /// `kernel.unprivileged_userns_clone` is 0 (Debian's switch).
     Switch,
-    /// AppArmor takes the privileges of user namespaces away (Ubuntu's default since 23.10).
+    /// `AppArmor` takes the privileges of user namespaces away (Ubuntu's default since 23.10).
     AppArmor,
     /// A filter of system calls, such as a container runtime's default.
     Filter,

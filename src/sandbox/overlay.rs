@@ -65,21 +65,22 @@ pub(super) fn mount(
         fds.push(open_dir(&second)?);
     }
     let names: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
-    let mut options = format!(
-        "lowerdir={},index=off,metacopy=off,redirect_dir=nofollow",
-        names.join(":")
-    );
     let changes = match writable {
         Some(Writable { upper, work }) => Some((open_dir(upper)?, open_dir(work)?)),
         None => None,
     };
-    if let Some((upper, work)) = &changes {
-        let (upper, work) = (upper.as_raw_fd(), work.as_raw_fd());
-        options += &format!(",upperdir={upper},workdir={work}");
-    }
-    if userxattr {
-        options += ",userxattr";
-    }
+    let directories = match &changes {
+        Some((upper, work)) => {
+            let (upper, work) = (upper.as_raw_fd(), work.as_raw_fd());
+            format!(",upperdir={upper},workdir={work}")
+        }
+        None => String::new(),
+    };
+    let options = format!(
+        "lowerdir={},index=off,metacopy=off,redirect_dir=nofollow{directories}{}",
+        names.join(":"),
+        if userxattr { ",userxattr" } else { "" },
+    );
     let target_fd = open_dir(target)?;
     process::chdir("/proc/self/fd").during("go to `/proc/self/fd`")?;
     let attempt = |options: &str| {

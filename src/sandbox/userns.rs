@@ -265,9 +265,8 @@ fn write_maps(pid: Pid, plan: &Plan) -> Result<(), Failure> {
             .during_at("write", &path)
     };
     let text = |map: &[[u64; 3]]| -> String {
-        map.iter()
-            .map(|[inside, outside, count]| format!("{inside} {outside} {count}\n"))
-            .collect()
+        let line = |[inside, outside, count]: &[u64; 3]| format!("{inside} {outside} {count}");
+        map.iter().map(line).collect::<Vec<_>>().join("\n")
     };
     match plan {
         Plan::Direct { uids, gids } => {

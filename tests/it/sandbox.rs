@@ -1,4 +1,5 @@
-//! Steps in real namespaces, with a static busybox as the root. As root only; see `rootless` for everybody else.
+//! Steps in real namespaces, with a static busybox as the root: as root, and once more as an ordinary user with and
+//! without subordinate ids, by starting this very binary again in a user namespace.
 
 use std::{
     ffi::OsString,
@@ -11,8 +12,8 @@ use std::{
 use rbuild::{
     progress::Stream,
     sandbox::{
-        Cancel, Exit, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Sandbox, SandboxError,
-        Ulimit, etc_hosts,
+        Cancel, Exit, IdMap, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Sandbox,
+        SandboxError, Ulimit, etc_hosts,
     },
 };
 
@@ -77,7 +78,7 @@ impl Stage {
             lower: vec![self.path("lower")],
             upper: self.path("upper"),
             work: self.path("work"),
-            userxattr: false,
+            userxattr: IdMap::current().unwrap().needs_userxattr(),
         };
         let mut spec = ProcessSpec::new(rootfs, argv);
         spec.env.push(("PATH".into(), "/usr/bin:/bin".into()));
@@ -462,7 +463,7 @@ fn a_hundred_layers_are_one_root() {
         lower,
         upper: stage.path("upper"),
         work: stage.path("work"),
-        userxattr: false,
+        userxattr: IdMap::current().unwrap().needs_userxattr(),
     };
     assert_eq!(stage.run(&spec).stdout, "126\n0\n");
 }
@@ -480,4 +481,142 @@ fn a_directory_can_be_the_root_itself() {
     assert!(stage.path("lower/kept").is_file());
     assert!(stage.path("lower/made/on/the/way").is_dir());
     assert!(!stage.path("lower/etc/hosts").try_exists().unwrap());
+}
+
+/// Runs the tests of this file again as user 1234 in a user namespace, but for those whose names contain one of
+/// `skip`. `files` are bound over files of the host first, in a mount namespace of their own.
+fn run_again_as_user(files: &[(&str, &Path)], skip: &[&str]) {
+    let binds: String = files
+        .iter()
+        .map(|(target, source)| format!("mount --bind '{}' {target} && ", source.display()))
+        .collect();
+    let mut arguments = vec!["sandbox::", "--skip", "again_as"];
+    arguments.extend(skip.iter().flat_map(|name| ["--skip", *name]));
+    let script = format!(
+        "{binds}exec setpriv --reuid 1234 --regid 1234 --clear-groups \
+         bash -c 'exec -a rbuild-unshare \"$@\"' - \"$@\""
+    );
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script, "sh"])
+        .arg(env!("CARGO_BIN_EXE_rbuild"))
+        .arg(std::env::current_exe().unwrap())
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("what_cannot_be_started"),
+        "{text}\n{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Whether the tools for that are here, and we are the first to run.
+fn can_run_again() -> bool {
+    let Some(_) = Stage::new() else { return false };
+    if IdMap::current().unwrap() != IdMap::Full {
+        return false;
+    }
+    let missing = ["unshare", "setpriv", "bash", "newuidmap"]
+        .into_iter()
+        .find(|tool| {
+            let path = Path::new("/usr/bin").join(tool);
+            !path.try_exists().unwrap()
+        });
+    if let Some(tool) = missing {
+        eprintln!("skipped: needs {tool}");
+    }
+    missing.is_none()
+}
+
+#[test]
+fn again_as_a_user_with_subordinate_ids() {
+    if !can_run_again() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let (passwd, ids) = (dir.path().join("passwd"), dir.path().join("ids"));
+    // newuidmap wants to know its caller's name.
+    let mut users = fs::read_to_string("/etc/passwd").unwrap();
+    users += "rbuild-test:x:1234:1234::/:/bin/sh\n";
+    fs::write(&passwd, users).unwrap();
+    fs::write(&ids, "1234:200000:65536\n").unwrap();
+    run_again_as_user(
+        &[
+            ("/etc/passwd", &passwd),
+            ("/etc/subuid", &ids),
+            ("/etc/subgid", &ids),
+        ],
+        &[],
+    );
+}
+
+#[test]
+fn again_as_a_user_with_a_single_id() {
+    if can_run_again() {
+        run_again_as_user(&[], &["users_and_groups", "agent_s_socket", "mounts_nest"]);
+    }
+}
+
+/// The directory that tells [`hangs_when_asked`] to hang.
+const HANG: &str = "RBUILD_TEST_HANG";
+
+/// No test of its own: the program that [`a_killed_program_leaves_nothing`] kills.
+#[test]
+fn hangs_when_asked() {
+    let (Some(mark), Some(stage)) = (std::env::var_os(HANG), Stage::new()) else {
+        return;
+    };
+    let mark = mark.into_string().unwrap();
+    stage.run(&stage.spec(&format!(
+        "echo {mark} > /dev/null; (setsid sleep 300 &); touch /ready; sleep 300; :"
+    )));
+}
+
+#[test]
+fn a_killed_program_leaves_nothing() {
+    let Some(stage) = Stage::new() else { return };
+    let mark = stage.dir.path().to_str().unwrap().to_owned();
+    let mut program = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "sandbox::hangs_when_asked"])
+        .env(HANG, &mark)
+        .env("TMPDIR", stage.dir.path())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    // The shell of the step has the mark in its command line.
+    let running = || {
+        fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| fs::read(entry.unwrap().path().join("cmdline")).ok())
+            .filter(|line| {
+                let text = String::from_utf8_lossy(line);
+                text.contains(&mark) && text.contains("sleep")
+            })
+            .count()
+    };
+    let wait_for = |what: &str, condition: &dyn Fn() -> bool| {
+        let start = Instant::now();
+        while !condition() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    let ready = || {
+        fs::read_dir(stage.dir.path())
+            .unwrap()
+            .any(|entry| entry.unwrap().path().join("upper/ready").is_file())
+    };
+    let started = std::panic::catch_unwind(|| {
+        wait_for("the step did not start", &ready);
+        assert!(running() > 0);
+    });
+    program.kill().unwrap();
+    program.wait().unwrap();
+    started.unwrap();
+    wait_for("the step is still there", &|| running() == 0);
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&mark));
 }
