@@ -30,6 +30,12 @@ impl Environment {
         }
     }
 
+    /// All variables.
+    pub(crate) fn variables(&self) -> Vec<(OsString, OsString)> {
+        let pairs = self.variables.iter();
+        pairs.map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+
     /// A variable; an empty one counts as not set.
     pub(crate) fn get(&self, name: &str) -> Option<&OsStr> {
         self.variables

@@ -15,6 +15,7 @@ mod diagnostics;
 mod environment;
 mod export;
 mod inputs;
+mod namespace;
 mod progress;
 mod refused;
 mod request;
@@ -49,7 +50,7 @@ pub(crate) fn run() -> ExitCode {
         }
     };
     match commands::run(cli, &env) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(failure) => {
             let report = failure.render(settings::colour(&env));
             diagnostics::warn(&report);

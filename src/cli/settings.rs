@@ -213,10 +213,11 @@ fn credential_files(env: &Environment) -> Vec<(PathBuf, bool)> {
     if let Some(path) = docker_config_path(env) {
         files.push((path, false));
     }
-    let runtime = env
-        .path("XDG_RUNTIME_DIR")
-        .unwrap_or_else(|| PathBuf::from(format!("/run/containers/{}", env.uid)));
-    files.push((runtime.join("containers/auth.json"), false));
+    let runtime = match env.path("XDG_RUNTIME_DIR") {
+        Some(dir) => dir.join("containers"),
+        None => PathBuf::from(format!("/run/containers/{}", env.uid)),
+    };
+    files.push((runtime.join("auth.json"), false));
     if let Some(config) = config_home(env) {
         files.push((config.join("containers/auth.json"), false));
     }

@@ -8,7 +8,6 @@ use std::{
 
 use rbuild::{
     build::{self, BuildError, BuildRequest, BuildResult, Services},
-    oci::Digest,
     output::{self, Annotation, Exported, OutputSpec},
     progress::{Event, Reporter as _},
     reference::Reference,
@@ -16,7 +15,7 @@ use rbuild::{
     sandbox::{Cancel, RESOLVED_CONF, Sandbox, is_stub, resolv_conf},
     store::Store,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::check;
 use crate::cli::{
@@ -270,7 +269,7 @@ impl Wanted {
         exported: &[Exported],
     ) -> Result<(), Failure> {
         let image = exported.iter().find(|e| e.descriptor.is_some());
-        let id = image.and_then(image_id);
+        let id = image.and_then(Exported::image_id);
         if let (Some(path), Some(id)) = (&args.iidfile, id) {
             write_file(path, &id.to_string())?;
         }
@@ -288,26 +287,7 @@ impl Wanted {
 
     /// What `--metadata-file` says, in buildx's words.
     fn metadata(&self, result: &BuildResult, image: Option<&Exported>) -> Value {
-        let mut metadata = Map::new();
-        if let Some(image) = image {
-            if let Some(config) = &image.config {
-                metadata.insert(
-                    "containerimage.config.digest".into(),
-                    json!(config.to_string()),
-                );
-            }
-            if let Some(descriptor) = &image.descriptor {
-                metadata.insert("containerimage.descriptor".into(), json!(descriptor));
-                metadata.insert(
-                    "containerimage.digest".into(),
-                    json!(descriptor.digest.to_string()),
-                );
-            }
-            if !image.names.is_empty() {
-                let names: Vec<String> = image.names.iter().map(ToString::to_string).collect();
-                metadata.insert("image.name".into(), json!(names.join(",")));
-            }
-        }
+        let mut metadata = image.map(Exported::metadata).unwrap_or_default();
         if self.with_warnings {
             let warnings: Vec<Value> = result
                 .warnings
@@ -322,13 +302,6 @@ impl Wanted {
 
 fn has_image(spec: &OutputSpec) -> bool {
     matches!(spec, OutputSpec::Image(_) | OutputSpec::Archive(_))
-}
-
-/// The config of an image for one platform, else the index.
-fn image_id(exported: &Exported) -> Option<Digest> {
-    exported
-        .config
-        .or_else(|| exported.descriptor.as_ref().map(|d| d.digest))
 }
 
 /// What progress calls an output, in BuildKit's words where it has some.

@@ -1,44 +1,66 @@
 //! The commands, one function each: typed arguments in, data on standard output.
 
+mod archive;
 mod build;
 mod check;
 mod images;
 mod plan;
 mod registry;
 
+use std::{path::Path, process::ExitCode};
+
 use rbuild::store::Store;
 
 use super::{
     args::{Cli, Command, DataFormat, VersionArgs},
+    build_args::BuildArgs,
     classify,
-    diagnostics::Failure,
+    diagnostics::{Failure, Kind},
     environment::Environment,
+    namespace::{self, Place},
     settings, stdout,
 };
 
-/// Runs a command.
-pub(crate) fn run(cli: Cli, env: &Environment) -> Result<(), Failure> {
-    let root = cli.root;
-    let open = || {
-        let root = settings::store_root(root.clone(), env)?;
-        Store::open(&root).map_err(|e| classify::failure(&e))
-    };
+/// Runs a command; gives the exit status of one that went well, or ran elsewhere.
+pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
+    let root = settings::store_root(cli.root, env);
+    let open = || Store::open(&root.clone()?).map_err(|e| classify::failure(&e));
     match cli.command {
+        Command::Build(args) => return build(&args, &root?, env),
         Command::Images(args) => images::list(&open()?, &args),
         Command::Tag(args) => images::tag(&open()?, &args),
         Command::Rmi(args) => images::remove(&open()?, &args),
-        Command::Inspect(args) => images::inspect(&open()?, &args),
-        Command::Plan(args) => plan::run(&args, env),
-        Command::Version(args) => version(&args),
         Command::Push(args) => registry::push(&open()?, &args, env),
         Command::Pull(args) => registry::pull(&open()?, &args, env),
+        Command::Inspect(args) => images::inspect(&open()?, &args),
+        Command::Save(args) => archive::save(&open()?, &args, env),
+        Command::Load(args) => archive::load(&open()?, &args),
+        Command::Plan(args) => plan::run(&args, env),
         Command::Login(args) => registry::login(&args, env),
         Command::Logout(args) => registry::logout(&args, env),
-        Command::Build(args) => build::run(&args, &settings::store_root(root, env)?, env),
-        Command::Save(_) | Command::Load(_) => {
-            Err(Failure::usage("this version cannot do that yet"))
+        Command::Version(args) => version(&args),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds in a user namespace where that takes one.
+fn build(args: &BuildArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
+    let obstacle = match namespace::enter(root, env) {
+        Place::Finished(status) => return Ok(ExitCode::from(status)),
+        Place::Here(obstacle) => obstacle,
+    };
+    let outcome = build::run(args, root, env);
+    outcome.map_err(|failure| match obstacle {
+        Some(error) if failure.kind == Kind::Machine => {
+            let failure = failure.with_hint(format!("there is no user namespace: {error}"));
+            match error.obstacle.remedy() {
+                Some(remedy) => failure.with_hint(remedy),
+                None => failure,
+            }
         }
-    }
+        _ => failure,
+    })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn version(args: &VersionArgs) -> Result<(), Failure> {
