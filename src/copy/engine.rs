@@ -215,9 +215,14 @@ impl Copier<'_> {
                 }
             }
         }
-        let Some(node) = self.tree.node(step.from)? else {
+        let Some(mut node) = self.tree.node(step.from)? else {
             return Err(CopyError::not_found(&**self.tree, step.from));
         };
+        if step.from.as_os_str().is_empty() {
+            // The root of a tree has no time of its own: that of a context is no part of what is sent to BuildKit, and
+            // layers need not mention theirs.
+            node.metadata.mtime = self.target.now;
+        }
         if node.metadata.is_dir() {
             return self.dir(
                 step,
