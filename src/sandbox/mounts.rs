@@ -82,6 +82,7 @@ impl<'a> Mounter<'a> {
                 let fd = open_host(source)?;
                 self.bind(&fd, &spec.target, *readonly)
             }
+            MountKind::ScratchBind { source } => self.scratch(&spec.target, source),
             MountKind::Tree {
                 lower,
                 source,
@@ -171,6 +172,20 @@ impl<'a> Mounter<'a> {
         Ok(())
     }
 
+    fn scratch(&mut self, target: &Path, source: &Path) -> Result<(), Failure> {
+        let original = open_host(source)?;
+        if is_dir(&original).during_at("look at", source)? {
+            return self.tree(target, &[source.to_owned()], Path::new("/"), true);
+        }
+        make_dir(&self.scratch)?;
+        let name = self.name("copy");
+        let copy = self.scratch.join(name);
+        std::fs::copy(fd_path(&original), &copy).during_at("copy", source)?;
+        overlay::dress(&copy, source)?;
+        let fd = open_host(&copy)?;
+        self.bind(&fd, target, false)
+    }
+
     fn tree(
         &mut self,
         target: &Path,
@@ -192,7 +207,7 @@ impl<'a> Mounter<'a> {
                         make_dir(dir)?;
                     }
                     if let Some(first) = lower.first() {
-                        overlay::dress_upper(&upper, first)?;
+                        overlay::dress(&upper, first)?;
                     }
                     Some(Writable {
                         upper: &upper,

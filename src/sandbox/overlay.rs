@@ -18,7 +18,7 @@ use rustix::{
 
 use super::{
     error::{During as _, Failure},
-    mount::{fd_path, make_dir},
+    mount::make_dir,
 };
 
 /// The most directories that overlayfs takes below the upper one.
@@ -102,19 +102,17 @@ fn open_dir(path: &Path) -> Result<OwnedFd, Failure> {
     fs::open(path, flags, Mode::empty()).during_at("open the directory", path)
 }
 
-/// Gives `upper` mode and owner of the directory `like`: an overlay's root shows those of its upper directory.
-pub(super) fn dress_upper(upper: &Path, like: &Path) -> Result<(), Failure> {
+/// Gives `path` mode and owner of `like`. An overlay's root shows those of its upper directory.
+pub(super) fn dress(path: &Path, like: &Path) -> Result<(), Failure> {
     let stat = fs::stat(like).during_at("look at", like)?;
-    let fd = open_dir(upper)?;
     let (uid, gid) = (
         fs::Uid::from_raw(stat.st_uid),
         fs::Gid::from_raw(stat.st_gid),
     );
     // An owner that has no number here cannot be given; it stays the caller's.
-    match fs::chown(fd_path(&fd), Some(uid), Some(gid)) {
+    match fs::chown(path, Some(uid), Some(gid)) {
         Ok(()) | Err(Errno::INVAL | Errno::PERM | Errno::OVERFLOW) => {}
-        Err(error) => return Err(Failure::new("set the owner of", error).at(upper)),
+        Err(error) => return Err(Failure::new("set the owner of", error).at(path)),
     }
-    fs::chmod(fd_path(&fd), Mode::from_raw_mode(stat.st_mode & 0o7777))
-        .during_at("set the mode of", upper)
+    fs::chmod(path, Mode::from_raw_mode(stat.st_mode & 0o7777)).during_at("set the mode of", path)
 }

@@ -158,6 +158,12 @@ pub enum MountKind {
         /// Whether writing is refused.
         readonly: bool,
     },
+    /// A file or directory of the host that the process may change, for itself alone: its writes go away with it.
+    ScratchBind {
+        /// Where it is.
+        #[serde(with = "wire::path")]
+        source: PathBuf,
+    },
     /// A file or directory of another root file system: the result of a stage, an image, a context.
     Tree {
         /// The directories that make up that file system, the topmost first, as those of an overlay.

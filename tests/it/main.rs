@@ -6,6 +6,6 @@ mod architecture;
 mod command_line;
 mod language;
 mod language_laws;
-mod registry;
 mod plan;
+mod registry;
 mod sandbox;

@@ -300,13 +300,17 @@ fn mounts_nest_shadow_and_vanish() {
         "cat /a/l/f /a/ctx /a/both/g; stat -c '%a %u %g %s' /run/secrets/s
          echo w > /a/w && echo c > /cache/kept && echo d > /a/both/g && cat /a/both/g
          touch /a/l/no 2>/dev/null || echo read-only; touch /run/secrets/s 2>/dev/null || echo read-only
-         stat -c %a /a; df -k /a | tail -n 1 | awk '{print $2}'; sh /dev/pipes/EOF",
+         stat -c %a /a; df -k /a | tail -n 1 | awk '{print $2}'; sh /dev/pipes/EOF
+         echo x >> /copy/f && cat /copy/f; echo y > /copies/h && ls /copies",
     );
     let bytes = |content: &str, mode, uid, gid| MountKind::Bytes {
         content: content.into(),
         mode,
         uid,
         gid,
+    };
+    let scratch = |source: &str| MountKind::ScratchBind {
+        source: stage.path(source),
     };
     let tree = |lower: &[&str], source: &str, writable| MountKind::Tree {
         lower: lower.iter().map(|l| stage.path(l)).collect(),
@@ -331,12 +335,15 @@ fn mounts_nest_shadow_and_vanish() {
                 readonly: false,
             },
         ),
+        MountSpec::new("/copy/f", scratch("tree/sub/f")),
+        MountSpec::new("/copies", scratch("below")),
         MountSpec::new("/run/secrets/s", bytes("s3", 0o400, 5, 6)),
         MountSpec::new("/dev/pipes/EOF", bytes("echo script", 0o755, 0, 0)),
     ];
     let ran = stage.run(&spec);
     assert_eq!(
-        ran.stdout, "treetreebelow400 5 6 2\nd\nread-only\nread-only\n1777\n1024\nscript\n",
+        ran.stdout,
+        "treetreebelow400 5 6 2\nd\nread-only\nread-only\n1777\n1024\nscript\ntreex\ng\nh\n",
         "{ran:?}"
     );
     assert_eq!(fs::read_to_string(stage.path("below/g")).unwrap(), "below");
