@@ -27,8 +27,8 @@ fn testdata(dir: &str) -> PathBuf {
 
 /// The files of a directory with an extension, sorted; there is at least one.
 fn files(dir: &str, extension: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(testdata(dir)).unwrap();
-    let paths = entries.map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(testdata(dir)).expect("a directory of testdata can be listed");
+    let paths = entries.map(|entry| entry.expect("an entry can be read").path());
     let mut paths: Vec<PathBuf> = paths
         .filter(|p| p.extension().is_some_and(|e| e == extension))
         .collect();
@@ -47,7 +47,7 @@ fn update() -> bool {
 /// Compares a text with a file, or writes the file; what differs is told by name.
 fn expect(path: &Path, actual: &str, differences: &mut Vec<String>) {
     if update() {
-        fs::write(path, actual).unwrap();
+        fs::write(path, actual).expect("testdata can be written");
         return;
     }
     let expected = fs::read_to_string(path).unwrap_or_default();
@@ -66,7 +66,7 @@ fn assert_none(differences: &[String]) {
 }
 
 fn read(path: &Path) -> Dockerfile {
-    dockerfile::parse(&fs::read_to_string(path).unwrap())
+    dockerfile::parse(&fs::read_to_string(path).expect("testdata is UTF-8"))
 }
 
 fn position(text: &str, at: usize) -> String {
@@ -137,14 +137,11 @@ fn printed_files_have_the_same_trees() {
 
 /// A tree without what printing changes: line numbers, and blank lines that were joined away.
 fn without_lines(tree: &str) -> String {
-    tree.lines()
+    let facts = tree
+        .lines()
         .filter(|line| !line.contains("has an empty continuation line"))
-        .map(|line| {
-            line.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-')
-                .trim_start()
-        })
-        .map(|line| format!("{line}\n"))
-        .collect()
+        .map(|line| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-'));
+    facts.map(str::trim_start).collect::<Vec<_>>().join("\n")
 }
 
 #[test]
@@ -192,13 +189,13 @@ impl Expansions {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         match verb {
             "let" => {
-                let (name, value) = rest.split_once('=').unwrap();
+                let (name, value) = rest.split_once('=').expect("`let` has a =");
                 self.variables.insert(name.to_owned(), value.to_owned());
             }
             "unset" => {
                 self.variables.remove(rest);
             }
-            "escape" => self.escape = rest.chars().next().unwrap(),
+            "escape" => self.escape = rest.chars().next().expect("`escape` has a character"),
             "as" => {
                 self.mode = match rest {
                     "word" => Mode::Word,
@@ -243,6 +240,19 @@ impl Expansions {
     }
 }
 
+/// The lines of a file, with the results of its rows `WORD -> RESULT` computed anew.
+fn rows(path: &Path, mut result: impl FnMut(&str, Option<&str>) -> String) -> String {
+    let text = fs::read_to_string(path).expect("testdata is UTF-8");
+    let row = |line: &str| match line.rsplit_once(" ->") {
+        Some((word, _)) => format!("{word} -> {}", result(line, Some(word)))
+            .trim_end()
+            .to_owned(),
+        None => line.to_owned() + &result(line, None),
+    };
+    let rows: Vec<String> = text.lines().map(row).collect();
+    rows.join("\n") + "\n"
+}
+
 #[test]
 fn words_expand_as_listed() {
     let mut differences = Vec::new();
@@ -252,23 +262,17 @@ fn words_expand_as_listed() {
             mode: Mode::Word,
             variables: BTreeMap::new(),
         };
-        let mut actual = String::new();
-        for line in fs::read_to_string(&path).unwrap().lines() {
-            match line.rsplit_once(" ->") {
-                Some((word, _)) => {
-                    actual += format!("{word} -> {}", state.result(word)).trim_end();
-                }
-                None => {
-                    assert!(
-                        line.is_empty() || state.set(line),
-                        "{}: {line}",
-                        path.display()
-                    );
-                    actual += line;
-                }
+        let actual = rows(&path, |line, word| {
+            if let Some(word) = word {
+                return state.result(word);
             }
-            actual.push('\n');
-        }
+            assert!(
+                line.is_empty() || state.set(line),
+                "{}: {line}",
+                path.display()
+            );
+            String::new()
+        });
         expect(&path, &actual, &mut differences);
     }
     assert_none(&differences);
@@ -278,14 +282,7 @@ fn words_expand_as_listed() {
 fn mounts_are_read_as_listed() {
     let mut differences = Vec::new();
     for path in files("mount", "txt") {
-        let mut actual = String::new();
-        for line in fs::read_to_string(&path).unwrap().lines() {
-            match line.rsplit_once(" ->") {
-                Some((value, _)) => actual += &format!("{value} -> {}", mount(value)),
-                None => actual += line,
-            }
-            actual.push('\n');
-        }
+        let actual = rows(&path, |_, value| value.map(mount).unwrap_or_default());
         expect(&path, &actual, &mut differences);
     }
     assert_none(&differences);
@@ -298,8 +295,8 @@ fn mount(value: &str) -> String {
     match Mount::parse(value, &mut expand) {
         Err(error) => format!("error: {error}"),
         Ok(mount) => {
-            let fields = serde_json::to_value(mount).unwrap();
-            let fields = fields.as_object().unwrap().iter();
+            let fields = serde_json::to_value(mount).expect("a mount can be JSON");
+            let fields = fields.as_object().expect("a mount is an object").iter();
             let set = fields.filter(|(_, value)| !value.is_null() && **value != false);
             let set: Vec<String> = set.map(|(key, value)| format!("{key}={value}")).collect();
             set.join(" ")

@@ -141,7 +141,11 @@ fn check_spans(value: &Value, text: &str) {
     match value {
         Value::Object(object) => {
             if let (Some(start), Some(end)) = (object.get("start"), object.get("end")) {
-                let place = |v: &Value| usize::try_from(v.as_u64().unwrap()).unwrap();
+                let place = |v: &Value| {
+                    v.as_u64()
+                        .and_then(|n| usize::try_from(n).ok())
+                        .expect("a place is a number")
+                };
                 let (start, end) = (place(start), place(end));
                 assert!(text.get(start..end).is_some(), "{start}..{end} of {text:?}");
             }
@@ -165,14 +169,15 @@ fn without_spans(value: &mut Value) {
 }
 
 fn tree(file: &Dockerfile) -> Value {
-    let mut tree = serde_json::to_value(file).unwrap();
+    let mut tree = serde_json::to_value(file).expect("a tree can be JSON");
     without_spans(&mut tree);
     tree
 }
 
 fn use_all_of_it(text: &str) {
     let file = dockerfile::parse(text);
-    check_spans(&serde_json::to_value(&file).unwrap(), text);
+    let json = serde_json::to_value(&file).expect("a tree can be JSON");
+    check_spans(&json, text);
     for diagnostic in &file.diagnostics {
         assert!(
             !diagnostic.message.is_empty() && !diagnostic.message.contains('\u{fffd}')
