@@ -20,6 +20,7 @@ use reqwest::{
 use serde::Deserialize;
 
 use super::{
+    address::is_loopback,
     challenge::{Challenge, Scope},
     credentials::{Candidate, Credential, Found},
     error::{Error, Failure},
@@ -27,7 +28,7 @@ use super::{
     redact::{Secret, redacted_text},
     retry::Attempts,
     settings::Warn,
-    transport::{Follow, Home, Request, Transport, is_loopback},
+    transport::{Follow, Home, Request, Transport},
 };
 
 /// The largest answer of a token server that is read.
@@ -219,9 +220,11 @@ impl Auth {
         }
         let settings = &transport.settings;
         let mut result = None;
-        for candidate in settings
-            .credentials
-            .candidates(&endpoint.host, &endpoint.repository)
+        let general = &settings.registries.credential_helpers;
+        for candidate in
+            settings
+                .credentials
+                .candidates(&endpoint.host, &endpoint.repository, general)
         {
             match candidate {
                 Candidate::Found(found) => result = Some(found),

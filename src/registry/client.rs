@@ -10,15 +10,17 @@ use std::{
 use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 
 use super::{
+    answer::Answer,
     auth::{Auth, Need},
     body::Meter,
     challenge::{Scope, challenges},
+    document::Document,
     error::{Error, Failure},
     mirrors::Endpoint,
-    pull::Document,
+    redact::redacted,
     retry::Attempts,
     settings::{Settings, Warn},
-    transport::{Answer, Follow, MakeBody, Request, Transport},
+    transport::{Follow, MakeBody, Request, Transport, forbidden},
 };
 use crate::{
     oci::{Descriptor, Digest},
@@ -258,7 +260,17 @@ impl Core {
                 url.set_path("/v2/");
                 url
             }
-            Target::Url(url) => (*url).clone(),
+            Target::Url(url) => {
+                if let Some(reason) = forbidden(&home, &home.base, url) {
+                    return Err(Error::Redirect {
+                        host: home.name.clone(),
+                        target: redacted(url),
+                        reason,
+                    }
+                    .into());
+                }
+                (*url).clone()
+            }
         };
         let mut need = call.need.clone();
         let mut authorization = self

@@ -13,8 +13,8 @@ use reqwest::{
 use super::{
     client::Client,
     error::{Error, Failure},
+    fetch::BlobSink,
     location::content_range,
-    pull::BlobSink,
     redact::redacted,
     transport::{Follow, Home, Request, host_and_port},
 };
@@ -151,7 +151,7 @@ impl Transfer<'_> {
             meter: None,
         };
         let mut answer = core.transport.send(&request, &mut || Ok(None)).await?;
-        let text = |answer: &super::transport::Answer, name: HeaderName| {
+        let text = |answer: &super::answer::Answer, name: HeaderName| {
             answer.header(name.as_str()).map(ToOwned::to_owned)
         };
         let mut download = Download {

@@ -15,12 +15,18 @@
 //! Specs: distribution-spec 1.1; Docker's token authentication; containers-registries.conf(5);
 //! containers-auth.json(5); the protocol of docker-credential-helpers.
 
+mod address;
+mod answer;
 mod auth;
 mod body;
 mod challenge;
 mod client;
 pub mod credentials;
+mod docker_config;
+mod document;
 mod error;
+mod fault;
+mod fetch;
 pub mod helper;
 pub mod http;
 mod location;
@@ -32,13 +38,17 @@ mod retry;
 pub mod settings;
 mod tls;
 mod transport;
+mod upload;
 
 pub use body::OnBytes;
 pub use client::Client;
-pub use credentials::{Credential, Credentials, DockerConfig, parse_docker_config};
+pub use credentials::{Credential, Credentials};
+pub use docker_config::{DockerConfig, parse_docker_config};
+pub use document::{Document, Image, select};
 pub use error::Error;
+pub use fetch::BlobSink;
 pub use mirrors::{RegistriesConf, parse_registries_conf};
-pub use pull::{BlobSink, Document, Image, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, select};
+pub use pull::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
 pub use push::{Pushed, Upload};
 pub use redact::Secret;
 pub use settings::Settings;

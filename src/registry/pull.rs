@@ -3,25 +3,24 @@
 //! Bytes are believed, headers are not: a document is what its digest says, and its media type is what it says of
 //! itself, as long as nobody contradicts that.
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
-use base64::Engine as _;
 use reqwest::{
     Method, StatusCode,
-    header::{ACCEPT, HeaderMap, HeaderValue, RANGE},
+    header::{ACCEPT, HeaderMap, HeaderValue},
 };
 
 use super::{
+    answer::Answer,
     auth::Need,
     client::{Call, Client, Core, Target},
+    document::{Document, Image, check_descriptor, document_type, select},
     error::{Error, Failure},
-    location::content_range,
+    fetch::{BlobSink, Fetch, inline_data},
     mirrors::Endpoint,
-    retry::Attempts,
-    transport::Answer,
 };
 use crate::{
-    oci::{ConfigFile, Descriptor, Digest, Digester, Index, Manifest, MediaType, Platform, sha256},
+    oci::{Descriptor, Digest, Digester, MediaType, Platform, sha256},
     reference::Reference,
 };
 
@@ -31,91 +30,12 @@ pub const MAX_MANIFEST_BYTES: u64 = 4 << 20;
 pub const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// How deep indexes may be nested.
 const MAX_INDEX_DEPTH: usize = 4;
-/// After how many further bytes earlier failures of a transfer are forgotten.
-pub(super) const PROGRESS_BYTES: u64 = 1 << 20;
 
 /// What is asked for, best first. Some registries answer 406 without the last one.
 const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
-
-/// A manifest or an index, with the bytes that its digest names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Document {
-    /// Its media type, digest and size.
-    pub descriptor: Descriptor,
-    /// Its exact bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// An image for one platform, without its layers.
-#[derive(Clone, Debug)]
-pub struct Image {
-    /// The index that lists it; `None` when the reference names the manifest itself.
-    pub index: Option<Document>,
-    /// Its manifest.
-    pub document: Document,
-    /// The manifest, parsed.
-    pub manifest: Manifest,
-    /// The exact bytes of its config.
-    pub config_bytes: Vec<u8>,
-    /// The config, parsed.
-    pub config: ConfigFile,
-}
-
-/// Takes the bytes of a blob as they arrive. What it has is worth nothing until the transfer has succeeded.
-pub trait BlobSink {
-    /// Takes the next bytes.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
-
-    /// Forgets everything it has: the transfer begins again.
-    fn reset(&mut self) -> io::Result<()>;
-
-    /// What it has already from an earlier transfer of the same blob: feeds these bytes to `seen` and tells their
-    /// number. The transfer goes on behind them.
-    fn resume(&mut self, seen: &mut Digester) -> io::Result<u64> {
-        let _ = seen;
-        Ok(0)
-    }
-}
-
-impl BlobSink for Vec<u8> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    fn reset(&mut self) -> io::Result<()> {
-        self.clear();
-        Ok(())
-    }
-}
-
-impl BlobSink for std::fs::File {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        io::Write::write_all(self, bytes)
-    }
-
-    fn reset(&mut self) -> io::Result<()> {
-        self.set_len(0)?;
-        io::Seek::rewind(self)
-    }
-}
-
-impl Document {
-    /// The index, if it is one.
-    pub fn index(&self) -> Option<Index> {
-        let is_index = self.descriptor.media_type.is_index();
-        is_index.then(|| serde_json::from_slice(&self.bytes).ok())?
-    }
-
-    /// The manifest, if it is one.
-    pub fn manifest(&self) -> Option<Manifest> {
-        let is_manifest = self.descriptor.media_type.is_manifest();
-        is_manifest.then(|| serde_json::from_slice(&self.bytes).ok())?
-    }
-}
 
 impl Client {
     /// What a reference means now: digest, size and media type of its manifest or index. A tag that was resolved
@@ -369,176 +289,6 @@ impl Core {
     }
 }
 
-/// A blob on its way.
-struct Fetch<'a> {
-    core: &'a Core,
-    endpoint: &'a Endpoint,
-    descriptor: &'a Descriptor,
-    what: &'a str,
-    sink: &'a mut dyn BlobSink,
-    /// Has seen `offset` bytes, which are those in the sink.
-    seen: Digester,
-    offset: u64,
-}
-
-impl Fetch<'_> {
-    async fn run(&mut self, mut attempts: Attempts<'_>) -> Result<(), Error> {
-        let mut mark = self.offset;
-        while self.offset < self.descriptor.size || self.descriptor.size == 0 {
-            let result = self.attempt().await;
-            if self.offset >= mark + PROGRESS_BYTES {
-                attempts.progressed();
-                mark = self.offset;
-            }
-            match result {
-                Ok(()) => break,
-                Err(failure) => attempts.after(failure).await?,
-            }
-        }
-        let actual = std::mem::take(&mut self.seen).finish();
-        if actual != self.descriptor.digest {
-            return Err(Error::DigestMismatch {
-                host: self.endpoint.host.clone(),
-                what: self.what.to_owned(),
-                expected: self.descriptor.digest,
-                actual,
-            });
-        }
-        Ok(())
-    }
-
-    /// Ends well only when all bytes are there.
-    async fn attempt(&mut self) -> Result<(), Failure> {
-        let mut headers = HeaderMap::new();
-        if self.offset > 0 {
-            let range = format!("bytes={}-", self.offset);
-            headers.extend(HeaderValue::try_from(range).ok().map(|v| (RANGE, v)));
-        }
-        let call = Call {
-            endpoint: self.endpoint,
-            method: Method::GET,
-            target: Target::Repository(format!("blobs/{}", self.descriptor.digest)),
-            headers,
-            need: Need::pull(self.endpoint),
-            limit: None,
-            meter: None,
-        };
-        let mut answer = self.core.ask(&call).await?;
-        let size = self.descriptor.size;
-        let wrong_size = |host: &str, actual| Error::SizeMismatch {
-            host: host.to_owned(),
-            what: self.what.to_owned(),
-            expected: size,
-            actual,
-        };
-        // Bytes of the answer that are here already.
-        let mut skip = match answer.status() {
-            StatusCode::OK => {
-                if let Some(actual) = answer.declared_len().filter(|len| *len != size) {
-                    return Err(wrong_size(&answer.host, actual).into());
-                }
-                self.offset
-            }
-            StatusCode::PARTIAL_CONTENT => {
-                let range = answer.header("content-range").and_then(content_range);
-                match range {
-                    Some((_, Some(actual))) if actual != size => {
-                        return Err(wrong_size(&answer.host, actual).into());
-                    }
-                    Some((first, _)) if first == self.offset => 0,
-                    _ => {
-                        return Err(Error::Malformed {
-                            host: answer.host.clone(),
-                            what: self.what.to_owned(),
-                            reason: "it is another range than the one asked for".to_owned(),
-                        }
-                        .into());
-                    }
-                }
-            }
-            StatusCode::RANGE_NOT_SATISFIABLE if self.offset > 0 => {
-                // The server has fewer bytes than it sent before, or knows no ranges: from the beginning.
-                let failure = answer
-                    .refusal(self.what, &Method::GET, &self.core.describe(self.endpoint))
-                    .await;
-                self.restart()?;
-                return Err(Failure::transient(failure.error));
-            }
-            _ => {
-                let credentials = self.core.describe(self.endpoint);
-                return Err(answer.refusal(self.what, &Method::GET, &credentials).await);
-            }
-        };
-        while let Some(chunk) = answer.chunk().await? {
-            let mut bytes = chunk.as_ref();
-            let n_skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
-            bytes = &bytes[n_skipped..];
-            skip -= n_skipped as u64;
-            if self.offset + bytes.len() as u64 > size {
-                return Err(wrong_size(&answer.host, self.offset + bytes.len() as u64).into());
-            }
-            self.seen.update(bytes);
-            self.offset += bytes.len() as u64;
-            self.sink.write(bytes).map_err(|e| self.write_error(e))?;
-        }
-        if self.offset < size {
-            return Err(Failure::transient(Error::Truncated {
-                host: answer.host,
-                what: self.what.to_owned(),
-                expected: size,
-                actual: self.offset,
-            }));
-        }
-        Ok(())
-    }
-
-    fn restart(&mut self) -> Result<(), Error> {
-        self.sink.reset().map_err(|e| self.write_error(e))?;
-        self.seen = Digester::new();
-        self.offset = 0;
-        Ok(())
-    }
-
-    fn write_error(&self, source: io::Error) -> Error {
-        Error::Io {
-            action: "write",
-            what: self.what.to_owned(),
-            source,
-        }
-    }
-}
-
-/// The best manifest for a platform; else the platforms there are.
-pub fn select(index: &Index, platform: &Platform) -> Result<Descriptor, Vec<Platform>> {
-    let candidates = || {
-        index.manifests.iter().filter_map(|descriptor| {
-            let platform = descriptor.platform.as_ref()?;
-            // Signatures and attestations pose as images for a platform that does not exist.
-            let is_image = platform.os != "unknown"
-                && !descriptor
-                    .annotations
-                    .contains_key("vnd.docker.reference.type");
-            is_image.then_some((descriptor, platform))
-        })
-    };
-    let best = candidates()
-        .filter_map(|(descriptor, p)| Some((platform.match_rank(p)?, descriptor)))
-        // The first of equals.
-        .min_by_key(|(rank, _)| *rank);
-    if let Some((_, descriptor)) = best {
-        return Ok(descriptor.clone());
-    }
-    // An index without platforms that lists one thing means that thing.
-    if let [only] = index.manifests.as_slice()
-        && only.platform.is_none()
-    {
-        return Ok(only.clone());
-    }
-    let mut available: Vec<Platform> = candidates().map(|(_, p)| p.clone().normalized()).collect();
-    available.dedup();
-    Err(available)
-}
-
 fn manifest_call<'a>(endpoint: &'a Endpoint, reference: &Reference, method: Method) -> Call<'a> {
     manifest_call_at(endpoint, &reference.selector(), method)
 }
@@ -574,107 +324,4 @@ fn header_media_type(answer: &Answer) -> Option<MediaType> {
         "" | "text/plain" | "application/json" | "application/octet-stream" | "text/html"
     );
     (!is_vague).then(|| MediaType::new(text))
-}
-
-/// What a document is, by its own word and the header's, which must not contradict each other.
-pub(super) fn document_type(
-    host: &str,
-    what: &str,
-    promised: Option<MediaType>,
-    bytes: &[u8],
-) -> Result<MediaType, Error> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Head {
-        #[serde(default)]
-        schema_version: u32,
-        media_type: Option<MediaType>,
-        manifests: Option<serde::de::IgnoredAny>,
-        config: Option<serde::de::IgnoredAny>,
-        layers: Option<serde::de::IgnoredAny>,
-    }
-    let malformed = |reason: &str| Error::Malformed {
-        host: host.to_owned(),
-        what: what.to_owned(),
-        reason: reason.to_owned(),
-    };
-    let head: Head = serde_json::from_slice(bytes)
-        .map_err(|e| malformed(&format!("not the JSON of a manifest ({e})")))?;
-    if head.schema_version == 1 {
-        return Err(Error::Schema1 {
-            host: host.to_owned(),
-            what: what.to_owned(),
-        });
-    }
-    // A document that is both would mean one image to one reader and another to the next.
-    let shape = match (head.manifests, head.config, head.layers) {
-        (Some(_), None, None) => MediaType::OCI_INDEX,
-        (None, Some(_), Some(_)) => MediaType::OCI_MANIFEST,
-        _ => {
-            return Err(malformed(
-                "it is neither clearly a manifest nor clearly an index",
-            ));
-        }
-    };
-    let own = head.media_type.clone();
-    let media_type = own
-        .clone()
-        .or_else(|| promised.clone())
-        .unwrap_or(shape.clone());
-    let contradicts = |promised: &MediaType| *promised != media_type;
-    if promised.as_ref().is_some_and(contradicts) || media_type.is_index() != shape.is_index() {
-        return Err(Error::WrongMediaType {
-            host: host.to_owned(),
-            what: what.to_owned(),
-            promised: promised.unwrap_or(shape).to_string(),
-            actual: media_type.to_string(),
-        });
-    }
-    // Only now that nothing contradicts it.
-    if !media_type.is_index() && !media_type.is_manifest() {
-        return Err(malformed(&format!("`{media_type}` is no type of an image")));
-    }
-    let is_whole = if media_type.is_index() {
-        serde_json::from_slice::<Index>(bytes).map(|_| ())
-    } else {
-        serde_json::from_slice::<Manifest>(bytes).map(|_| ())
-    };
-    is_whole.map_err(|e| malformed(&e.to_string()))?;
-    Ok(media_type)
-}
-
-/// What an index said of a manifest must be true.
-fn check_descriptor(
-    reference: &Reference,
-    promised: &Descriptor,
-    document: &Document,
-) -> Result<(), Error> {
-    let actual = &document.descriptor;
-    let (host, what) = (reference.registry().to_owned(), reference.to_string());
-    if promised.size != actual.size {
-        return Err(Error::SizeMismatch {
-            host,
-            what,
-            expected: promised.size,
-            actual: actual.size,
-        });
-    }
-    if promised.media_type != actual.media_type {
-        return Err(Error::WrongMediaType {
-            host,
-            what,
-            promised: promised.media_type.to_string(),
-            actual: actual.media_type.to_string(),
-        });
-    }
-    Ok(())
-}
-
-/// The blob itself, where the descriptor carries it and it is what the descriptor says.
-fn inline_data(descriptor: &Descriptor) -> Option<Vec<u8>> {
-    let text = descriptor.other.get("data")?.as_str()?;
-    let bytes = base64::engine::general_purpose::STANDARD
-        .decode(text)
-        .ok()?;
-    (bytes.len() as u64 == descriptor.size && sha256(&bytes) == descriptor.digest).then_some(bytes)
 }

@@ -113,7 +113,7 @@ impl Clients {
                 Key::Own { host, .. } => host.clone(),
                 Key::Plain | Key::Usual => "default".to_owned(),
             },
-            reason: super::transport::cause(&e),
+            reason: super::fault::cause(&e),
         })
     }
 
@@ -252,8 +252,7 @@ fn read_certs_dir(dir: &Path) -> Result<(Vec<Certificate>, Option<Identity>), Er
                 pem.push(b'\n');
                 pem.extend(fs::read(&key).map_err(|e| error(&key, e.to_string()))?);
                 identity = Some(
-                    Identity::from_pem(&pem)
-                        .map_err(|e| error(&path, super::transport::cause(&e)))?,
+                    Identity::from_pem(&pem).map_err(|e| error(&path, super::fault::cause(&e)))?,
                 );
             }
             _ => {}
@@ -269,7 +268,7 @@ fn read_authorities(path: &Path) -> Result<Vec<Certificate>, Error> {
     };
     let pem = fs::read(path).map_err(|e| error(e.to_string()))?;
     let authorities =
-        Certificate::from_pem_bundle(&pem).map_err(|e| error(super::transport::cause(&e)))?;
+        Certificate::from_pem_bundle(&pem).map_err(|e| error(super::fault::cause(&e)))?;
     if authorities.is_empty() {
         return Err(error("no certificate in PEM form".to_owned()));
     }

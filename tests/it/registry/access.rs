@@ -2,7 +2,7 @@
 
 use rbuild::{
     oci::Platform,
-    registry::{Client, Credentials, Error, Settings, parse_docker_config},
+    registry::{Client, Credentials, Error, Settings, parse_docker_config, settings::Proxies},
 };
 
 use super::{client, is_blob_get, noise, pull, push, put_image, quick, reference, with_login};
@@ -213,4 +213,56 @@ fn identity_tokens_are_exchanged_by_post() {
         asked.header("content-type"),
         "application/x-www-form-urlencoded"
     );
+}
+
+#[test]
+fn requests_go_through_a_proxy_but_never_those_to_loopback() {
+    let (proxy, local) = (FakeRegistry::start(), FakeRegistry::start());
+    put_image(&local, "a", "1", "linux/amd64");
+    let settings = Settings {
+        proxies: Proxies {
+            http: Some(format!("http://me:hunter2@{}", proxy.host())),
+            https: Some(format!("http://me:hunter2@{}", proxy.host())),
+            ..Proxies::default()
+        },
+        insecure: vec!["registry.example".to_owned()],
+        ..quick()
+    };
+    assert!(!format!("{settings:?}").contains("hunter2"));
+    proxy.faults(|r, _| {
+        Some(if r.method == "CONNECT" {
+            Fault::Answer(403, vec![], vec![])
+        } else {
+            Fault::Answer(404, vec![], b"from afar".to_vec())
+        })
+    });
+    let client = Client::new(settings).expect("client");
+    let error = client
+        .resolve(&reference("registry.example", "a:1"))
+        .expect_err("missing")
+        .to_string();
+    assert!(error.contains("from afar"), "{error}");
+    let log = proxy.log();
+    let request = log.iter().find(|r| r.method == "HEAD").expect("it came by");
+    assert_eq!(request.target, "http://registry.example/v2/a/manifests/1");
+    assert_eq!(
+        request.header("proxy-authorization"),
+        "Basic bWU6aHVudGVyMg=="
+    );
+    // TLS goes through a tunnel, which this proxy refuses.
+    let error = client
+        .resolve(&reference("tls.example", "a:1"))
+        .expect_err("refused");
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    assert!(
+        proxy
+            .log()
+            .iter()
+            .any(|r| r.line() == "CONNECT tls.example:443")
+    );
+    proxy.clear_log();
+    client
+        .resolve(&reference(&local.host(), "a:1"))
+        .expect("reached directly");
+    assert!(proxy.log().is_empty());
 }

@@ -5,6 +5,7 @@ mod patience;
 mod pulling;
 mod pushing;
 mod servers;
+mod storm;
 
 use std::{io::Cursor, time::Duration};
 

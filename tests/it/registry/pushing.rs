@@ -226,6 +226,15 @@ fn manifests_are_put_once_and_blobs_first() {
     client
         .push_manifest(&untagged, &MediaType::OCI_MANIFEST, &manifest)
         .expect("pushed");
+    let tagged_child = reference(&fake.host(), "app:2").with_digest(digest);
+    client
+        .push_manifest(&tagged_child, &MediaType::OCI_MANIFEST, &manifest)
+        .expect("pushed");
+    assert_eq!(
+        fake.manifest("app", "2"),
+        None,
+        "a digest decides over the tag"
+    );
     let wrong = untagged.with_digest(sha256(b"other"));
     assert!(
         client

@@ -1,0 +1,220 @@
+//! One blob on its way to a registry: in one request, in pieces, resumed or begun again.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+};
+
+use reqwest::{
+    Method, Url,
+    header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue},
+};
+
+use super::{
+    auth::Need,
+    body::{self, Meter},
+    client::{Call, Core, Target},
+    error::{Error, Failure},
+    fetch::PROGRESS_BYTES,
+    location,
+    mirrors::Endpoint,
+    push::{Upload, check_digest, next_location, no_location},
+};
+
+/// The pieces that are tried when a proxy refuses the whole, one after the other. The first stays below the 100 MB
+/// that a large content delivery network admits, the last below the 1 MB that nginx comes with.
+const CHUNK_BYTES: [u64; 3] = [64 << 20, 8 << 20, 1_000_000];
+/// Blobs up to this size are not resumed but sent again.
+const MIN_RESUME_BYTES: u64 = 1 << 20;
+
+/// An upload under way.
+pub(super) struct Session<'a> {
+    pub(super) core: &'a Core,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) upload: &'a Upload<'a>,
+    pub(super) what: String,
+    pub(super) meter: Arc<Meter>,
+    /// Where the registry wants the next request; `None` before the first one and after it forgot the upload.
+    pub(super) location: Option<Url>,
+    /// How many bytes the registry has.
+    pub(super) offset: u64,
+    /// The largest body of a request.
+    pub(super) chunk: Option<u64>,
+    /// Whether the registry can be asked how far it is.
+    pub(super) may_resume: bool,
+}
+
+impl Session<'_> {
+    /// Ends well only when the registry has the blob.
+    pub(super) async fn run(&mut self) -> Result<(), Error> {
+        let mut attempts = self.core.attempts();
+        let mut mark = 0;
+        loop {
+            if self.offset >= mark + PROGRESS_BYTES {
+                attempts.progressed();
+                mark = self.offset;
+            }
+            let had_session = self.location.is_some();
+            let before = self.offset;
+            let mut failure = match self.step().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => continue,
+                Err(failure) => failure,
+            };
+            if let Some(source) = self.meter.take_failure() {
+                return Err(Error::Io {
+                    action: "read",
+                    what: self.what.clone(),
+                    source,
+                });
+            }
+            if failure.transient {
+                attempts.after(failure).await?;
+                self.resync().await;
+                continue;
+            }
+            match failure.error {
+                Error::Status { status: 413, .. } => {
+                    let now = self.chunk.unwrap_or(self.upload.descriptor.size);
+                    let Some(smaller) = CHUNK_BYTES.into_iter().find(|bytes| *bytes < now) else {
+                        return Err(failure.error);
+                    };
+                    self.core.warn(&format!(
+                        "{} refuses requests of {now} bytes; sending pieces of {smaller}",
+                        self.endpoint.host
+                    ));
+                    self.chunk = Some(smaller);
+                    self.restart().await;
+                }
+                // The registry lost the upload, or does not agree on how far it is.
+                Error::NotFound { .. } | Error::Status { status: 416, .. } if had_session => {
+                    failure.transient = true;
+                    self.location = None;
+                    self.offset = 0;
+                    self.may_resume = false;
+                    attempts.after(failure).await?;
+                }
+                // Going on where a broken upload stopped did not work out; the whole may.
+                Error::Status {
+                    status: 400..=499, ..
+                } if before > 0 && self.may_resume => {
+                    self.may_resume = false;
+                    self.restart().await;
+                }
+                error => return Err(error),
+            }
+        }
+    }
+
+    /// One request. True when that was the last.
+    async fn step(&mut self) -> Result<bool, Failure> {
+        let Some(location) = self.location.clone() else {
+            self.offset = 0;
+            self.location = Some(self.core.begin(self.endpoint, &self.what).await?);
+            return Ok(false);
+        };
+        let size = self.upload.descriptor.size;
+        let left = size - self.offset;
+        let len = self.chunk.map_or(left, |chunk| chunk.min(left));
+        // The last piece travels with the request that ends the upload: some registries refuse an empty one.
+        let is_last = len == left;
+        let digest = self.upload.descriptor.digest.to_string();
+        let (method, url) = if is_last {
+            (Method::PUT, location::with_digest(&location, &digest))
+        } else {
+            (Method::PATCH, location)
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/octet-stream"),
+        );
+        if len > 0 && (!is_last || self.offset > 0) {
+            let range = format!("{}-{}", self.offset, self.offset + len - 1);
+            headers.extend(
+                HeaderValue::try_from(range)
+                    .ok()
+                    .map(|v| (CONTENT_RANGE, v)),
+            );
+        }
+        let call = Call {
+            endpoint: self.endpoint,
+            method: method.clone(),
+            target: Target::Url(&url),
+            headers,
+            need: Need::push(self.endpoint),
+            limit: None,
+            meter: Some(&self.meter),
+        };
+        let offset = self.offset;
+        let (upload, meter, what) = (self.upload, &self.meter, &self.what);
+        let mut body = || {
+            let reader = open_at(upload, offset).map_err(|source| Error::Io {
+                action: "read",
+                what: what.clone(),
+                source,
+            })?;
+            Ok(Some(body::stream(reader, offset, len, meter)))
+        };
+        let answer = self.core.call(&call, &mut body).await?;
+        if is_last && answer.status().is_success() {
+            check_digest(&answer, &self.what, self.upload.descriptor.digest)?;
+            return Ok(true);
+        }
+        if !is_last && answer.status().is_success() {
+            // The registry's own count is not asked: one large registry forgets to move it on.
+            self.offset += len;
+            self.location =
+                Some(next_location(&answer).ok_or_else(|| no_location(&answer, &self.what))?);
+            return Ok(false);
+        }
+        let credentials = self.core.describe(self.endpoint);
+        Err(answer.refusal(&self.what, &method, &credentials).await)
+    }
+
+    /// Finds out how far the registry is after a broken request; begins again where it does not say.
+    async fn resync(&mut self) {
+        let Some(location) = self.location.clone() else {
+            return;
+        };
+        if self.may_resume && self.upload.descriptor.size > MIN_RESUME_BYTES {
+            let call = Call {
+                endpoint: self.endpoint,
+                method: Method::GET,
+                target: Target::Url(&location),
+                headers: HeaderMap::new(),
+                need: Need::push(self.endpoint),
+                limit: None,
+                meter: None,
+            };
+            if let Ok(answer) = self.core.ask(&call).await
+                && answer.status().is_success()
+                && let Some(received) = answer.header("range").and_then(location::received)
+                && received <= self.upload.descriptor.size
+            {
+                self.location = next_location(&answer).or(Some(location));
+                self.offset = received;
+                return;
+            }
+        }
+        self.restart().await;
+    }
+
+    async fn restart(&mut self) {
+        if let Some(location) = self.location.take() {
+            self.core.give_up(self.endpoint, &location).await;
+        }
+        self.offset = 0;
+    }
+}
+
+/// The bytes of a blob from `offset` on.
+fn open_at(upload: &Upload<'_>, offset: u64) -> io::Result<Box<dyn Read + Send>> {
+    let mut reader = (upload.open)()?;
+    let skipped = io::copy(&mut reader.by_ref().take(offset), &mut io::sink())?;
+    if skipped < offset {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(reader)
+}
