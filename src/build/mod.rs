@@ -36,7 +36,7 @@ pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSourc
 use crate::{
     dockerfile::lint::Warning,
     oci::{ConfigFile, Descriptor, Platform},
-    plan::{Analysis, Plan},
+    plan::{Outline, Plan},
     progress::{Reporter, Vertex},
     registry,
     sandbox::{Cancel, Sandbox},
@@ -151,12 +151,26 @@ pub fn build(request: &BuildRequest, services: &Services<'_>) -> Result<BuildRes
     outcome
 }
 
+/// What there is to say of a Dockerfile without building it.
+#[derive(Debug)]
+pub struct Checked {
+    /// Findings; when there is an error, those up to it.
+    pub warnings: Vec<Warning>,
+    /// What can be given to the build, or why there is none.
+    pub outcome: Result<Outline, BuildError>,
+}
+
 /// Plans a build of the first platform, for `--check` and `--call`: with every stage, when no target is named. Nothing
 /// is executed; base images are looked up.
-pub fn analyse(request: &BuildRequest, services: &Services<'_>) -> Result<Analysis, BuildError> {
+pub fn check(request: &BuildRequest, services: &Services<'_>) -> Checked {
     let session = Session::new(request, services);
-    let file = planning::load(&session)?;
-    planning::analyse(&session, &file)
+    match planning::load(&session) {
+        Ok(file) => planning::analyse(&session, &file),
+        Err(error) => Checked {
+            warnings: Vec::new(),
+            outcome: Err(error),
+        },
+    }
 }
 
 fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    Checked,
     error::BuildError,
     request::{ContextSource, NamedSource},
     session::Session,
@@ -64,8 +65,8 @@ pub(super) fn plan(
     }
 }
 
-/// Analyses the whole file, or what the target needs of it. Errors in the file are part of the result.
-pub(super) fn analyse(session: &Session<'_>, file: &Dockerfile) -> Result<Analysis, BuildError> {
+/// Analyses the whole file, or what the target needs of it.
+pub(super) fn analyse(session: &Session<'_>, file: &Dockerfile) -> Checked {
     let request = session.request;
     let platform = request.platforms.first();
     let platform = platform.expect("a request names at least one platform");
@@ -73,13 +74,30 @@ pub(super) fn analyse(session: &Session<'_>, file: &Dockerfile) -> Result<Analys
     options.all_stages = request.target.is_none();
     let mut bases = BTreeMap::new();
     loop {
-        let analysis = plan::analyse(file, &options, &bases);
-        match &analysis.outcome {
-            Ok(Planned::NeedsImages(wanted)) => look_up(session, wanted, &mut bases)?,
+        let Analysis {
+            warnings,
+            outcome,
+            outline,
+        } = plan::analyse(file, &options, &bases);
+        let needs = match outcome {
+            Ok(Planned::NeedsImages(wanted)) => look_up(session, &wanted, &mut bases),
             Ok(Planned::NeedsEpoch(source, span)) => {
-                options.epoch = Some(epoch(session, source, *span)?);
+                epoch(session, &source, span).map(|time| options.epoch = Some(time))
             }
-            Ok(Planned::Plan(_)) | Err(_) => return Ok(analysis),
+            Ok(Planned::Plan(_)) => {
+                let outline = outline.expect("a plan comes with its outline");
+                return Checked {
+                    warnings,
+                    outcome: Ok(outline),
+                };
+            }
+            Err(errors) => Err(BuildError::Invalid(errors)),
+        };
+        if let Err(error) = needs {
+            return Checked {
+                warnings,
+                outcome: Err(error),
+            };
         }
     }
 }

@@ -246,7 +246,7 @@ pub(crate) fn warn(text: &str) {
 }
 
 /// The messages below an error, without those that the one above ends with already.
-fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
+pub(crate) fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
     let mut said = error.to_string();
     let mut causes = Vec::new();
     let mut next = error.source();

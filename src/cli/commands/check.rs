@@ -2,10 +2,10 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rbuild::{
-    build,
+    build::{self, BuildError, Checked},
     dockerfile::lint::Warning,
     plan::{self, Outline, Targets},
-    source::{Diagnostic, Severity},
+    source::{Diagnostic, Severity, Span},
 };
 use serde_json::{Value, json};
 
@@ -74,14 +74,9 @@ fn targets_text(found: &Targets) -> String {
 }
 
 fn outline(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
-    let analysis = build::analyse(session.request, session.services)
+    let outline = build::check(session.request, session.services)
+        .outcome
         .map_err(|error| session.failure(&error))?;
-    if let Err(errors) = &analysis.outcome {
-        return Err(Failure::from_diagnostics(source(session), errors));
-    }
-    let outline = analysis
-        .outline
-        .ok_or_else(|| Failure::new(Kind::Bug, "there is a plan but no outline"))?;
     match format {
         DataFormat::Json => stdout::print_json(&outline),
         DataFormat::Text => stdout::print(&outline_text(&outline)),
@@ -123,30 +118,21 @@ fn outline_text(outline: &Outline) -> String {
 /// Reports findings; with any, the exit status is 1, unless `ignorestatus=true`.
 fn check(session: &Session<'_>, call: Call, colour: Colour) -> Result<(), Failure> {
     let source = source(session);
-    let analysis = build::analyse(session.request, session.services)
-        .map_err(|error| session.failure(&error))?;
-    let error = analysis
-        .outcome
-        .as_ref()
-        .err()
-        .and_then(|errors| errors.first());
+    let Checked { warnings, outcome } = build::check(session.request, session.services);
+    let error = outcome.err();
     match call.format {
-        DataFormat::Json => stdout::print_json(&report(&source, &analysis.warnings, error))?,
-        DataFormat::Text => stdout::print(&report_text(&source, &analysis.warnings, colour))?,
+        DataFormat::Json => stdout::print_json(&report(&source, &warnings, error.as_ref()))?,
+        DataFormat::Text => stdout::print(&report_text(&source, &warnings, colour))?,
     }
-    let found = !analysis.warnings.is_empty();
-    match analysis.outcome {
-        Err(errors) if call.format == DataFormat::Text => {
-            Err(Failure::from_diagnostics(source, &errors))
-        }
-        Err(errors) if !call.ignore_status => Err(Failure::from_diagnostics(source, &errors)),
-        Ok(_) if found && !call.ignore_status => Err(Failure::silent(Kind::Build)),
-        _ => Ok(()),
+    match error {
+        Some(error) => Err(session.failure(&error)),
+        None if warnings.is_empty() || call.ignore_status => Ok(()),
+        None => Err(Failure::silent(Kind::Build)),
     }
 }
 
 /// The findings in BuildKit's shape.
-fn report(source: &Source, warnings: &[Warning], error: Option<&Diagnostic>) -> Value {
+fn report(source: &Source, warnings: &[Warning], error: Option<&BuildError>) -> Value {
     let mut report = json!({
         "warnings": warnings.iter().map(|w| w.to_json(&source.text)).collect::<Vec<_>>(),
         "sources": [{
@@ -156,13 +142,28 @@ fn report(source: &Source, warnings: &[Warning], error: Option<&Diagnostic>) -> 
         }],
     });
     if let Some(error) = error {
-        let (start, end) = error.span.lines(&source.text);
-        report["buildError"] = json!({
-            "message": error.message,
-            "location": {"ranges": [{"start": {"line": start}, "end": {"line": end}}]},
-        });
+        let mut message = error.to_string();
+        for cause in diagnostics::causes(error) {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+        report["buildError"] = json!({"message": message});
+        if let Some(span) = span(error) {
+            let (start, end) = span.lines(&source.text);
+            let range = json!({"start": {"line": start}, "end": {"line": end}});
+            report["buildError"]["location"] = json!({"ranges": [range]});
+        }
     }
     report
+}
+
+/// Where in the Dockerfile an error is.
+fn span(error: &BuildError) -> Option<Span> {
+    match error {
+        BuildError::Invalid(errors) => errors.first().map(|first| first.span),
+        BuildError::Image { span, .. } | BuildError::Epoch { span, .. } => Some(*span),
+        _ => None,
+    }
 }
 
 fn report_text(source: &Source, warnings: &[Warning], colour: Colour) -> String {
@@ -176,7 +177,7 @@ fn report_text(source: &Source, warnings: &[Warning], colour: Colour) -> String 
             severity: Severity::Warning,
             message: format!("{}: {}", warning.rule.name(), warning.detail),
             span: warning.span,
-            hint: Some(warning.rule.url()),
+            hint: Some(format!("see {}", warning.rule.url())),
         };
         out.push_str(&diagnostics::render_warning(source, &finding, colour));
     }
