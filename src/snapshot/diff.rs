@@ -80,7 +80,7 @@ impl Diff<'_> {
                         self.changes.push(Change::Remove { path });
                     }
                 }
-                Some(stat) if stat.is_dir() => self.child_dir(path, &stat, hidden)?,
+                Some(stat) if stat.is_dir() => self.child_dir(&path, &stat, hidden)?,
                 Some(stat) if stat.file_type().is_socket() => {}
                 Some(stat) => self.leaf(path, &stat)?,
             }
@@ -88,21 +88,21 @@ impl Diff<'_> {
         Ok(())
     }
 
-    fn child_dir(&mut self, path: PathBuf, stat: &Stat, hidden: bool) -> Result<(), SnapshotError> {
-        let host = self.upper.join(&path);
+    fn child_dir(&mut self, path: &Path, stat: &Stat, hidden: bool) -> Result<(), SnapshotError> {
+        let host = self.upper.join(path);
         let prefix = self.style.marks.prefix();
         let mark = |name: &str| xattr::get(&host, format!("{prefix}{name}")).at("read", &host);
         if mark("redirect")?.is_some() {
             return Err(SnapshotError::Redirect { path: host });
         }
         let opaque = mark("opaque")?.is_some_and(|value| value == b"y");
-        let metadata = self.inodes.metadata(&path, &host, stat)?;
-        let below = self.lower.node(&path)?.map(|node| node.metadata);
+        let metadata = self.inodes.metadata(path, &host, stat)?;
+        let below = self.lower.node(path)?.map(|node| node.metadata);
         let unchanged =
             !hidden && !opaque && below.is_some_and(|below| same_dir(&below, &metadata));
         let start = self.changes.len();
-        self.changes.push(Change::dir(path.clone(), metadata));
-        self.dir(&path, hidden || opaque)?;
+        self.changes.push(Change::dir(path, metadata));
+        self.dir(path, hidden || opaque)?;
         if unchanged && self.changes.len() == start + 1 {
             self.changes.pop();
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Gid, Mode, Uid};
 
 use super::{
-    At, Snapshot, SnapshotError, Snapshots, diff::diff_upper, lock::Scratch, owner::Owner,
+    At, Snapshot, SnapshotError, Snapshots, Style, diff::diff_upper, lock::Scratch, owner::Owner,
 };
 use crate::{
     layer::{Change, LayerTree},
@@ -40,6 +40,11 @@ impl Overlay {
             dress_root(&upper, &top.fs())?;
         }
         Ok(overlay)
+    }
+
+    /// How owners and overlayfs marks are kept in the directories; the latter has to be mounted accordingly.
+    pub const fn style(&self) -> Style {
+        self.snapshots.style
     }
 
     /// The lower directories, topmost first; none for a step on an empty root.

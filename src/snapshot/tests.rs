@@ -6,7 +6,10 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::*;
+use super::{
+    owner::{OwnedKind, Owner, append},
+    *,
+};
 use crate::{
     layer::{Change, Compression, Content, LayerBlob, WriteOptions, write_layer},
     tree::{Kind, Metadata, Timestamp, Tree as _},
@@ -195,7 +198,7 @@ fn run(overlay: &Overlay, script: &str) -> Option<()> {
     if lower.is_empty() {
         lower.push("/var/empty".to_owned());
     }
-    let marks = if overlay.snapshots_style().marks == Marks::User {
+    let marks = if overlay.style().marks == Marks::User {
         ",userxattr"
     } else {
         ""
@@ -221,24 +224,7 @@ fn run(overlay: &Overlay, script: &str) -> Option<()> {
     Some(())
 }
 
-impl Overlay {
-    fn snapshots_style(&self) -> Style {
-        Style {
-            marks: if self
-                .upper()
-                .components()
-                .any(|part| part.as_os_str() == "user-recorded")
-            {
-                Marks::User
-            } else {
-                Marks::Trusted
-            },
-            owners: Owners::Real,
-        }
-    }
-}
-
-/// The tree after a step, by way of a layer; and the listing of what the merged directory really held.
+/// The tree after a step, by way of a layer.
 fn after(blobs: &Blobs, tree: &LayerTree, changes: Vec<Change>) -> LayerTree {
     tree.push(blobs.layer(changes)).unwrap()
 }
@@ -279,11 +265,11 @@ fn snapshots_are_made_once_and_stack() {
     if !is_root() {
         return;
     }
-    let (dir, snapshots, blobs) = fixture(REAL);
+    let (at, snapshots, blobs) = fixture(REAL);
     let tree = blobs.tree([
         base(),
         vec![
-            dir_over("data"),
+            dir("data"),
             gone("data/a"),
             file("data/b", "2"),
             gone("null"),
@@ -307,14 +293,10 @@ fn snapshots_are_made_once_and_stack() {
     }
     assert_eq!(paths(&overlay.diff(&tree).unwrap()), [""; 0]);
     drop(overlay);
-    let left = std::fs::read_dir(dir.path().join("trusted/tmp"))
+    let left = std::fs::read_dir(at.path().join("trusted/tmp"))
         .unwrap()
         .count();
     assert_eq!(left, 0, "a step's directories go with it");
-}
-
-fn dir_over(path: &str) -> Change {
-    dir(path)
 }
 
 #[test]
@@ -473,13 +455,13 @@ fn leftovers_are_swept_and_what_is_used_is_not() {
     if !is_root() {
         return;
     }
-    let (dir, snapshots, blobs) = fixture(REAL);
+    let (at, snapshots, blobs) = fixture(REAL);
     let tree = blobs.tree([base()]);
     let stack = snapshots.stack(&tree).unwrap();
     let id = stack[0].chain_id;
     assert!(!snapshots.remove(id).unwrap(), "it is in use");
     let overlay = snapshots.prepare(stack).unwrap();
-    let killed = dir.path().join("trusted/tmp/1-0");
+    let killed = at.path().join("trusted/tmp/1-0");
     std::fs::create_dir_all(killed.join("upper")).unwrap();
     std::fs::write(killed.join("lock"), "").unwrap();
     assert_eq!(snapshots.sweep().unwrap(), 1);
@@ -507,4 +489,124 @@ fn two_makers_of_one_state_agree() {
         }
     });
     assert_eq!(snapshots.list().unwrap().len(), 3);
+}
+
+/// Runs the named test of this program again as an ordinary user with one mapped id; `None` where that cannot be.
+fn with_one_id(test: &str) -> Option<()> {
+    let program = std::env::current_exe().unwrap();
+    let mut command = if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "unshare",
+        ]);
+        command
+    } else {
+        Command::new("unshare")
+    };
+    command.args(["--user", "--mount", "--map-root-user"]);
+    let mut probe = Command::new(command.get_program());
+    let runs = probe.args(command.get_args()).arg(&program).arg("--list");
+    if !runs
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+    {
+        skipped("no user namespace for an ordinary user");
+        return None;
+    }
+    let status = command
+        .arg(&program)
+        .args(["--exact", test, "--nocapture"])
+        .env("RBUILD_TEST_ONE_ID", "1")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    Some(())
+}
+
+#[test]
+fn owners_survive_where_one_id_is_mapped() {
+    let test = "snapshot::tests::owners_survive_where_one_id_is_mapped";
+    if std::env::var_os("RBUILD_TEST_ONE_ID").is_none() {
+        with_one_id(test);
+        return;
+    }
+    let style = Style {
+        marks: Marks::User,
+        owners: Owners::Recorded,
+    };
+    let (_dir, snapshots, blobs) = fixture(style);
+    let tree = blobs.tree([base(), vec![dir("data"), gone("data/a"), gone("data/deep")]]);
+    let checkout = snapshots.checkout(&tree).unwrap();
+    let again = diff_upper(
+        &checkout.root(),
+        &checkout.owners(),
+        &LayerTree::empty(),
+        style,
+    )
+    .unwrap();
+    let again = after(&blobs, &LayerTree::empty(), again);
+    assert_eq!(listing(&again), listing(&tree));
+    let overlay = snapshots.prepare(snapshots.stack(&tree).unwrap()).unwrap();
+    // What is copied up keeps its owner, also under another name; a new file is root's.
+    let script = "test ! -e data/a; test ! -e data/deep; touch bin/tool; mv home/note home/moved; chmod 700 home
+        mv home/link link; rm -r data; mkdir data; touch data/new; rm null";
+    if run(&overlay, script).is_none() {
+        return;
+    }
+    let owner = Owner {
+        uid: 5,
+        gid: 6,
+        mode: 0o777,
+        kind: OwnedKind::Symlink,
+    };
+    append(&overlay.owners(), Path::new("link"), owner).unwrap();
+    let changes = overlay.diff(&tree).unwrap();
+    let expected = [
+        "bin/",
+        "bin/tool",
+        "data/",
+        "-data/b",
+        "data/new",
+        "home/",
+        "-home/link",
+        "home/moved",
+        "-home/note",
+        "link",
+        "-null",
+    ];
+    assert_eq!(paths(&changes), expected);
+    let led_to = after(&blobs, &tree, changes);
+    let owners: Vec<String> = listing(&led_to)
+        .iter()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let path = words.next()?;
+            let owner =
+                words.find(|word| word.contains(':') && word.as_bytes()[0].is_ascii_digit())?;
+            Some(format!("{path} {owner}"))
+        })
+        .collect();
+    for line in [
+        "bin/tool 3:0",
+        "home 1000:1001",
+        "home/moved 0:0",
+        "data/new 0:0",
+        "link 5:6",
+    ] {
+        assert!(
+            owners.iter().any(|owner| owner == line),
+            "no {line} in {owners:?}"
+        );
+    }
+    assert!(
+        listing(&led_to)
+            .iter()
+            .any(|line| line.starts_with("bin/tool ")
+                && line.contains("security.capability")
+                && line.contains(" 4755 "))
+    );
 }

@@ -2,7 +2,7 @@ use std::io::Read as _;
 
 use super::*;
 use crate::{
-    layer::{Change, Compression, Content, Toc, WriteOptions, write_layer},
+    layer::{BlobSource, Change, Compression, Content, Toc, WriteOptions, write_layer},
     oci::sha256,
 };
 
@@ -48,11 +48,19 @@ fn opaque(path: &str) -> Change {
     Change::Opaque { path: path.into() }
 }
 
-/// A blob in a file that lives as long as the test.
-fn stored(bytes: &[u8]) -> PathBuf {
-    let (mut file, path) = tempfile::NamedTempFile::new().unwrap().keep().unwrap();
+/// A blob in a file that lives as long as its layer.
+struct InFile(tempfile::NamedTempFile);
+
+impl BlobSource for InFile {
+    fn open(&self) -> io::Result<std::fs::File> {
+        self.0.reopen()
+    }
+}
+
+fn stored(bytes: &[u8]) -> InFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
-    path
+    InFile(file)
 }
 
 fn layer_with(changes: Vec<Change>, compression: Compression) -> Arc<LayerBlob> {
