@@ -112,14 +112,16 @@ struct Parser<'a> {
 impl Parser<'_> {
     fn run(&mut self) {
         let mut any = false;
+        let mut last = Span::default();
         while let Some(line) = self.lines.next() {
+            last = line.span();
             any |= self.line(line);
         }
         let everything = Span::new(0, self.text.len());
         if let Some(line) = self.lines.too_long {
             self.lexical(Diagnostic::error(too_long_message(), line.span()));
         } else if !any && self.stage != Stage::NotNeeded {
-            self.lexical(Diagnostic::error("file with no instructions", everything));
+            self.lexical(Diagnostic::error("file with no instructions", last));
         } else if self.stage == Stage::None {
             self.semantic(Diagnostic::error(
                 "dockerfile contains no stages to build",
