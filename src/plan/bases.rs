@@ -8,10 +8,10 @@ use super::{
     state::{ContextRef, ImageState, SCRATCH},
 };
 use crate::{
-    dockerfile::{lint::Warning, quote::quoted},
+    dockerfile::{Dockerfile, InstructionKind, lint::Warning, quote::quoted},
     oci::Platform,
     reference::Reference,
-    source::{Diagnostic, Span},
+    source::{Diagnostic, Span, suggest},
 };
 
 impl Planner<'_> {
@@ -90,13 +90,19 @@ impl Planner<'_> {
         let state = &self.states[at];
         let span = state.span;
         let reference = Reference::parse(&state.base_name).map_err(|error| {
-            Diagnostic::error(
-                format!(
-                    "failed to parse stage name {}: {error}",
-                    quoted(&state.base_name)
-                ),
-                span,
-            )
+            let message = format!(
+                "failed to parse stage name {}: {error}",
+                quoted(&state.base_name)
+            );
+            let error = Diagnostic::error(message, span);
+            let lower = state.base_name.to_lowercase();
+            if self.by_name.contains_key(&lower) {
+                error.with_hint(format!(
+                    "FROM takes the names of stages in lower case: {lower}"
+                ))
+            } else {
+                error
+            }
         })?;
         let reference = reference.with_default_tag();
         let replaces_stage = state.replaced_by.is_some();
@@ -194,12 +200,36 @@ impl Planner<'_> {
         }
         if !is_named && !image.is_empty && !state.is_bare() {
             let text = format!("FROM {}", source.name);
-            state.from_label = Some(state.label(&text, self.options.multi_platform).label);
+            state.from_label = Some(state.label(&text, self.shows_platform).label);
         }
         state.image = image;
         state.origin = Some(Base::Image(source));
     }
 }
+
+impl ImageSource {
+    /// The stage or well-known image that may be meant when there is no such image.
+    pub fn suggest<'a>(&self, file: &'a Dockerfile) -> Option<&'a str> {
+        let name = normal_name(&self.name);
+        let stages = file.instructions.iter().filter_map(|instruction| {
+            let InstructionKind::From(from) = &instruction.kind else {
+                return None;
+            };
+            from.alias.as_ref().map(|alias| alias.name.value.as_str())
+        });
+        let candidates: Vec<&str> = stages.chain(WELL_KNOWN).collect();
+        // A name that is spelt right has another problem.
+        if candidates.contains(&name.as_str()) {
+            return None;
+        }
+        suggest(&name, candidates)
+    }
+}
+
+/// Images that BuildKit thinks of when a name is wrong.
+const WELL_KNOWN: [&str; 7] = [
+    "alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora",
+];
 
 /// How a named context calls an image: short, and without the tag `latest`.
 fn context_name(reference: &Reference) -> String {

@@ -412,7 +412,7 @@ impl Planner<'_> {
     ) {
         let text = trigger_text(command, text);
         let state = &mut self.states[at];
-        let Numbered { number, label } = state.label(&text, self.options.multi_platform);
+        let Numbered { number, label } = state.label(&text, self.shows_platform);
         state.steps.push(Step {
             number,
             span: command.span,

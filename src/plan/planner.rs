@@ -13,6 +13,7 @@ use crate::{
         Dockerfile, Instruction, InstructionKind,
         lint::{self, Linter, Warning},
         quote::quoted,
+        scalar::parse_bool,
     },
     oci::ConfigFile,
     source::{Diagnostic, Severity, Span, suggest},
@@ -100,6 +101,8 @@ pub(super) struct Planner<'a> {
     pub(super) states: Vec<State<'a>>,
     pub(super) by_name: BTreeMap<String, usize>,
     pub(super) epoch: Option<i64>,
+    /// Whether progress shows the platform of each step.
+    pub(super) shows_platform: bool,
     /// The names of all arguments that are declared anywhere.
     pub(super) declared: BTreeSet<String>,
 }
@@ -127,6 +130,11 @@ impl<'a> Planner<'a> {
             states: Vec::new(),
             by_name: BTreeMap::new(),
             epoch: None,
+            shows_platform: options
+                .build_args
+                .get("BUILDKIT_MULTI_PLATFORM")
+                .and_then(|value| parse_bool(value))
+                .unwrap_or(options.multi_platform),
             declared: BTreeSet::new(),
         }
     }

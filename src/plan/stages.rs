@@ -287,44 +287,53 @@ impl<'a> Planner<'a> {
     pub(super) fn check_cycles(&self) -> Result<(), Diagnostic> {
         let mut visited = BTreeSet::new();
         for at in 0..self.states.len() {
-            let mut path = Vec::new();
-            if let Some((span, chain)) = self.find_cycle(at, &mut visited, &mut path) {
-                let message = format!(
-                    "circular dependency detected on stage: {}",
-                    self.states[at].title
-                );
-                let names: Vec<&str> = chain
-                    .iter()
-                    .map(|at| self.states[*at].title.as_str())
-                    .collect();
-                return Err(Diagnostic::error(message, span)
-                    .with_hint(format!("each needs the next: {}", names.join(" → "))));
-            }
+            let Some((span, chain)) = self.find_cycle(at, &mut visited) else {
+                continue;
+            };
+            let message = format!(
+                "circular dependency detected on stage: {}",
+                self.states[at].title
+            );
+            let names: Vec<&str> = chain
+                .iter()
+                .map(|at| self.states[*at].title.as_str())
+                .collect();
+            return Err(Diagnostic::error(message, span)
+                .with_hint(format!("each needs the next: {}", names.join(" → "))));
         }
         Ok(())
     }
 
+    /// The first cycle among what a state reads, and the line that closes it.
     fn find_cycle(
         &self,
-        at: usize,
+        start: usize,
         visited: &mut BTreeSet<usize>,
-        path: &mut Vec<usize>,
     ) -> Option<(Span, Vec<usize>)> {
-        if !visited.insert(at) {
+        if !visited.insert(start) {
             return None;
         }
-        path.push(at);
-        for &(dep, span) in &self.states[at].deps {
-            if let Some(start) = path.iter().position(|on_path| *on_path == dep) {
-                let mut chain = path[start..].to_vec();
-                chain.push(dep);
-                return Some((span, chain));
+        // A state on the way and how many of its dependencies have been followed. Not recursive: a file may have
+        // thousands of stages.
+        let mut path = vec![(start, 0)];
+        let mut on_path = BTreeSet::from([start]);
+        while let Some((at, n_followed)) = path.last_mut() {
+            let Some(&(dep, span)) = self.states[*at].deps.get(*n_followed) else {
+                on_path.remove(at);
+                path.pop();
+                continue;
+            };
+            *n_followed += 1;
+            if on_path.contains(&dep) {
+                let path = path.iter().map(|(at, _)| *at);
+                let chain = path.skip_while(|at| *at != dep).chain([dep]);
+                return Some((span, chain.collect()));
             }
-            if let Some(cycle) = self.find_cycle(dep, visited, path) {
-                return Some(cycle);
+            if visited.insert(dep) {
+                on_path.insert(dep);
+                path.push((dep, 0));
             }
         }
-        path.pop();
         None
     }
 

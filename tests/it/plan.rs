@@ -332,3 +332,33 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_missing_image_may_be_a_misspelt_stage() {
+    let text = "FROM scratch AS builder\nFROM bulider\nFROM alpin:latest\nFROM alpine\n";
+    let file = dockerfile::parse(text);
+    let options = Options {
+        all_stages: true,
+        ..options("")
+    };
+    let Ok(Planned::NeedsImages(needed)) = plan::analyse(&file, &options, &BTreeMap::new()).outcome
+    else {
+        panic!("there are no such images");
+    };
+    let suggestions: Vec<_> = needed
+        .iter()
+        .map(|(source, _)| source.suggest(&file))
+        .collect();
+    assert_eq!(suggestions, [Some("builder"), Some("alpine"), None]);
+}
+
+#[test]
+fn thousands_of_stages_are_no_problem() {
+    let stage = |n: usize| format!("FROM scratch AS s{n}\nCOPY --from=s{} / /\n", n + 1);
+    let text: String = (0..5_000).map(stage).collect();
+    let analysis = analyse(&text, &options(""));
+    assert!(matches!(
+        analysis.outcome,
+        Ok(Planned::NeedsImages(_) | Planned::Plan(_))
+    ));
+}
