@@ -64,25 +64,7 @@ pub(super) fn open(store: &Store, layer: &ImageLayer) -> Result<Arc<LayerBlob>, 
         .and_then(|record| Toc::from_bytes(&record.toc).ok());
     let toc = match known {
         Some(toc) => toc,
-        None => {
-            let toc = Toc::read(store.open_blob(&digest)?).map_err(|error| OutputError::Layer {
-                digest,
-                source: Box::new(error),
-            })?;
-            if toc.diff_id != layer.diff_id {
-                return Err(OutputError::DiffId {
-                    digest,
-                    expected: layer.diff_id,
-                    actual: toc.diff_id,
-                });
-            }
-            store.put_layer(&LayerRecord {
-                diff_id: toc.diff_id,
-                descriptor: layer.descriptor.clone(),
-                toc: toc.to_bytes(),
-            })?;
-            toc
-        }
+        None => read_toc(store, layer)?,
     };
     let scratch = store.scratch_dir().to_owned();
     Ok(LayerBlob::new(
@@ -90,6 +72,28 @@ pub(super) fn open(store: &Store, layer: &ImageLayer) -> Result<Arc<LayerBlob>, 
         store.blob_path(&digest),
         Some(scratch),
     ))
+}
+
+/// Reads a layer once, and remembers what is in it.
+fn read_toc(store: &Store, layer: &ImageLayer) -> Result<Toc, OutputError> {
+    let digest = layer.descriptor.digest;
+    let toc = Toc::read(store.open_blob(&digest)?).map_err(|error| OutputError::Layer {
+        digest,
+        source: Box::new(error),
+    })?;
+    if toc.diff_id != layer.diff_id {
+        return Err(OutputError::DiffId {
+            digest,
+            expected: layer.diff_id,
+            actual: toc.diff_id,
+        });
+    }
+    store.put_layer(&LayerRecord {
+        diff_id: toc.diff_id,
+        descriptor: layer.descriptor.clone(),
+        toc: toc.to_bytes(),
+    })?;
+    Ok(toc)
 }
 
 /// The image with its layers, and its config, as the options ask.

@@ -13,6 +13,9 @@ impl Exported {
     }
 
     /// The content of `--metadata-file`: `containerimage.…` and `image.name`, as far as there is an image.
+    ///
+    /// # Panics
+    /// Never: a descriptor has string keys and plain values.
     pub fn metadata(&self) -> Map<String, Value> {
         let mut metadata = Map::new();
         if let Some(config) = self.config {

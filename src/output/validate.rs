@@ -50,7 +50,7 @@ pub enum FaultKind {
     LayerCount {
         /// Layers of the manifest.
         layers: usize,
-        /// DiffIDs of the config.
+        /// The config's list of `diff_ids`.
         diff_ids: usize,
     },
     /// The history does not have as many entries with a layer as there are layers.

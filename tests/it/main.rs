@@ -9,3 +9,4 @@ mod language_laws;
 mod plan;
 mod registry;
 mod sandbox;
+mod store;
