@@ -8,5 +8,6 @@ mod language;
 mod language_laws;
 mod plan;
 mod registry;
+mod output;
 mod sandbox;
 mod store;
