@@ -1,5 +1,11 @@
 //! One store, many processes: names and steps, kills at any instant, a full disk, and readers that are not ours.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fails in a helper of a test fails the test"
+)]
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
 use std::{
     collections::BTreeSet,
     fs,
@@ -251,7 +257,7 @@ fn fill_the_disk(root: &Path) {
     store.set_tags(&[reference("kept")], &kept).unwrap();
     let mut writer = store.blob_writer().unwrap();
     let error = (0..)
-        .find_map(|_| std::io::Write::write_all(&mut writer, &[1; 65536]).err())
+        .find_map(|_| std::io::Write::write_all(&mut writer, &vec![1; 65536]).err())
         .unwrap();
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     let error = error
@@ -260,7 +266,7 @@ fn fill_the_disk(root: &Path) {
     assert!(error.is_no_space());
     assert!(error.to_string().starts_with("cannot write `"), "{error}");
     // While the disk is full, nothing can be stored, and nothing is lost.
-    let error = store.put_bytes(&[2; 65536]).unwrap_err();
+    let error = store.put_bytes(&vec![2; 65536]).unwrap_err();
     assert!(error.is_no_space(), "{error}");
     let name = reference("n".repeat(200).as_str());
     let many: Vec<_> = (0..100)
@@ -270,7 +276,7 @@ fn fill_the_disk(root: &Path) {
     assert!(error.is_no_space(), "{error}");
     assert_eq!(store.tags().unwrap().len(), 1);
     drop(writer);
-    store.put_bytes(&[2; 65536]).unwrap();
+    store.put_bytes(&vec![2; 65536]).unwrap();
     assert_eq!(rbuild::output::validate(&store, &kept).unwrap(), []);
 }
 

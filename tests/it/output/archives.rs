@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fs, io::Read as _};
 
 use oci_spec::image::{ImageConfiguration, ImageIndex, ImageManifest};
 use rbuild::{
-    oci::{MediaType, sha256},
-    output::{Annotation, AnnotationPlace, ArchiveFormat, Dest, OutputError, SavedImage, save},
+    oci::sha256,
+    output::{AnnotationPlace, ArchiveFormat, Dest, SavedImage, save},
 };
 
 use super::*;
@@ -307,7 +307,7 @@ fn a_failed_archive_leaves_nothing() {
     let path = fixture.path("out.tar");
     let spec = format!("type=oci,dest={}", path.display());
     let error = fixture
-        .try_export(&spec, &[image.clone()], &[], &[], None)
+        .try_export(&spec, std::slice::from_ref(&image), &[], &[], None)
         .unwrap_err();
     let digest = image.layers[0].descriptor.digest;
     assert_eq!(error.to_string(), format!("cannot get layer {digest}"));

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use rbuild::oci::{Manifest, MediaType};
+use rbuild::oci::Manifest;
 
 use super::*;
 

@@ -157,11 +157,11 @@ fn delete_makes_a_directory_what_the_image_is() {
 #[test]
 fn platforms_can_share_a_directory() {
     let fixture = Fixture::new();
-    let one = fixture.assemble(
+    let one = assemble(
         "linux/amd64",
         vec![fixture.built_layer(vec![file("one", "1", 0o644, 0)])],
     );
-    let two = fixture.assemble(
+    let two = assemble(
         "linux/arm64",
         vec![fixture.built_layer(vec![file("two", "2", 0o644, 0)])],
     );

@@ -114,13 +114,13 @@ fn refusal(bytes: &[u8]) -> String {
     let fixture = Fixture::new();
     let error = load(bytes, &fixture.store).expect_err("the archive is not to be believed");
     assert_eq!(fixture.store.tags().unwrap(), []);
-    let mut text = error.to_string();
+    let mut said = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(error) = cause {
-        text += &format!(": {error}");
+        said.push(error.to_string());
         cause = error.source();
     }
-    text
+    said.join(": ")
 }
 
 const DOCKER_CONFIG: &str =

@@ -1,5 +1,11 @@
 //! Outputs: each is read by something that is not ours, and every image goes before the judge.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "what fails in a helper of a test fails the test"
+)]
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
 mod archives;
 mod conversions;
 mod files;
@@ -58,31 +64,7 @@ impl Fixture {
             link("srv/passwd", "/etc/passwd"),
             node("srv/pipe", Kind::Fifo, 0o600),
         ]);
-        self.assemble(platform, vec![base, built])
-    }
-
-    fn assemble(&self, platform: &str, layers: Vec<ImageLayer>) -> Image {
-        let history = layers
-            .iter()
-            .map(|layer| History {
-                created: Some("2023-11-14T22:13:20Z".to_owned()),
-                created_by: format!("{:?}", layer.origin),
-                ..History::default()
-            })
-            .collect();
-        Image {
-            config: ConfigFile {
-                created: Some("2023-11-14T22:13:20Z".to_owned()),
-                platform: platform.parse::<Platform>().expect("a platform"),
-                rootfs: RootFs {
-                    diff_ids: layers.iter().map(|layer| layer.diff_id).collect(),
-                    ..RootFs::default()
-                },
-                history,
-                ..ConfigFile::default()
-            },
-            layers,
-        }
+        assemble(platform, vec![base, built])
     }
 
     /// A layer as another program writes one: GNU headers, one gzip stream, a Docker media type.
@@ -112,7 +94,12 @@ impl Fixture {
         );
         put("etc/gone", tar::EntryType::Regular, 0o644, b"gone");
         put("bin/", tar::EntryType::Directory, 0o555, b"");
-        put("bin/tool", tar::EntryType::Regular, 0o4755, &[7; 100_000]);
+        put(
+            "bin/tool",
+            tar::EntryType::Regular,
+            0o4755,
+            &vec![7; 100_000],
+        );
         put("bin/alias", tar::EntryType::Link, 0o4755, b"");
         let tar = builder.into_inner().expect("an archive in memory");
         let mut digester = Digester::new();
@@ -184,6 +171,30 @@ impl Fixture {
             );
         }
         Ok((exported, stdout))
+    }
+}
+
+fn assemble(platform: &str, layers: Vec<ImageLayer>) -> Image {
+    let history = layers
+        .iter()
+        .map(|layer| History {
+            created: Some("2023-11-14T22:13:20Z".to_owned()),
+            created_by: format!("{:?}", layer.origin),
+            ..History::default()
+        })
+        .collect();
+    Image {
+        config: ConfigFile {
+            created: Some("2023-11-14T22:13:20Z".to_owned()),
+            platform: platform.parse::<Platform>().expect("a platform"),
+            rootfs: RootFs {
+                diff_ids: layers.iter().map(|layer| layer.diff_id).collect(),
+                ..RootFs::default()
+            },
+            history,
+            ..ConfigFile::default()
+        },
+        layers,
     }
 }
 
