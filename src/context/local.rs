@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Seek as _},
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -28,8 +28,9 @@ use crate::{
 /// - A directory that is ignored is there all the same when something below it is not.
 /// - No symbolic link is followed, the one that the root itself may be excepted.
 ///
-/// What it has been asked for is remembered as long as it decides about ignoring; contents and metadata are looked up
-/// anew each time.
+/// What it has been asked for is remembered as far as it decides about ignoring; contents and metadata are looked up
+/// anew each time. A file whose digest was told and that has other bytes when it is opened is an error: a layer with
+/// the new bytes would be remembered as that of the old ones.
 pub struct LocalTree {
     root: PathBuf,
     patterns: Patterns,
@@ -43,6 +44,8 @@ struct State {
     dirs: HashMap<PathBuf, Dir>,
     /// A number for each inode with several names.
     inodes: HashMap<(u64, u64), u64>,
+    /// Digests told.
+    told: HashMap<PathBuf, (Stamp, Digest)>,
 }
 
 /// A directory whose parents are directories, too, and no links.
@@ -251,6 +254,36 @@ impl LocalTree {
             .map_err(|error| self.error("read", path, error))
     }
 
+    fn stamp(&self, path: &Path, file: &File) -> Result<Stamp, TreeError> {
+        rustix::fs::fstat(file)
+            .map(|stat| Stamp::of(&stat))
+            .map_err(|error| self.error("read", path, error))
+    }
+
+    /// The digest of a file, and how the file looked when it was read.
+    fn stamped_digest(&self, path: &Path) -> Result<(Stamp, Digest), TreeError> {
+        let host = self.host(path);
+        if let Some(cache) = &self.cache
+            && let Some(stat) = self.stat(path)?
+        {
+            let stamp = Stamp::of(&stat);
+            if let Some(digest) = cache.get(&host, &stamp) {
+                return Ok((stamp, digest));
+            }
+        }
+        let file = self.open_file(path)?;
+        let before = self.stamp(path, &file)?;
+        let started = self.cache.as_ref().map(|cache| cache.now());
+        let digest = self.hash(path, &file)?;
+        if let Some(cache) = &self.cache
+            && let Some(started) = started
+            && self.stamp(path, &file)? == before
+        {
+            cache.put(&host, before, digest, started);
+        }
+        Ok((before, digest))
+    }
+
     /// Hashes an open file.
     fn hash(&self, path: &Path, mut file: &File) -> Result<Digest, TreeError> {
         let mut digester = Digester::new();
@@ -266,6 +299,11 @@ impl LocalTree {
         }
     }
 }
+
+/// A file that is not what it was.
+#[derive(Debug, thiserror::Error)]
+#[error("it was changed while the build was reading it")]
+struct Changed;
 
 const CAPABILITY: &str = "security.capability";
 
@@ -317,28 +355,23 @@ impl Tree for LocalTree {
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn Read + Send>, TreeError> {
-        Ok(Box::new(self.open_file(path)?))
+        let mut file = self.open_file(path)?;
+        let told = self.lock().told.get(path).copied();
+        if let Some((stamp, digest)) = told
+            && self.stamp(path, &file)? != stamp
+        {
+            if self.hash(path, &file)? != digest {
+                return Err(self.error("read", path, io::Error::other(Changed)));
+            }
+            file.rewind()
+                .map_err(|error| self.error("read", path, error))?;
+        }
+        Ok(Box::new(file))
     }
 
     fn digest(&self, path: &Path) -> Result<Digest, TreeError> {
-        let Some(cache) = &self.cache else {
-            return self.hash(path, &self.open_file(path)?);
-        };
-        let stamp = |stat: &Stat| Stamp::of(stat);
-        let host = self.host(path);
-        if let Some(stat) = self.stat(path)?
-            && let Some(digest) = cache.get(&host, &stamp(&stat))
-        {
-            return Ok(digest);
-        }
-        let file = self.open_file(path)?;
-        let fstat = || rustix::fs::fstat(&file).map_err(|error| self.error("read", path, error));
-        let before = stamp(&fstat()?);
-        let started = cache.now();
-        let digest = self.hash(path, &file)?;
-        if stamp(&fstat()?) == before {
-            cache.put(&host, before, digest, started);
-        }
+        let (stamp, digest) = self.stamped_digest(path)?;
+        self.lock().told.insert(path.to_owned(), (stamp, digest));
         Ok(digest)
     }
 

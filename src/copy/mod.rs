@@ -209,7 +209,8 @@ pub fn workdir(
         user => Some(find_owner(user, &**parent)?.owner),
     };
     let mut upper = Upper::new(Arc::clone(parent), now);
-    let dir = tree::resolve(&upper, Path::new(&op.path), Last::Follow)?;
+    let path = tree::clean(Path::new(&op.path));
+    let dir = tree::resolve(&upper, &path, Last::Follow)?;
     engine::make_dirs(&mut upper, &dir, 0o755, owner, now)?;
     Ok(upper.into_changes()?)
 }

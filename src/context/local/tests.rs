@@ -232,3 +232,26 @@ fn the_dockerfile_may_be_lower_case_or_a_link() {
         Err(ContextError::DockerfileIsNoFile { .. })
     ));
 }
+
+#[test]
+fn a_file_changed_after_its_digest_was_told_is_refused() {
+    let dir = Dir::new(&["same", "other"]);
+    let tree = dir.tree("");
+    for name in ["same", "other"] {
+        tree.digest(Path::new(name)).unwrap();
+    }
+    let file = fs::File::open(dir.path("same")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    fs::write(dir.path("other"), "longer than before").unwrap();
+    let mut bytes = String::new();
+    let mut reader = tree.open(Path::new("same")).unwrap();
+    reader.read_to_string(&mut bytes).unwrap();
+    assert_eq!(bytes, "same");
+    let Err(error) = tree.open(Path::new("other")) else {
+        panic!("the file has other bytes");
+    };
+    assert_eq!(
+        error.source.to_string(),
+        "it was changed while the build was reading it"
+    );
+}
