@@ -257,6 +257,8 @@ impl<'a> Planner<'a> {
                 stages.push(self.finished_stage(at));
             }
         }
+        // Instructions may read a stage that a named context replaces even in front of it.
+        stages.sort_by_key(|stage| self.states[stage.id.0].replaced_by.is_none());
         let mut warnings: Vec<Diagnostic> = self.linter.warnings().iter().map(diagnostic).collect();
         warnings.extend(args::unused(&self.build_args, &self.declared));
         Plan {
