@@ -12,14 +12,14 @@ use super::{
     session::{Session, Task},
 };
 use crate::{
-    cache::{CacheUse, Key, Lookup, Position, StepRecord, WorkdirInputs, workdir_key},
+    cache::{CacheUse, Key, Lookup, Position, StepRecord, WorkdirInputs, previous, workdir_key},
     copy,
-    layer::{Change, WriteOptions, write_layer},
-    oci::History,
+    layer::{Change, Toc, TocItem, WriteOptions, write_layer},
+    oci::{DiffId, Digest, History, sha256},
     plan::{Base, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
     store::LayerRecord,
-    tree::Tree,
+    tree::{Timestamp, Tree},
 };
 
 /// What a stage left behind.
@@ -38,6 +38,13 @@ pub(super) struct Worker<'a> {
     pub(super) results: &'a Results<StageResult>,
     /// The state so far.
     pub(super) root: Arc<Root>,
+}
+
+/// What executing a step made.
+pub(super) struct Made {
+    pub(super) layer: RootLayer,
+    /// A digest of what the layer says, file times left out.
+    pub(super) content: Digest,
 }
 
 /// How a step ended.
@@ -128,7 +135,8 @@ fn base(
             match made {
                 Ok(changes) => {
                     let layer = write(session, changes, label)
-                        .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
+                        .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?
+                        .layer;
                     task.done();
                     let entry = Entry {
                         created_by: format!("FROM {name}"),
@@ -287,7 +295,7 @@ impl<'a> Worker<'a> {
         &self,
         step: &Step,
         key: &Key,
-        execute: impl FnOnce() -> Result<RootLayer, StepError>,
+        execute: impl FnOnce() -> Result<Made, StepError>,
     ) -> Result<Outcome, StepError> {
         let store = self.session.services.store;
         let position = self.position(step);
@@ -310,15 +318,24 @@ impl<'a> Worker<'a> {
         if let Lookup::Hit(record) = key.lookup(store, position, cache)? {
             return Ok(hit(*record));
         }
-        let layer = execute()?;
+        let made = execute()?;
+        // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
+        if cache == CacheUse::On
+            && let Some(record) = previous(store, position)?
+            && record.content == Some(made.content)
+        {
+            key.record(store, position, &record)?;
+            let (Outcome::Cached(layer) | Outcome::Made(layer)) = hit(record);
+            return Ok(Outcome::Made(layer));
+        }
         let record = StepRecord {
-            diff_id: layer.diff_id,
-            descriptor: layer.descriptor.clone(),
-            created: layer.created.to_string(),
-            content: None,
+            diff_id: made.layer.diff_id,
+            descriptor: made.layer.descriptor.clone(),
+            created: made.layer.created.to_string(),
+            content: Some(made.content),
         };
         key.record(store, position, &record)?;
-        Ok(Outcome::Made(layer))
+        Ok(Outcome::Made(made.layer))
     }
 
     fn cache_use(&self) -> CacheUse {
@@ -353,7 +370,7 @@ pub(super) fn write(
     session: &Session<'_>,
     changes: Vec<Change>,
     description: String,
-) -> Result<RootLayer, StepError> {
+) -> Result<Made, StepError> {
     let store = session.services.store;
     let mut blob = store.blob_writer()?;
     let written = write_layer(changes, &mut blob, &WriteOptions::default())?;
@@ -363,10 +380,28 @@ pub(super) fn write(
         descriptor: written.descriptor.clone(),
         toc: written.toc.to_bytes(),
     })?;
-    Ok(RootLayer {
-        diff_id: written.diff_id,
-        descriptor: written.descriptor,
-        created: (session.services.clock)(),
-        description,
+    Ok(Made {
+        content: content_digest(written.toc),
+        layer: RootLayer {
+            diff_id: written.diff_id,
+            descriptor: written.descriptor,
+            created: (session.services.clock)(),
+            description,
+        },
     })
+}
+
+/// A digest of all that a layer says, but for the times of its files and where in the archive they are.
+fn content_digest(mut toc: Toc) -> Digest {
+    (toc.diff_id, toc.tar_size, toc.blob_size) = (DiffId(sha256(b"")), 0, 0);
+    toc.members.clear();
+    for entry in &mut toc.entries {
+        if let TocItem::Node { metadata, content } = &mut entry.item {
+            metadata.mtime = Timestamp::default();
+            if let Some(content) = content {
+                (content.offset, content.sparse) = (0, None);
+            }
+        }
+    }
+    sha256(&toc.to_bytes())
 }
