@@ -10,6 +10,7 @@ use crate::{
     oci::{DiffId, Digest},
     registry,
     sandbox::SandboxError,
+    snapshot::SnapshotError,
     source::{Diagnostic, Span},
     store::StoreError,
     tree::TreeError,
@@ -204,6 +205,18 @@ pub enum StepError {
         expected: DiffId,
         /// That of the layer.
         actual: DiffId,
+    },
+    /// A file system state cannot be made.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A file for the time of the step cannot be made.
+    #[error("cannot make `{}`", path.display())]
+    Scratch {
+        /// Its path.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// A layer cannot be written.
     #[error(transparent)]

@@ -18,7 +18,7 @@ mod planning;
 mod remote;
 mod request;
 mod root;
-//mod run_step;
+mod run_step;
 mod schedule;
 mod secrets;
 mod session;
@@ -40,6 +40,7 @@ use crate::{
     progress::{Reporter, Vertex},
     registry,
     sandbox::{Cancel, Sandbox},
+    snapshot::Snapshots,
     store::Store,
     tree::{self, Tree},
 };
@@ -52,8 +53,10 @@ use stage::StageResult;
 /// What a build works with.
 #[derive(Clone, Copy)]
 pub struct Services<'a> {
-    /// Where blobs, records and states are.
+    /// Where blobs and records are.
     pub store: &'a Store,
+    /// States on disk, for processes.
+    pub snapshots: &'a Snapshots,
 
     /// Talks to registries and web servers.
     pub registry: &'a registry::Client,

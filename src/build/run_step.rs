@@ -2,27 +2,29 @@
 
 use std::{
     ffi::OsString,
-    os::unix::fs::PermissionsExt as _,
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
-    copy_step, error::StepError,
-    root::RootLayer,
+    copy_step,
+    error::StepError,
     secrets,
     session::{Session, Task},
-    stage::{Outcome, Worker, write},
+    stage::{Made, Outcome, Worker, write},
 };
 use crate::{
     cache::{MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
     copy,
+    layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
+    oci::ChainId,
     plan::{Mount, MountKind, Network, Origin, RunOp, Sharing, Step},
     progress::Event,
-    sandbox::{self, Exit, MountSpec, ProcessSpec},
-    snapshot::materialise,
-    store::{CacheMount, CacheMountId, CacheSharing, TempDir},
-    tree::Tree,
+    sandbox::{self, Exit, MountSpec, ProcessSpec, Rootfs},
+    snapshot::{Checkout, Marks, Snapshot},
+    store::{CacheMount, CacheMountId, CacheSharing},
+    tree::{self, Last, Tree},
 };
 
 /// Where a process finds programs when nothing says so.
@@ -107,7 +109,7 @@ fn execute(
     task: &Task<'_>,
     step: &Step,
     op: &RunOp,
-) -> Result<RootLayer, StepError> {
+) -> Result<Made, StepError> {
     let session = worker.session;
     let command = op.argv.join(" ");
     let tree = worker.tree(task.vertex)?;
@@ -121,8 +123,9 @@ fn execute(
     for mount in &op.mounts {
         mounts.add(worker, task, mount)?;
     }
-    let snapshot = worker.root.snapshot(session, task.vertex)?;
-    let prepared = session.services.snapshots.prepare(&snapshot)?;
+    let snapshots = session.services.snapshots;
+    let overlay = snapshots.prepare(snapshots.stack(&tree)?)?;
+    let hostname = worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME);
     let spec = ProcessSpec {
         argv: op.argv.iter().map(OsString::from).collect(),
         env: environment(op, &user.home, &mounts.env),
@@ -130,27 +133,31 @@ fn execute(
         uid: user.uid,
         gid: user.gid,
         groups: user.groups,
-        hostname: worker.plan.hostname.clone().unwrap_or_else(|| sandbox::HOSTNAME.to_owned()),
+        hostname: hostname.to_owned(),
         network: match op.network.unwrap_or(session.request.network) {
             Network::None => sandbox::Network::None,
             Network::Default | Network::Host => sandbox::Network::Host,
         },
-        mounts: mounts.specs,
-        etc_hosts: Some(sandbox::etc_hosts(
-            worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME),
-            &session.request.add_hosts,
-        )),
-        resolv_conf: session.services.resolv_conf.clone(),
+        mounts: std::mem::take(&mut mounts.specs),
+        etc_hosts: Some(sandbox::etc_hosts(hostname, &session.request.add_hosts)),
+        resolv_conf: Some(session.services.resolv_conf.to_vec()),
         shm_size: session.request.shm_size.unwrap_or(sandbox::SHM_SIZE),
         ulimits: session.request.ulimits.clone(),
         insecure: op.insecure,
-        rootfs: prepared.rootfs(),
+        rootfs: Rootfs::Overlay {
+            lower: overlay.lower(),
+            upper: overlay.upper(),
+            work: overlay.work(),
+            userxattr: snapshots.style().marks == Marks::User,
+        },
     };
     let reporter = session.services.reporter;
     let mut sink = |stream, bytes: &[u8]| {
-        reporter.event(Event::Output { vertex: task.vertex, stream, bytes: bytes.to_vec() });
+        let bytes = bytes.to_vec();
+        reporter.event(Event::Output { vertex: task.vertex, stream, bytes });
     };
-    let exit = session.services.sandbox.run(&spec, &session.services.cancel, &mut sink)?;
+    let exit = session.services.sandbox.run(&spec, session.services.cancel, &mut sink)?;
+    drop(mounts);
     match exit {
         Exit::Code(0) => {}
         Exit::Canceled => return Err(StepError::Canceled),
@@ -161,13 +168,9 @@ fn execute(
             return Err(StepError::Exit { command, code: exit.code() });
         }
     }
-    let changes = prepared.changes(&tree)?;
-    let layer = write(session, changes, step.label.clone())?;
-    let above = worker.root.push(layer.clone());
-    if let Some(chain) = above.chain() {
-        prepared.adopt(&chain)?;
-    }
-    Ok(layer)
+    let made = write(session, overlay.diff(&tree)?, step.label.clone())?;
+    overlay.adopt(ChainId::after(worker.root.chain(), made.layer.diff_id))?;
+    Ok(made)
 }
 
 /// The environment of the process: what the Dockerfile says, then what has to be there.
@@ -196,8 +199,9 @@ fn environment(
 struct Mounts {
     specs: Vec<MountSpec>,
     env: Vec<(String, Vec<u8>)>,
-    _caches: Vec<CacheMount>,
-    _dirs: Vec<TempDir>,
+    caches: Vec<CacheMount>,
+    checkouts: Vec<Checkout>,
+    snapshots: Vec<Snapshot>,
 }
 
 impl Mounts {
@@ -212,12 +216,7 @@ impl Mounts {
         match &mount.kind {
             MountKind::Bind { from, source, writable } => {
                 let Some(target) = target else { return Ok(()) };
-                let source = self.files(worker, task, from, source)?;
-                let kind = if *writable {
-                    sandbox::MountKind::ScratchBind { source }
-                } else {
-                    sandbox::MountKind::Bind { source, readonly: true }
-                };
+                let kind = self.files(worker, task, from, source, *writable)?;
                 self.specs.push(MountSpec::new(target, kind));
             }
             MountKind::Tmpfs { size } => {
@@ -228,7 +227,7 @@ impl Mounts {
                 let Some(target) = target else { return Ok(()) };
                 let (cache, readonly) = cache_mount(worker, task, &mount.kind)?;
                 let source = cache.path().to_owned();
-                self._caches.push(cache);
+                self.caches.push(cache);
                 let kind = sandbox::MountKind::Bind { source, readonly };
                 self.specs.push(MountSpec::new(target, kind));
             }
@@ -260,32 +259,54 @@ impl Mounts {
         Ok(())
     }
 
-    /// A path of this machine with the files that a mount shows.
+    /// The files that a bind mount shows. Those of a state are shown where they are; those of a context are put on
+    /// disk first, with the owners that a step has to see.
     fn files(
         &mut self,
         worker: &Worker<'_>,
         task: &Task<'_>,
         from: &Origin,
         source: &str,
-    ) -> Result<PathBuf, StepError> {
+        writable: bool,
+    ) -> Result<sandbox::MountKind, StepError> {
+        let session = worker.session;
+        if let Some(root) = worker.origin_root(from)? {
+            let tree = root.tree(session.fetch(task.vertex))?;
+            let path = tree::resolve(&*tree, &tree::clean(Path::new(source)), Last::Follow)?;
+            if tree.node(&path)?.is_none() {
+                return Err(StepError::MountSource(source.to_owned()));
+            }
+            let stack = session.services.snapshots.stack(&tree)?;
+            let lower = stack.iter().map(Snapshot::fs).collect();
+            self.snapshots.extend(stack);
+            return Ok(sandbox::MountKind::Tree { lower, source: path, writable });
+        }
         let tree = worker.origin_tree(from, task.vertex)?;
-        let dir = worker.session.services.store.temp_dir()?;
-        let path = put_files(worker.session, tree, source, dir.path())?;
-        self._dirs.push(dir);
-        Ok(path)
+        let checkout = check_out(session, tree, source, "/mounted")?;
+        let lower = vec![checkout.root()];
+        self.checkouts.push(checkout);
+        Ok(sandbox::MountKind::Tree { lower, source: PathBuf::from("mounted"), writable })
     }
 }
 
-/// Puts what `source` of a tree is into `dir`, and says where it is now.
-fn put_files(
+/// Puts what `source` of a tree is at `dest` of a directory.
+fn check_out(
     session: &Session<'_>,
     tree: Arc<dyn Tree>,
     source: &str,
-    dir: &Path,
-) -> Result<PathBuf, StepError> {
-    let changes = copy_step::files_of(session, tree, source, "/mounted")?;
-    materialise(&changes, dir)?;
-    Ok(dir.join("mounted"))
+    dest: &str,
+) -> Result<Checkout, StepError> {
+    let changes = copy_step::files_of(session, tree, source, dest)?;
+    let dir = session.services.store.temp_dir()?;
+    let path = dir.path().join("layer");
+    let file = File::create_new(&path)
+        .map_err(|source| StepError::Scratch { path: path.clone(), source })?;
+    let options = WriteOptions { compression: Compression::Uncompressed, ..WriteOptions::default() };
+    let written = write_layer(changes, file, &options)?;
+    let layer = LayerBlob::new(Arc::new(written.toc), path, None);
+    let tree = LayerTree::of([layer])
+        .map_err(|source| StepError::Stack { layer: written.descriptor.digest, source })?;
+    Ok(session.services.snapshots.checkout(&tree)?)
 }
 
 fn cache_mount(
@@ -312,12 +333,17 @@ fn cache_mount(
         Sharing::Locked => CacheSharing::Locked,
     };
     let mut fill = |dir: &Path| -> Result<(), StepError> {
+        let failed = |source| StepError::Scratch { path: dir.to_owned(), source };
         if let Some(from) = from {
             let tree = worker.origin_tree(from, task.vertex)?;
-            let changes = copy_step::files_of(session, tree, source, "/")?;
-            materialise(&changes, dir)?;
-        } else {
-            session.services.snapshots.own(dir, *uid, *gid, *mode)?;
+            let seed = check_out(session, tree, source, "/")?;
+            for entry in std::fs::read_dir(seed.root()).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                std::fs::rename(entry.path(), dir.join(entry.file_name())).map_err(failed)?;
+            }
+        }
+        if (*uid, *gid) != (0, 0) {
+            std::os::unix::fs::chown(dir, Some(*uid), Some(*gid)).map_err(failed)?;
         }
         Ok(())
     };

@@ -8,6 +8,7 @@ use super::{
     image::Entry,
     request::NoCache,
     root::{Root, RootLayer},
+    run_step,
     schedule::Results,
     session::{Session, Task},
 };
@@ -212,7 +213,7 @@ impl<'a> Worker<'a> {
         }
         let task = self.session.task(step.label.clone());
         let outcome = match &step.op {
-            Op::Run(_) => Err(StepError::Unsupported("RUN".into())),
+            Op::Run(op) => run_step::run(self, &task, step, op),
             Op::Copy(op) => copy_step::run(self, &task, step, op),
             Op::Workdir(op) => self.workdir(&task, step, op),
             Op::Config => unreachable!("steps of the config have no layer"),
