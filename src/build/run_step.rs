@@ -132,7 +132,7 @@ fn execute(
         cwd: op.workdir.clone(),
         uid: user.uid,
         gid: user.gid,
-        groups: user.groups,
+        groups: groups(user.gid, &user.groups),
         hostname: hostname.to_owned(),
         network: match op.network.unwrap_or(session.request.network) {
             Network::None => sandbox::Network::None,
@@ -171,6 +171,12 @@ fn execute(
     let made = write(session, overlay.diff(&tree)?, step.label.clone())?;
     overlay.adopt(ChainId::after(worker.root.chain(), made.layer.diff_id))?;
     Ok(made)
+}
+
+/// The supplementary groups of a process: containerd counts the main one among them, and `id` shows that.
+fn groups(gid: u32, others: &[u32]) -> Vec<u32> {
+    let others = others.iter().copied().filter(|other| *other != gid);
+    std::iter::once(gid).chain(others).collect()
 }
 
 /// The environment of the process: what the Dockerfile says, then what has to be there.
@@ -242,18 +248,18 @@ impl Mounts {
             }
             MountKind::Ssh { id, required, mode, uid, gid } => {
                 let Some(target) = target else { return Ok(()) };
+                let value = target.as_os_str().as_encoded_bytes().to_vec();
                 match session.request.ssh.get(id) {
                     Some(host) => {
-                        let host = host.clone();
-                        let (mode, uid, gid) = (*mode, *uid, *gid);
+                        let (host, mode, uid, gid) = (host.clone(), *mode, *uid, *gid);
                         let kind = sandbox::MountKind::Socket { host, mode, uid, gid };
                         self.specs.push(MountSpec::new(target, kind));
-                        let value = target.as_os_str().as_encoded_bytes().to_vec();
-                        self.env.push(("SSH_AUTH_SOCK".to_owned(), value));
                     }
                     None if *required => return Err(StepError::SshMissing(id.clone())),
                     None => {}
                 }
+                // Also without an agent, as in BuildKit.
+                self.env.push(("SSH_AUTH_SOCK".to_owned(), value));
             }
         }
         Ok(())
