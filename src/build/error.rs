@@ -126,6 +126,14 @@ pub enum StepError {
     /// The step asks for something that has to be allowed on the command line.
     #[error("{0} is not allowed; allow it with --allow {0}")]
     NotAllowed(&'static str),
+    /// No process can be run apart from this machine.
+    #[error("RUN needs namespaces, which this machine refuses: {reason}")]
+    NoSandbox {
+        /// What was tried last, and what stands in the way.
+        reason: String,
+        /// What would remove it, as far as that is known.
+        remedy: Option<&'static str>,
+    },
     /// The step cannot be run on this machine.
     #[error("{0}")]
     Unsupported(String),

@@ -39,7 +39,7 @@ use crate::{
     plan::{Outline, Plan},
     progress::{Reporter, Vertex},
     registry,
-    sandbox::{Cancel, Sandbox},
+    sandbox::{Cancel, NamespaceError, Sandbox},
     snapshot::Snapshots,
     store::Store,
     tree::{self, Tree},
@@ -62,6 +62,8 @@ pub struct Services<'a> {
     pub registry: &'a registry::Client,
     /// Runs processes.
     pub sandbox: &'a Sandbox,
+    /// Why it cannot here, if that is so; everything else works.
+    pub refusal: Option<&'a NamespaceError>,
     /// Takes what is to be told.
     pub reporter: &'a dyn Reporter,
     /// Asked for by the user, or by the build itself once something has failed.

@@ -111,6 +111,12 @@ fn execute(
     op: &RunOp,
 ) -> Result<Made, StepError> {
     let session = worker.session;
+    if let Some(refusal) = session.services.refusal {
+        return Err(StepError::NoSandbox {
+            reason: refusal.to_string(),
+            remedy: refusal.obstacle.remedy(),
+        });
+    }
     let command = op.argv.join(" ");
     let tree = worker.tree(task.vertex)?;
     let user = copy::find_user(&op.user, &*tree)
