@@ -46,11 +46,19 @@ pub(super) fn run(
         .iter()
         .map(|mount| mount_content(worker, task, &mount.kind))
         .collect::<Result<Vec<_>, _>>()?;
-    let added_hosts: Vec<&str> = request.add_hosts.iter().map(|(name, _)| name.as_str()).collect();
+    let added_hosts: Vec<&str> = request
+        .add_hosts
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
     let ulimits: Vec<KeyUlimit<'_>> = request
         .ulimits
         .iter()
-        .map(|limit| KeyUlimit { name: &limit.name, soft: signed(limit.soft), hard: signed(limit.hard) })
+        .map(|limit| KeyUlimit {
+            name: &limit.name,
+            soft: signed(limit.soft),
+            hard: signed(limit.hard),
+        })
         .collect();
     let key = run_key(&RunInputs {
         parent: worker.root.chain(),
@@ -81,7 +89,10 @@ fn check_allowed(session: &Session<'_>, op: &RunOp) -> Result<(), StepError> {
         return Err(StepError::NotAllowed("security.insecure"));
     }
     if let Some(device) = op.devices.iter().find(|device| device.required) {
-        let reason = format!("device {} is not available: this machine has no CDI devices", device.name);
+        let reason = format!(
+            "device {} is not available: this machine has no CDI devices",
+            device.name
+        );
         return Err(StepError::Unsupported(reason));
     }
     Ok(())
@@ -95,7 +106,11 @@ fn mount_content(
 ) -> Result<MountContent, StepError> {
     let (from, source) = match kind {
         MountKind::Bind { from, source, .. } => (from, source),
-        MountKind::Cache { from: Some(from), source, .. } => (from, source),
+        MountKind::Cache {
+            from: Some(from),
+            source,
+            ..
+        } => (from, source),
         _ => return Ok(MountContent::Nothing),
     };
     let tree = worker.origin_tree(from, task.vertex)?;
@@ -119,8 +134,10 @@ fn execute(
     }
     let command = op.argv.join(" ");
     let tree = worker.tree(task.vertex)?;
-    let user = copy::find_user(&op.user, &*tree)
-        .map_err(|source| StepError::User { command: command.clone(), source })?;
+    let user = copy::find_user(&op.user, &*tree).map_err(|source| StepError::User {
+        command: command.clone(),
+        source,
+    })?;
     let mut mounts = Mounts::default();
     for script in &op.scripts {
         let target = Path::new(SCRIPTS).join(&script.name);
@@ -160,18 +177,32 @@ fn execute(
     let reporter = session.services.reporter;
     let mut sink = |stream, bytes: &[u8]| {
         let bytes = bytes.to_vec();
-        reporter.event(Event::Output { vertex: task.vertex, stream, bytes });
+        reporter.event(Event::Output {
+            vertex: task.vertex,
+            stream,
+            bytes,
+        });
     };
-    let exit = session.services.sandbox.run(&spec, session.services.cancel, &mut sink)?;
+    let exit = session
+        .services
+        .sandbox
+        .run(&spec, session.services.cancel, &mut sink)?;
     drop(mounts);
     match exit {
         Exit::Code(0) => {}
         Exit::Canceled => return Err(StepError::Canceled),
         Exit::NotStarted { code, reason } => {
-            return Err(StepError::NotStarted { command, reason, code });
+            return Err(StepError::NotStarted {
+                command,
+                reason,
+                code,
+            });
         }
         Exit::Code(_) | Exit::Signal(_) => {
-            return Err(StepError::Exit { command, code: exit.code() });
+            return Err(StepError::Exit {
+                command,
+                code: exit.code(),
+            });
         }
     }
     let made = write(session, overlay.diff(&tree)?, step.label.clone())?;
@@ -186,11 +217,7 @@ fn groups(gid: u32, others: &[u32]) -> Vec<u32> {
 }
 
 /// The environment of the process: what the Dockerfile says, then what has to be there.
-fn environment(
-    op: &RunOp,
-    home: &str,
-    secrets: &[(String, Vec<u8>)],
-) -> Vec<(OsString, OsString)> {
+fn environment(op: &RunOp, home: &str, secrets: &[(String, Vec<u8>)]) -> Vec<(OsString, OsString)> {
     use std::os::unix::ffi::OsStringExt as _;
     let has = |name: &str| op.env.iter().any(|(key, _)| key == name);
     let mut env: Vec<(OsString, OsString)> = Vec::new();
@@ -198,8 +225,17 @@ fn environment(
         env.push(("PATH".into(), DEFAULT_PATH.into()));
     }
     let proxies = op.proxy_env.iter().filter(|(name, _)| !has(name));
-    env.extend(op.env.iter().chain(proxies).map(|(key, value)| (key.into(), value.into())));
-    env.extend(secrets.iter().map(|(key, value)| (key.into(), OsString::from_vec(value.clone()))));
+    env.extend(
+        op.env
+            .iter()
+            .chain(proxies)
+            .map(|(key, value)| (key.into(), value.into())),
+    );
+    env.extend(
+        secrets
+            .iter()
+            .map(|(key, value)| (key.into(), OsString::from_vec(value.clone()))),
+    );
     if !has("HOME") {
         env.push(("HOME".into(), home.into()));
     }
@@ -218,22 +254,39 @@ struct Mounts {
 
 impl Mounts {
     fn bytes(&mut self, target: &Path, content: Vec<u8>, mode: u32, (uid, gid): (u32, u32)) {
-        let kind = sandbox::MountKind::Bytes { content, mode, uid, gid };
+        let kind = sandbox::MountKind::Bytes {
+            content,
+            mode,
+            uid,
+            gid,
+        };
         self.specs.push(MountSpec::new(target, kind));
     }
 
-    fn add(&mut self, worker: &Worker<'_>, task: &Task<'_>, mount: &Mount) -> Result<(), StepError> {
+    fn add(
+        &mut self,
+        worker: &Worker<'_>,
+        task: &Task<'_>,
+        mount: &Mount,
+    ) -> Result<(), StepError> {
         let session = worker.session;
         let target = mount.target.as_deref();
         match &mount.kind {
-            MountKind::Bind { from, source, writable } => {
+            MountKind::Bind {
+                from,
+                source,
+                writable,
+            } => {
                 let Some(target) = target else { return Ok(()) };
                 let kind = self.files(worker, task, from, source, *writable)?;
                 self.specs.push(MountSpec::new(target, kind));
             }
             MountKind::Tmpfs { size } => {
                 let Some(target) = target else { return Ok(()) };
-                self.specs.push(MountSpec::new(target, sandbox::MountKind::Tmpfs { size: *size }));
+                self.specs.push(MountSpec::new(
+                    target,
+                    sandbox::MountKind::Tmpfs { size: *size },
+                ));
             }
             MountKind::Cache { .. } => {
                 let Some(target) = target else { return Ok(()) };
@@ -243,22 +296,41 @@ impl Mounts {
                 let kind = sandbox::MountKind::Bind { source, readonly };
                 self.specs.push(MountSpec::new(target, kind));
             }
-            MountKind::Secret { id, env, required, mode, uid, gid } => {
+            MountKind::Secret {
+                id,
+                env,
+                required,
+                mode,
+                uid,
+                gid,
+            } => {
                 let value = secrets::value(session, id, *required)?;
                 if let Some(name) = env {
-                    self.env.push((name.clone(), value.clone().unwrap_or_default()));
+                    self.env
+                        .push((name.clone(), value.clone().unwrap_or_default()));
                 }
                 if let (Some(target), Some(value)) = (target, value) {
                     self.bytes(target, value, *mode, (*uid, *gid));
                 }
             }
-            MountKind::Ssh { id, required, mode, uid, gid } => {
+            MountKind::Ssh {
+                id,
+                required,
+                mode,
+                uid,
+                gid,
+            } => {
                 let Some(target) = target else { return Ok(()) };
                 let value = target.as_os_str().as_encoded_bytes().to_vec();
                 match session.request.ssh.get(id) {
                     Some(host) => {
                         let (host, mode, uid, gid) = (host.clone(), *mode, *uid, *gid);
-                        let kind = sandbox::MountKind::Socket { host, mode, uid, gid };
+                        let kind = sandbox::MountKind::Socket {
+                            host,
+                            mode,
+                            uid,
+                            gid,
+                        };
                         self.specs.push(MountSpec::new(target, kind));
                     }
                     None if *required => return Err(StepError::SshMissing(id.clone())),
@@ -291,13 +363,21 @@ impl Mounts {
             let stack = session.services.snapshots.stack(&tree)?;
             let lower = stack.iter().map(Snapshot::fs).collect();
             self.snapshots.extend(stack);
-            return Ok(sandbox::MountKind::Tree { lower, source: path, writable });
+            return Ok(sandbox::MountKind::Tree {
+                lower,
+                source: path,
+                writable,
+            });
         }
         let tree = worker.origin_tree(from, task.vertex)?;
         let checkout = check_out(session, tree, source, "/mounted")?;
         let lower = vec![checkout.root()];
         self.checkouts.push(checkout);
-        Ok(sandbox::MountKind::Tree { lower, source: PathBuf::from("mounted"), writable })
+        Ok(sandbox::MountKind::Tree {
+            lower,
+            source: PathBuf::from("mounted"),
+            writable,
+        })
     }
 }
 
@@ -311,13 +391,20 @@ fn check_out(
     let changes = copy_step::files_of(session, tree, source, dest)?;
     let dir = session.services.store.temp_dir()?;
     let path = dir.path().join("layer");
-    let file = File::create_new(&path)
-        .map_err(|source| StepError::Scratch { path: path.clone(), source })?;
-    let options = WriteOptions { compression: Compression::Uncompressed, ..WriteOptions::default() };
+    let file = File::create_new(&path).map_err(|source| StepError::Scratch {
+        path: path.clone(),
+        source,
+    })?;
+    let options = WriteOptions {
+        compression: Compression::Uncompressed,
+        ..WriteOptions::default()
+    };
     let written = write_layer(changes, file, &options)?;
     let layer = LayerBlob::new(Arc::new(written.toc), path, None);
-    let tree = LayerTree::of([layer])
-        .map_err(|source| StepError::Stack { layer: written.descriptor.digest, source })?;
+    let tree = LayerTree::of([layer]).map_err(|source| StepError::Stack {
+        layer: written.descriptor.digest,
+        source,
+    })?;
     Ok(session.services.snapshots.checkout(&tree)?)
 }
 
@@ -326,7 +413,17 @@ fn cache_mount(
     task: &Task<'_>,
     kind: &MountKind,
 ) -> Result<(CacheMount, bool), StepError> {
-    let MountKind::Cache { id, sharing, from, source, mode, uid, gid, writable } = kind else {
+    let MountKind::Cache {
+        id,
+        sharing,
+        from,
+        source,
+        mode,
+        uid,
+        gid,
+        writable,
+    } = kind
+    else {
         unreachable!("only cache mounts come here");
     };
     let session = worker.session;
@@ -338,14 +435,23 @@ fn cache_mount(
         },
         None => None,
     };
-    let cache_id = CacheMountId { id: id.clone(), seed, mode: *mode, uid: *uid, gid: *gid };
+    let cache_id = CacheMountId {
+        id: id.clone(),
+        seed,
+        mode: *mode,
+        uid: *uid,
+        gid: *gid,
+    };
     let sharing = match sharing {
         Sharing::Shared => CacheSharing::Shared,
         Sharing::Private => CacheSharing::Private,
         Sharing::Locked => CacheSharing::Locked,
     };
     let mut fill = |dir: &Path| -> Result<(), StepError> {
-        let failed = |source| StepError::Scratch { path: dir.to_owned(), source };
+        let failed = |source| StepError::Scratch {
+            path: dir.to_owned(),
+            source,
+        };
         if let Some(from) = from {
             let tree = worker.origin_tree(from, task.vertex)?;
             let seed = check_out(session, tree, source, "/")?;

@@ -36,7 +36,7 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     if let Some(error) = error.downcast_ref::<OutputError>() {
         return output_kind(error);
     }
-    if let Some(StepError::Unsupported(_)) = error.downcast_ref() {
+    if let Some(StepError::Unsupported(_) | StepError::NoSandbox { .. }) = error.downcast_ref() {
         return Some(Kind::Machine);
     }
     if error.is::<ReferenceError>() {
@@ -91,6 +91,9 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> Failure {
 pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut next = Some(error);
     while let Some(error) = next {
+        if let Some(StepError::NoSandbox { remedy, .. }) = error.downcast_ref() {
+            return *remedy;
+        }
         if let Some(registry::Error::Unauthorized { .. }) = error.downcast_ref() {
             return Some("`rbuild login REGISTRY -u NAME --password-stdin` stores credentials");
         }

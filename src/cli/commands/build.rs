@@ -12,7 +12,8 @@ use rbuild::{
     progress::{Event, Reporter as _},
     reference::Reference,
     registry::Client,
-    sandbox::{Cancel, RESOLVED_CONF, Sandbox, is_stub, resolv_conf},
+    sandbox::{Cancel, IdMap, NamespaceError, RESOLVED_CONF, Sandbox, is_stub, resolv_conf},
+    snapshot::{Marks, Owners, Snapshots, Style},
     store::Store,
 };
 use serde_json::{Value, json};
@@ -32,7 +33,14 @@ use crate::cli::{
 };
 
 /// Builds, or does with the Dockerfile what `--call` says.
-pub(crate) fn run(args: &BuildArgs, root: &Path, env: &Environment) -> Result<(), Failure> {
+///
+/// `refusal` says why no process can be run here, if that is so; what needs none is built all the same.
+pub(crate) fn run(
+    args: &BuildArgs,
+    root: &Path,
+    env: &Environment,
+    refusal: Option<&NamespaceError>,
+) -> Result<(), Failure> {
     let wanted = Wanted::new(args, env)?;
     let request = request::request(args, env)?;
     let mut registry = settings::registry(env)?;
@@ -49,8 +57,13 @@ pub(crate) fn run(args: &BuildArgs, root: &Path, env: &Environment) -> Result<()
     let sandbox = Sandbox::new();
     let resolv_conf = host_resolv_conf();
     let renderer = Arc::new(Renderer::new(form, env.stderr_is_terminal, colour));
+    let style = state_style(refusal);
+    let snapshots =
+        Snapshots::open(&store.snapshots_dir(), style).map_err(|e| classify::failure(&e))?;
     let services = Services {
         store: &store,
+        snapshots: &snapshots,
+        refusal,
         registry: &client,
         sandbox: &sandbox,
         reporter: &*renderer,
@@ -78,6 +91,25 @@ pub(crate) fn run(args: &BuildArgs, root: &Path, env: &Environment) -> Result<()
         say_warnings(&result, &request, &warnings);
     }
     wanted.report(args, &result, &exported)
+}
+
+/// How states are kept on disk for processes with the ids that there are here.
+fn state_style(refusal: Option<&NamespaceError>) -> Style {
+    let map = IdMap::current().unwrap_or(IdMap::Single);
+    match map {
+        IdMap::Full if refusal.is_none() => Style {
+            marks: Marks::Trusted,
+            owners: Owners::Real,
+        },
+        IdMap::Ranges { .. } => Style {
+            marks: Marks::User,
+            owners: Owners::Mapped,
+        },
+        IdMap::Full | IdMap::Single => Style {
+            marks: Marks::User,
+            owners: Owners::Recorded,
+        },
+    }
 }
 
 /// One build and all that it needs.

@@ -45,22 +45,12 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
 
 /// Builds in a user namespace where that takes one.
 fn build(args: &BuildArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
-    let obstacle = match namespace::enter(root, env) {
-        Place::Finished(status) => return Ok(ExitCode::from(status)),
-        Place::Here(obstacle) => obstacle,
-    };
-    let outcome = build::run(args, root, env);
-    outcome.map_err(|failure| match obstacle {
-        Some(error) if failure.kind == Kind::Machine => {
-            let failure = failure.with_hint(format!("there is no user namespace: {error}"));
-            match error.obstacle.remedy() {
-                Some(remedy) => failure.with_hint(remedy),
-                None => failure,
-            }
+    match namespace::enter(root, env) {
+        Place::Here(refusal) => {
+            build::run(args, root, env, refusal.as_ref()).map(|()| ExitCode::SUCCESS)
         }
-        _ => failure,
-    })?;
-    Ok(ExitCode::SUCCESS)
+        Place::Finished(status) => Ok(ExitCode::from(status)),
+    }
 }
 
 fn version(args: &VersionArgs) -> Result<(), Failure> {
