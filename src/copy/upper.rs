@@ -288,3 +288,6 @@ impl Tree for Upper {
         self.lower.digest(path)
     }
 }
+
+#[cfg(test)]
+mod tests;
