@@ -1,8 +1,11 @@
 //! Who uses a directory: a lock file inside it, locked with `flock`. The kernel lets go when a process ends, however it ends.
+//!
+//! The file also says in which boot of the machine the directory was made. Nothing is synced when a snapshot is made, as that would
+//! take longer than unpacking; so one from an earlier boot may have lost bytes to a power cut, unless it was settled since.
 
 use std::{
     fs::File,
-    io,
+    io::{self, Write as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU64, Ordering},
@@ -43,6 +46,14 @@ impl Held {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).at("lock", dir),
         }
+    }
+
+    /// Whether the directory was made in this boot of the machine.
+    pub(super) fn is_of_this_boot(&self) -> io::Result<bool> {
+        use std::os::unix::fs::FileExt as _;
+        let mut made = [0; 64];
+        let length = self.0.read_at(&mut made, 0)?;
+        Ok(made[..length] == *boot_id().as_bytes())
     }
 
     /// Lets others share what was held alone.
@@ -97,11 +108,12 @@ impl Scratch {
                 other => other.at("create", &path)?,
             }
             let lock = path.join(NAME);
-            let file = match File::create_new(&lock) {
+            let mut file = match File::create_new(&lock) {
                 // A sweep took the empty directory for a leftover.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other.at("create", &lock)?,
             };
+            file.write_all(boot_id().as_bytes()).at("write", &lock)?;
             let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
             // A sweep that came between the two calls has removed the directory.
             if locked.is_ok() && is_at(&file, &path)? {
@@ -137,6 +149,11 @@ impl Drop for Scratch {
             let _removed = remove_tree(&self.path).is_ok();
         }
     }
+}
+
+/// The machine's name for the time since it was started; empty where it has none.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 fn fresh_path(dir: &Path) -> PathBuf {

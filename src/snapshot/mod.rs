@@ -4,11 +4,13 @@
 //! DIR/STYLE/                 STYLE: how marks and owners are kept, so that no two ways mix
 //!   <chainID>/fs/            what one layer adds to the states below: an overlayfs lower directory
 //!   <chainID>/owners         owners that `fs` itself cannot hold, see `owner`
-//!   <chainID>/lock           held shared by whoever uses the snapshot, alone by whoever removes it
+//!   <chainID>/lock           held shared by whoever uses the snapshot, alone by whoever removes it; boot in which it was made
+//!   <chainID>/settled        it is known to be on disk as a whole
 //!   tmp/<pid>-<n>/           being made or used by one step: fs | upper, work; lock, held alone
 //! ```
 //! A snapshot is made in `tmp` and renamed into place, so it is whole or absent; who comes second throws its own away. A kill leaves
-//! directories in `tmp` whose lock nobody holds: [`Snapshots::sweep`] removes them.
+//! directories in `tmp` whose lock nobody holds: [`Snapshots::sweep`] removes them. A power cut may leave a snapshot without all of its
+//! bytes, so one from an earlier boot is thrown away unless [`Snapshots::settle`] ran after it was made.
 //!
 //! A step runs on [`Snapshots::prepare`]'s overlay. Its changes are read from the upper directory alone
 //! ([`Overlay::diff`]), never by scanning a tree, and the upper directory becomes the snapshot of the next state
@@ -81,6 +83,9 @@ pub enum SnapshotError {
         path: PathBuf,
     },
 }
+
+/// The mark of a snapshot that is on disk as a whole.
+const SETTLED: &str = "settled";
 
 /// Puts action and path to an error of the system.
 trait At<T> {
@@ -198,14 +203,46 @@ impl Snapshots {
         self.style
     }
 
-    /// The snapshot that completes a state, if it is there.
+    /// The snapshot that completes a state, if it is there and whole.
     pub fn get(&self, chain_id: ChainId) -> Result<Option<Snapshot>, SnapshotError> {
         let path = self.dir.join(chain_id.0.hex());
-        Ok(Held::shared(&path)?.map(|held| Snapshot {
+        let Some(mut held) = Held::shared(&path)? else {
+            return Ok(None);
+        };
+        let whole = held.is_of_this_boot().at("read", &path)?
+            || path.join(SETTLED).try_exists().at("find", &path)?;
+        if !whole {
+            drop(held);
+            if self.remove(chain_id)? {
+                return Ok(None);
+            }
+            // Somebody uses it: another machine with the same disk, which has all of it in memory.
+            match Held::shared(&path)? {
+                Some(again) => held = again,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(Snapshot {
             chain_id,
             path,
             _held: Arc::new(held),
         }))
+    }
+
+    /// Waits until all snapshots are on disk, so that they outlive a power cut and the next start of the machine.
+    pub fn settle(&self) -> Result<(), SnapshotError> {
+        let present: Vec<Snapshot> = self
+            .list()?
+            .into_iter()
+            .filter_map(|chain_id| self.get(chain_id).transpose())
+            .collect::<Result<_, _>>()?;
+        let dir = std::fs::File::open(&self.dir).at("open", &self.dir)?;
+        rustix::fs::syncfs(&dir).at("sync", &self.dir)?;
+        for Snapshot { path, .. } in present {
+            let mark = path.join(SETTLED);
+            std::fs::File::create(&mark).at("create", &mark)?;
+        }
+        Ok(())
     }
 
     /// The snapshots that make up a state, topmost first, as overlayfs wants its lower directories. Those that are missing are

@@ -610,3 +610,29 @@ fn owners_survive_where_one_id_is_mapped() {
                 && line.contains(" 4755 "))
     );
 }
+
+#[test]
+fn snapshots_of_an_earlier_boot_are_kept_when_they_were_settled() {
+    if !is_root() {
+        return;
+    }
+    let (at, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base()]);
+    let id = snapshots.stack(&tree).unwrap()[0].chain_id;
+    let path = at.path().join("trusted").join(id.0.hex());
+    assert!(snapshots.get(id).unwrap().is_some());
+    let earlier = || std::fs::write(path.join("lock"), "another boot").unwrap();
+    let used = snapshots.get(id).unwrap();
+    earlier();
+    assert!(
+        snapshots.get(id).unwrap().is_some(),
+        "whoever uses it has all of it"
+    );
+    drop(used);
+    assert!(snapshots.get(id).unwrap().is_none());
+    assert!(!path.try_exists().unwrap());
+    snapshots.stack(&tree).unwrap();
+    snapshots.settle().unwrap();
+    earlier();
+    assert!(snapshots.get(id).unwrap().is_some());
+}

@@ -1,7 +1,12 @@
 //! Archives that tell lies, and unusual ones that do not.
 
+use std::{ffi::OsString, path::Path};
+
 use super::*;
-use crate::layer::{Toc, TocItem, tar::Header};
+use crate::{
+    layer::{Toc, TocItem, tar::Header},
+    tree::{Kind, Timestamp},
+};
 
 /// An archive under construction, one line per entry.
 #[derive(Default)]
