@@ -19,13 +19,16 @@ use super::{
     mirrors::Endpoint,
     redact::redacted,
     retry::Attempts,
-    settings::{Settings, Warn},
+    settings::{Canceled, Settings, Warn},
     transport::{Follow, MakeBody, Request, Transport, forbidden},
 };
 use crate::{
     oci::{Descriptor, Digest},
     reference::{DOCKER_IO, Reference},
 };
+
+/// How often it is asked whether the work was called off.
+const CANCEL_CHECK: Duration = Duration::from_millis(100);
 
 /// Talks to registries and other HTTP servers.
 ///
@@ -109,11 +112,29 @@ impl Client {
         &self.core.transport.settings
     }
 
-    pub(super) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
-        self.runtime
+    /// Runs the asynchronous half of a method, until it is done or the work is called off.
+    pub(super) fn block_on<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let runtime = self
+            .runtime
             .as_ref()
-            .expect("the runtime is taken only when the client is dropped")
-            .block_on(work)
+            .expect("the runtime is taken only when the client is dropped");
+        let Some(Canceled(is_canceled)) = &self.settings().canceled else {
+            return runtime.block_on(work);
+        };
+        runtime.block_on(async {
+            tokio::pin!(work);
+            loop {
+                if is_canceled() {
+                    return Err(Error::Canceled);
+                }
+                if let Ok(result) = tokio::time::timeout(CANCEL_CHECK, &mut work).await {
+                    return result;
+                }
+            }
+        })
     }
 }
 

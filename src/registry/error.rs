@@ -212,6 +212,9 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The work was called off.
+    #[error("canceled")]
+    Canceled,
     /// Our own side of the transfer failed: the blob could not be read, or what arrived not be kept.
     #[error("cannot {action} {what}")]
     Io {
@@ -236,6 +239,7 @@ impl Error {
                 | Self::Helper { .. }
                 | Self::Blocked { .. }
                 | Self::NoPlatform { .. }
+                | Self::Canceled
         )
     }
 
@@ -266,6 +270,7 @@ impl Error {
             | Self::Helper { .. }
             | Self::Certificate { .. }
             | Self::Setting { .. }
+            | Self::Canceled
             | Self::Io { .. } => None,
         }
     }

@@ -39,6 +39,18 @@ pub struct Settings {
     pub chunk_bytes: Option<u64>,
     /// Takes remarks that are no errors: a mirror that was skipped, a helper that is missing.
     pub warn: Option<Warn>,
+    /// Asked now and then whether to stop; requests under way then end with [`Error::Canceled`](super::Error).
+    pub canceled: Option<Canceled>,
+}
+
+/// Tells whether the work was called off.
+#[derive(Clone)]
+pub struct Canceled(pub Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl fmt::Debug for Canceled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Canceled")
+    }
 }
 
 /// Takes a remark of one line, without secrets.
@@ -68,6 +80,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             chunk_bytes: None,
             warn: None,
+            canceled: None,
         }
     }
 }

@@ -11,7 +11,10 @@ use rbuild::{
     output::{self, Annotation, Exported, OutputSpec},
     progress::{Event, Reporter as _},
     reference::Reference,
-    registry::Client,
+    registry::{
+        Client,
+        settings::{Canceled, Warn},
+    },
     sandbox::{Cancel, IdMap, NamespaceError, RESOLVED_CONF, Sandbox, is_stub, resolv_conf},
     snapshot::{Marks, Owners, Snapshots, Style},
     store::Store,
@@ -49,7 +52,6 @@ pub(crate) fn run(
     let colour = settings::colour(env);
 
     let store = Store::open(root).map_err(|e| classify::failure(&e))?;
-    let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
     let cancel = Cancel::new()
         .map_err(|e| Failure::new(Kind::Machine, format!("cannot make a build: {e}")))?;
     let received = signals::watch(cancel.clone())?;
@@ -60,6 +62,13 @@ pub(crate) fn run(
     let style = state_style(refusal);
     let snapshots =
         Snapshots::open(&store.snapshots_dir(), style).map_err(|e| classify::failure(&e))?;
+    let (remarks, asked) = (Arc::clone(&renderer), cancel.clone());
+    registry.warn = Some(Warn(Arc::new(move |text| {
+        let text = text.to_owned();
+        remarks.event(Event::Warning { text });
+    })));
+    registry.canceled = Some(Canceled(Arc::new(move || asked.is_canceled())));
+    let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
     let services = Services {
         store: &store,
         snapshots: &snapshots,

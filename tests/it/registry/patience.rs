@@ -1,13 +1,16 @@
 //! What is tried again, how long, and what is not.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use rbuild::registry::{
     Client, Error, Settings,
-    settings::{Timeouts, Warn},
+    settings::{Canceled, Timeouts, Warn},
 };
 
 use super::{client, push, put_image, quick, reference};
@@ -125,4 +128,35 @@ fn a_server_that_falls_silent_is_left() {
         .resolve(&reference(&fake.host(), "a:1"))
         .expect("the second time");
     assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn waiting_can_be_called_off() {
+    let fake = FakeRegistry::start();
+    fake.faults(|_, _| {
+        Some(Fault::Answer(
+            429,
+            vec![("Retry-After", "5".to_owned())],
+            vec![],
+        ))
+    });
+    let is_over = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&is_over);
+    let client = Client::new(Settings {
+        canceled: Some(Canceled(Arc::new(move || asked.load(Ordering::Relaxed)))),
+        ..quick()
+    })
+    .expect("client");
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let error = client
+            .resolve(&reference(&fake.host(), "a:1"))
+            .expect_err("called off");
+        assert!(matches!(error, Error::Canceled), "{error}");
+    });
+    assert!(start.elapsed() < Duration::from_secs(3));
 }
