@@ -3,6 +3,11 @@
 //! `build` is the default command: a command line that does not begin with the name of a command is one of
 //! `rbuild build`. A directory that is called like a command is written with a slash: `rbuild ./images`.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "comments here are help texts, and a terminal shows backticks as they are"
+)]
+
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};

@@ -1,5 +1,10 @@
 //! The options of `rbuild build`, with Docker's names and meanings.
 
+#![expect(
+    clippy::doc_markdown,
+    reason = "comments here are help texts, and a terminal shows backticks as they are"
+)]
+
 use std::path::PathBuf;
 
 use clap::Args;

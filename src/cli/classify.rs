@@ -5,36 +5,92 @@
 use std::{error::Error, io};
 
 use rbuild::{
-    build::StepError, output::OutputError, reference::ReferenceError, registry,
-    sandbox::SandboxError, store::StoreError,
+    build::{BuildError, ImageError, StepError},
+    context::git::GitError,
+    output::{LoadError, OutputError},
+    reference::ReferenceError,
+    registry,
+    sandbox::SandboxError,
+    store::StoreError,
 };
 
-use super::diagnostics::{Failure, Kind};
+use super::{
+    diagnostics::{Failure, Kind},
+    transfer::TransferError,
+};
 
 /// The kind of an error; `otherwise` when nothing in the chain of causes says.
 pub(crate) fn kind_of(error: &(dyn Error + 'static), otherwise: Kind) -> Kind {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(kind) = known(error) {
-            return kind;
-        }
-        next = error.source();
+    chain(error).find_map(known).unwrap_or(otherwise)
+}
+
+/// An error and all that caused it. Errors that only pass on another one's words are followed by that one, which
+/// their `source` skips.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let error = *error;
+        wrapped(error).or_else(|| error.source())
+    })
+}
+
+fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(error) = error.downcast_ref::<StepError>() {
+        return match error {
+            StepError::Copy(inner) => Some(inner),
+            StepError::Context(inner) => Some(inner),
+            StepError::Registry(inner) => Some(inner),
+            StepError::Git(inner) => Some(inner),
+            StepError::Image(inner) => Some(inner),
+            StepError::Sandbox(inner) => Some(inner),
+            StepError::Layer(inner) => Some(inner),
+            StepError::Tree(inner) => Some(inner),
+            StepError::Store(inner) => Some(inner),
+            _ => None,
+        };
     }
-    otherwise
+    if let Some(error) = error.downcast_ref::<ImageError>() {
+        return match error {
+            ImageError::Reference(inner) => Some(inner),
+            ImageError::Registry(inner) => Some(inner),
+            ImageError::Store(inner) => Some(inner),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<TransferError>() {
+        return match error {
+            TransferError::Registry(inner) => Some(inner),
+            TransferError::Store(inner) => Some(inner),
+        };
+    }
+    if let Some(BuildError::Store(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    if let Some(OutputError::Store(inner)) = error.downcast_ref() {
+        return Some(inner);
+    }
+    match error.downcast_ref() {
+        Some(LoadError::Store(inner)) => Some(inner),
+        Some(LoadError::Layer(inner)) => Some(inner),
+        _ => None,
+    }
 }
 
 fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     if let Some(error) = error.downcast_ref::<registry::Error>() {
         return Some(registry_kind(error));
     }
-    if error.is::<StoreError>() {
-        return Some(Kind::Machine);
-    }
-    if error.is::<SandboxError>() {
+    if error.is::<StoreError>() || error.is::<SandboxError>() {
         return Some(Kind::Machine);
     }
     if let Some(error) = error.downcast_ref::<OutputError>() {
         return output_kind(error);
+    }
+    if let Some(error) = error.downcast_ref::<GitError>() {
+        return match error {
+            GitError::NoGit { .. } | GitError::Io { .. } => Some(Kind::Machine),
+            GitError::Failed { .. } | GitError::NoReference { .. } => Some(Kind::Remote),
+            _ => None,
+        };
     }
     if let Some(StepError::Unsupported(_) | StepError::NoSandbox { .. }) = error.downcast_ref() {
         return Some(Kind::Machine);
@@ -43,16 +99,20 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
         return Some(Kind::Build);
     }
     if let Some(error) = error.downcast_ref::<io::Error>() {
-        return matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull
-                | io::ErrorKind::QuotaExceeded
-                | io::ErrorKind::ReadOnlyFilesystem
-                | io::ErrorKind::OutOfMemory
-        )
-        .then_some(Kind::Machine);
+        return is_machine(error.kind()).then_some(Kind::Machine);
     }
     None
+}
+
+/// Whether a file operation failed for want of something that only this machine can give.
+fn is_machine(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::OutOfMemory
+    )
 }
 
 /// Of an output that failed because of something else, that something decides.
@@ -89,23 +149,18 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> Failure {
 
 /// Advice that only the whole program can give.
 pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
-    let mut next = Some(error);
-    while let Some(error) = next {
+    chain(error).find_map(|error| {
         if let Some(StepError::NoSandbox { remedy, .. }) = error.downcast_ref() {
             return *remedy;
         }
         if let Some(registry::Error::Unauthorized { .. }) = error.downcast_ref() {
             return Some("`rbuild login REGISTRY -u NAME --password-stdin` stores credentials");
         }
-        if let Some(error) = error.downcast_ref::<io::Error>()
-            && matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            )
-        {
-            return Some("make room, or put the store elsewhere with --root");
-        }
-        next = error.source();
-    }
-    None
+        let error = error.downcast_ref::<io::Error>()?;
+        matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+        .then_some("make room, or put the store elsewhere with --root")
+    })
 }

@@ -34,14 +34,7 @@ impl Directory {
         path: &Path,
         dockerfile: Option<&Path>,
     ) -> Result<Self, Failure> {
-        let metadata = fs::metadata(path)
-            .map_err(|e| Failure::usage(format!("cannot use {what} `{}`: {e}", path.display())))?;
-        if !metadata.is_dir() {
-            let path = path.display();
-            return Err(Failure::usage(format!(
-                "{what} `{path}` is not a directory"
-            )));
-        }
+        check_directory(what, path)?;
         let path = std::path::absolute(path)
             .map_err(|e| Failure::usage(format!("cannot use {what} `{}`: {e}", path.display())))?;
         let ignore = IgnoreFile::find(&path, dockerfile)
@@ -49,6 +42,18 @@ impl Directory {
         let patterns = ignore.map(|file| file.patterns).unwrap_or_default();
         Ok(Self { path, patterns })
     }
+}
+
+fn check_directory(what: &str, path: &Path) -> Result<(), Failure> {
+    let shown = path.display();
+    let metadata = fs::metadata(path)
+        .map_err(|e| Failure::usage(format!("cannot use {what} `{shown}`: {e}")))?;
+    if !metadata.is_dir() {
+        return Err(Failure::usage(format!(
+            "{what} `{shown}` is not a directory"
+        )));
+    }
+    Ok(())
 }
 
 /// Finds the Dockerfile and the context that a command line names, and reads the former.
@@ -135,6 +140,8 @@ fn is_archive(bytes: &[u8]) -> bool {
 }
 
 fn context_directory(directory: &Path, file: Option<&str>) -> Result<Inputs, Failure> {
+    let what = "the context";
+    check_directory(what, directory)?;
     let (dockerfile, path) = match file {
         Some("-") => (dockerfile_from_stdin()?, None),
         Some(url) if is_url(url) => {
@@ -156,7 +163,7 @@ fn context_directory(directory: &Path, file: Option<&str>) -> Result<Inputs, Fai
             (source, Some(path))
         }
     };
-    let context = Directory::open("the context", directory, path.as_deref())?;
+    let context = Directory::open(what, directory, path.as_deref())?;
     Ok(Inputs {
         dockerfile,
         context: Some(context),

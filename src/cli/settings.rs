@@ -58,7 +58,7 @@ pub(crate) fn progress_form(
     }
     match env.text("BUILDKIT_PROGRESS") {
         None => Ok(ProgressForm::Auto),
-        Some(text) => ProgressForm::from_str(text, false).map_err(|_| {
+        Some(text) => ProgressForm::from_str(text, false).map_err(|_unknown| {
             Failure::usage(format!(
                 "$BUILDKIT_PROGRESS is `{text}`; it can be auto, plain, tty, quiet or rawjson"
             ))

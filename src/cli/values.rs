@@ -61,7 +61,7 @@ impl FromStr for Host {
                 .unwrap_or(address);
             let parsed = plain
                 .parse()
-                .map_err(|_| format!("`{address}` is not an IP address"))?;
+                .map_err(|_bad| format!("`{address}` is not an IP address"))?;
             Some(parsed)
         };
         Ok(Self {
@@ -102,8 +102,8 @@ impl FromStr for ByteSize {
             _ => return Err(bad()),
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
-        let whole: u64 = whole.parse().map_err(|_| bad())?;
-        let fraction: f64 = format!("0.{fraction}").parse().map_err(|_| bad())?;
+        let whole: u64 = whole.parse().ok().ok_or_else(bad)?;
+        let fraction: f64 = format!("0.{fraction}").parse().ok().ok_or_else(bad)?;
         let unit = 1_u64 << shift;
         #[expect(
             clippy::cast_possible_truncation,
@@ -164,7 +164,7 @@ impl FromStr for Ulimit {
             number => number
                 .parse()
                 .map(Some)
-                .map_err(|_| format!("`{number}` is not a number")),
+                .map_err(|_bad| format!("`{number}` is not a number")),
         };
         let (soft, hard) = (limit(soft)?, limit(hard)?);
         if soft.unwrap_or(u64::MAX) > hard.unwrap_or(u64::MAX) {

@@ -217,13 +217,11 @@ fn use_tree<'a>(rest: &'a str, prefix: &str, found: &mut Vec<String>) -> &'a str
     }
     let end = rest.find(|c: char| !word(Some(c))).unwrap_or(rest.len());
     let path = format!("{prefix}::{}", &rest[..end]);
-    match rest[end..].strip_prefix("::") {
-        Some(after) => use_tree(after, &path, found),
-        None => {
-            found.push(path);
-            rest[end..].trim_start_matches(|c: char| c == ' ' || word(Some(c)))
-        }
+    if let Some(after) = rest[end..].strip_prefix("::") {
+        return use_tree(after, &path, found);
     }
+    found.push(path);
+    rest[end..].trim_start_matches(|c: char| c == ' ' || word(Some(c)))
 }
 
 fn assert_none(violations: &[String]) {

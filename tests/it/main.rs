@@ -3,6 +3,7 @@
 mod support;
 
 mod architecture;
+mod build;
 mod command_line;
 mod language;
 mod language_laws;

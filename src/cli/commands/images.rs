@@ -34,8 +34,9 @@ pub(crate) fn list(store: &Store, args: &ImagesArgs) -> Result<(), Failure> {
         return stdout::print_json(&values);
     }
     if args.quiet {
-        let ids: String = rows.iter().map(|row| format!("{}\n", row.id)).collect();
-        return stdout::print(&ids);
+        let mut ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
+        ids.push(String::new());
+        return stdout::print(&ids.join("\n"));
     }
     let digest = |digest: &Digest| {
         if args.digests {
