@@ -111,7 +111,7 @@ pub(crate) struct BuildArgs {
     /// Limit of a resource
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "RUN steps")]
     pub(crate) ulimit: Vec<Ulimit>,
-    /// Allow what can harm this machine: network.host, security.insecure
+    /// Allow what can harm this machine: network.host, security.insecure, buildx.local.delete
     #[arg(long, value_name = "WHAT", help_heading = "RUN steps")]
     pub(crate) allow: Vec<String>,
 

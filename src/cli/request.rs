@@ -113,6 +113,9 @@ fn network(mode: &str) -> Result<Network, Failure> {
     }
 }
 
+/// The word that lets an output delete files, as in buildx.
+pub(crate) const LOCAL_DELETE: &str = "buildx.local.delete";
+
 struct Allowed {
     host_network: bool,
     insecure: bool,
@@ -127,9 +130,11 @@ fn allowed(entitlements: &[String]) -> Result<Allowed, Failure> {
         match entitlement {
             "network.host" => allowed.host_network = true,
             "security.insecure" => allowed.insecure = true,
+            // Not the build's business: the outputs ask for it.
+            LOCAL_DELETE => {}
             other => {
                 return Err(Failure::usage(format!(
-                    "--allow `{other}` is not supported; it is network.host or security.insecure"
+                    "--allow `{other}` is not supported; it is network.host, security.insecure or {LOCAL_DELETE}"
                 )));
             }
         }

@@ -26,7 +26,11 @@ mod save;
 mod spec;
 mod validate;
 
-use std::io::Write;
+use std::{
+    collections::BTreeSet,
+    io::Write,
+    sync::{Mutex, PoisonError},
+};
 
 use crate::{
     oci::{ConfigFile, Descriptor, DiffId, Digest},
@@ -313,11 +317,39 @@ fn prepare(
     Ok((images, documents))
 }
 
+/// How many layers are fetched at a time.
+const FETCHES: usize = 4;
+
 fn ensure_all(images: &[Image], services: &Services<'_>) -> Result<(), OutputError> {
-    for layer in images.iter().flat_map(|image| &image.layers) {
-        services.ensure(&layer.descriptor)?;
-    }
-    Ok(())
+    let mut seen = BTreeSet::new();
+    let blobs: Vec<&Descriptor> = images
+        .iter()
+        .flat_map(|image| &image.layers)
+        .map(|layer| &layer.descriptor)
+        .filter(|blob| seen.insert(blob.digest))
+        .collect();
+    let queue = Mutex::new(blobs.into_iter());
+    let next = || {
+        let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.next()
+    };
+    std::thread::scope(|scope| {
+        let fetchers: Vec<_> = (0..FETCHES)
+            .map(|_| {
+                scope.spawn(|| {
+                    while let Some(blob) = next() {
+                        services.ensure(blob)?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        fetchers.into_iter().try_for_each(|fetcher| {
+            fetcher
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
 }
 
 fn exported(request: &Request<'_>, documents: &Documents, names: Vec<Reference>) -> Exported {

@@ -296,6 +296,17 @@ impl OutputSpec {
         )
     }
 
+    /// Whether it deletes files that it has not made: `mode=delete`.
+    pub fn deletes_files(&self) -> bool {
+        matches!(
+            self,
+            Self::Local(LocalSpec {
+                mode: LocalMode::Delete,
+                ..
+            })
+        )
+    }
+
     /// How new layers are best compressed, so that they need not be compressed again when exported.
     pub fn compression(&self) -> Option<Compression> {
         match self {

@@ -153,6 +153,7 @@ impl Store {
     /// Removes what killed processes left in `tmp/`. What cannot be removed is left for the next time.
     pub(super) fn sweep(&self) -> Result<(), StoreError> {
         let tmp = self.root.join("tmp");
+        let mut somebody_died = false;
         for entry in fs::read_dir(&tmp).at("read", &tmp)? {
             let entry = entry.at("read", &tmp)?;
             let mut lock_name = std::ffi::OsString::from("tmp-");
@@ -160,6 +161,25 @@ impl Store {
             let lock_path = self.root.join("locks").join(lock_name);
             if let Some(_lock) = FileLock::attempt_once(&lock_path)? {
                 remove_tree(&entry.path()).ok();
+                somebody_died = true;
+            }
+        }
+        if somebody_died {
+            self.sweep_locks()?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files of locks that nobody holds and that should have gone with their holders.
+    fn sweep_locks(&self) -> Result<(), StoreError> {
+        let locks = self.root.join("locks");
+        for entry in fs::read_dir(&locks).at("read", &locks)? {
+            let entry = entry.at("read", &locks)?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("step-") || name.starts_with("tmp-") {
+                // Held for a moment, then removed with its file.
+                drop(FileLock::attempt_once(&entry.path())?);
             }
         }
         Ok(())

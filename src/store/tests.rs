@@ -220,11 +220,15 @@ fn a_dead_process_workspace_is_swept_and_a_live_one_is_not() {
     fs::create_dir_all(&dead).unwrap();
     fs::write(dead.join("f"), "x").unwrap();
     fs::set_permissions(&dead, fs::Permissions::from_mode(0o500)).unwrap();
+    fs::write(root.join("locks/step-dead"), "").unwrap();
+    let held = store.lock_step(&sha256(b"held")).unwrap();
     let live = store.temp_dir().unwrap();
     drop(Store::open(&root).unwrap());
     assert!(!root.join("tmp/999999-0").try_exists().unwrap());
     assert!(live.path().try_exists().unwrap());
-    drop(live);
+    assert!(!root.join("locks/step-dead").try_exists().unwrap());
+    assert!(store.try_lock_step(&sha256(b"held")).unwrap().is_none());
+    drop((live, held));
     drop(store);
     assert_eq!(fs::read_dir(root.join("tmp")).unwrap().count(), 0);
     let locks: Vec<_> = fs::read_dir(root.join("locks"))

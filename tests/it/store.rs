@@ -244,6 +244,11 @@ fn check(store: &Store) {
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
+    let locks = fs::read_dir(root.join("locks"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("step-") || name.starts_with("tmp-"));
+    assert_eq!(locks.count(), 1);
     assert_eq!(
         workspaces.len(),
         1,

@@ -30,7 +30,8 @@ use crate::cli::{
     environment::Environment,
     export::{self, Export},
     progress::Renderer,
-    request, settings,
+    request::{self, LOCAL_DELETE},
+    settings,
     signals::{self, Received},
     stdout,
 };
@@ -271,6 +272,15 @@ impl Wanted {
         if to_stdout == 1 && env.stdout_is_terminal {
             return Err(Failure::usage("an archive is not written to a terminal")
                 .with_hint("redirect standard output, or give a file: dest=FILE"));
+        }
+        let may_delete = args.allow.iter().flat_map(|list| list.split(','));
+        if outputs.iter().any(OutputSpec::deletes_files)
+            && !may_delete.into_iter().any(|word| word == LOCAL_DELETE)
+        {
+            return Err(Failure::usage(
+                "an output with mode=delete removes all other files of its directory",
+            )
+            .with_hint(format!("allow it with --allow {LOCAL_DELETE}")));
         }
         if args.iidfile.is_some() && !outputs.iter().any(has_image) {
             return Err(Failure::usage("--iidfile needs an output that is an image"));

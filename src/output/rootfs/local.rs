@@ -196,6 +196,11 @@ impl Writer<'_> {
                         rustix::fs::unlinkat(parent, TEMP, AtFlags::empty()).ok();
                     })
                     .at("write", shown)?;
+                for (name, value) in &metadata.xattrs {
+                    // Not every file system has them, and not everybody may set them; the files are what counts.
+                    let flags = rustix::fs::XattrFlags::empty();
+                    rustix::fs::fsetxattr(&file, name, value, flags).ok();
+                }
                 rustix::fs::fchmod(&file, mode).at("change", shown)?;
                 rustix::fs::futimens(&file, &times(metadata.mtime)).at("change", shown)?;
                 return Ok(true);
