@@ -2,7 +2,7 @@
 //!
 //! The chain of causes is followed from the outside in; the first error whose type says who has to act decides.
 
-use std::{error::Error, io};
+use std::{borrow::Cow, error::Error, io};
 
 use rbuild::{
     build::{BuildError, ImageError, StepError},
@@ -147,20 +147,25 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> Failure {
     }
 }
 
-/// Advice that only the whole program can give.
-pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
+/// Advice: what an error of the library knows, or what only the whole program can tell.
+pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
     chain(error).find_map(|error| {
         if let Some(StepError::NoSandbox { remedy, .. }) = error.downcast_ref() {
-            return *remedy;
+            return remedy.map(Cow::Borrowed);
+        }
+        if let Some(StepError::Copy(error)) = error.downcast_ref() {
+            return error.hint().map(Cow::Owned);
         }
         if let Some(registry::Error::Unauthorized { .. }) = error.downcast_ref() {
-            return Some("`rbuild login REGISTRY -u NAME --password-stdin` stores credentials");
+            return Some(Cow::Borrowed(
+                "`rbuild login REGISTRY -u NAME --password-stdin` stores credentials",
+            ));
         }
         let error = error.downcast_ref::<io::Error>()?;
         matches!(
             error.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         )
-        .then_some("make room, or put the store elsewhere with --root")
+        .then_some(Cow::Borrowed("make room, or put the store elsewhere with --root"))
     })
 }

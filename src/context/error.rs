@@ -23,12 +23,12 @@ pub enum ContextError {
         source: io::Error,
     },
     /// An ignore file is wrong.
-    #[error("{source} in `{}`", path.display())]
+    #[error("{error} in `{}`", path.display())]
     Patterns {
         /// The ignore file.
         path: PathBuf,
-        /// What is wrong.
-        source: PatternError,
+        /// What is wrong; part of the message.
+        error: PatternError,
     },
     /// There is no Dockerfile of the name.
     #[error("failed to read dockerfile: `{}` is not in the build context", path.display())]

@@ -25,13 +25,8 @@ pub enum PatternError {
     #[error("illegal exclusion pattern: \"!\"")]
     LoneException,
     /// Unbalanced brackets, or an escape of nothing.
-    #[error("{source}: {pattern:?}")]
-    Syntax {
-        /// The pattern.
-        pattern: String,
-        /// What Docker says of it.
-        source: BadPattern,
-    },
+    #[error("{BadPattern}: {0:?}")]
+    Syntax(String),
 }
 
 /// One pattern.
@@ -234,10 +229,7 @@ fn rule(pattern: &str, text: &str, line: usize) -> Result<Option<Rule>, PatternE
             return Err(PatternError::LoneException);
         }
     }
-    let bad = |source| PatternError::Syntax {
-        pattern: pattern.to_owned(),
-        source,
-    };
+    let bad = |BadPattern| PatternError::Syntax(pattern.to_owned());
     Glob::parse(cleaned.as_bytes()).map_err(bad)?;
     let test = compile(&cleaned).map_err(bad)?;
     Ok(Some(Rule {

@@ -411,9 +411,9 @@ impl IgnoreFile {
                 Err(error) if is_absent(&error) => continue,
                 Err(source) => return Err(ContextError::Read { path, source }),
             };
-            let patterns = Patterns::parse(&bytes).map_err(|source| ContextError::Patterns {
+            let patterns = Patterns::parse(&bytes).map_err(|error| ContextError::Patterns {
                 path: path.clone(),
-                source,
+                error,
             })?;
             return Ok(Some(Self { path, patterns }));
         }

@@ -47,13 +47,8 @@ pub enum CopyError {
     #[error(transparent)]
     Chmod(#[from] ChmodError),
     /// A wildcard source is wrong.
-    #[error("{source}: {pattern:?}")]
-    Wildcard {
-        /// The source.
-        pattern: String,
-        /// What is wrong.
-        source: BadPattern,
-    },
+    #[error("{BadPattern}: {0:?}")]
+    Wildcard(String),
     /// `--exclude` or the pattern of `--parents` is wrong.
     #[error(transparent)]
     Pattern(#[from] PatternError),

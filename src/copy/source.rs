@@ -8,7 +8,7 @@ use std::{
 
 use super::CopyError;
 use crate::{
-    context::{Glob, Patterns, is_pattern},
+    context::{BadPattern, Glob, Patterns, is_pattern},
     tree::{self, Last, Tree},
 };
 
@@ -72,10 +72,8 @@ pub(super) fn expand(tree: &dyn Tree, source: &str) -> Result<Vec<PathBuf>, Copy
     }
     let glob = |names: &[&OsStr]| {
         let pattern: PathBuf = names.iter().collect();
-        Glob::parse(pattern.as_os_str().as_bytes()).map_err(|source| CopyError::Wildcard {
-            pattern: pattern.display().to_string(),
-            source,
-        })
+        Glob::parse(pattern.as_os_str().as_bytes())
+            .map_err(|BadPattern| CopyError::Wildcard(pattern.display().to_string()))
     };
     let names = &names[first..];
     let whole = glob(names)?;
