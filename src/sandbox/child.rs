@@ -3,9 +3,11 @@
 use std::{
     convert::Infallible,
     ffi::{CString, OsStr, OsString},
-    io,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    num::NonZeroU64,
     os::{
-        fd::{BorrowedFd, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::Path,
@@ -16,6 +18,7 @@ use rustix::{
     fs::{self, AtFlags, CWD, Gid, Mode, OFlags, Uid},
     io::Errno,
     mount::{self, UnmountFlags},
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
     process::{self, Resource, Rlimit, Signal},
     thread,
 };
@@ -28,6 +31,7 @@ use super::{
     mount::Root,
     seccomp,
     spec::{ProcessSpec, Ulimit},
+    supervisor::{self, Scope},
     sys,
 };
 
@@ -64,6 +68,8 @@ pub(super) struct Birth<'a> {
     pub(super) own_pids: bool,
     /// Closed for writing when the parent is gone.
     pub(super) alive: OwnedFd,
+    /// How much a supervisor answers for, and where its listener goes; `None` when users and owners are real.
+    pub(super) supervisor: Option<(Scope, OwnedFd)>,
 }
 
 /// Becomes the step's program; returns the reason when that is not possible.
@@ -98,12 +104,17 @@ fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word>
     set_limits(&spec.ulimits)?;
     process::umask(Mode::from_raw_mode(0o022));
     go_to(&spec.cwd)?;
+    if let Some((scope, line)) = &birth.supervisor {
+        call_supervisor(*scope, line.as_fd())?;
+    }
     if !spec.insecure {
         caps::limit_bounding(caps::DOCKER)?;
         // Before the privilege to do so is gone. What follows is all allowed by the filter.
         sys::set_filter(&seccomp::docker_filter()).during("install the system call filter")?;
     }
-    become_user(spec)?;
+    if !matches!(birth.supervisor, Some((Scope::All, _))) {
+        become_user(spec)?;
+    }
     if !spec.insecure {
         caps::limit(caps::DOCKER)?;
     }
@@ -224,6 +235,27 @@ fn become_user(spec: &ProcessSpec) -> Result<(), Failure> {
     thread::set_thread_res_gid(gid, gid, gid)
         .during(&format!("become a member of group {}", spec.gid))?;
     thread::set_thread_res_uid(uid, uid, uid).during(&format!("become user {}", spec.uid))
+}
+
+/// Puts this process under a supervisor, which is sent the listener. From here on, calls that concern owners wait for
+/// its answer.
+fn call_supervisor(scope: Scope, to: BorrowedFd<'_>) -> Result<(), Failure> {
+    thread::set_current_timer_slack(NonZeroU64::new(supervisor::BASE_SLACK))
+        .during("mark the step's identity")?;
+    let listener = sys::set_filter_with_listener(&supervisor::filter(scope))
+        .during("install the filter of the supervisor")?;
+    let fds = [listener.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::net::sendmsg(
+        to,
+        &[IoSlice::new(b"l")],
+        &mut ancillary,
+        SendFlags::empty(),
+    )
+    .during("send the listener")
+    .map(drop)
 }
 
 fn execute(spec: &ProcessSpec) -> Word {

@@ -14,12 +14,13 @@
 
 use std::{
     ffi::OsString,
-    io::{Read, Write as _},
+    io::{IoSliceMut, Read, Write as _},
+    mem::MaybeUninit,
     os::{
         fd::{AsFd as _, BorrowedFd},
         unix::net::UnixStream,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -28,7 +29,10 @@ use rustix::{
     fs::{self, Mode, OFlags},
     io::Errno,
     mount::UnmountFlags,
-    net::{AddressFamily, SocketFlags, SocketType},
+    net::{
+        AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags,
+        SocketType,
+    },
     pipe::PipeFlags,
     process::{self, Pid, Signal, WaitOptions, WaitStatus},
 };
@@ -37,12 +41,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     child::{self, Birth, Word},
     error::{During as _, Failure},
+    idmap::IdMap,
     kernelfs::{self, Places},
     mount::{self, Root, make_dir},
-    mounts::{Mounter, Proxy},
+    mounts::{Mounter, Proxy, Stranger},
     overlay::{self, Writable},
     spec::{Exit, Network, ProcessSpec, Rootfs},
     stubs::Stubs,
+    supervisor::{self, Charge, Identity, Scope},
     sys::{self, Fork},
     userns::{Entry, Program, enter_user_namespace},
 };
@@ -128,6 +134,7 @@ struct Scene {
     stubs: Stubs,
     places: Places,
     proxies: Vec<Proxy>,
+    strangers: Vec<Stranger>,
 }
 
 fn run(spec: &ProcessSpec, socket: &UnixStream) -> Result<Exit, Failure> {
@@ -216,12 +223,13 @@ fn set_up(spec: &ProcessSpec, place: &Path) -> Result<Scene, Failure> {
     for mount in &spec.mounts {
         mounter.mount(mount)?;
     }
-    let proxies = mounter.into_proxies();
+    let (proxies, strangers) = mounter.finish();
     Ok(Scene {
         root,
         stubs,
         places,
         proxies,
+        strangers,
     })
 }
 
@@ -230,6 +238,8 @@ fn set_up(spec: &ProcessSpec, place: &Path) -> Result<Scene, Failure> {
 struct Step {
     pid: Pid,
     own_pids: bool,
+    /// The process that answers for users and owners.
+    supervisor: Option<Pid>,
     /// Tells the child that we are there, by being open.
     _alive: rustix::fd::OwnedFd,
 }
@@ -247,9 +257,19 @@ fn start(
     place: &Path,
     own_pids: bool,
 ) -> Result<Start, Failure> {
+    let scope = match IdMap::current().during("read the id map")? {
+        IdMap::Full => None,
+        IdMap::Ranges { .. } => Some(Scope::Unmapped),
+        IdMap::Single => Some(Scope::All),
+    };
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make a pipe");
     let (heard, word) = pipe()?;
     let (alive, our_life) = pipe()?;
+    let line = scope
+        .map(|scope| UnixStream::pair().map(|(ours, theirs)| ((scope, ours), (scope, theirs))))
+        .transpose()
+        .during("make a socket")?;
+    let (ours, theirs) = line.unzip();
     let mut flags = libc::CLONE_NEWNS;
     if own_pids {
         flags |= libc::CLONE_NEWPID;
@@ -259,12 +279,13 @@ fn start(
     }
     let pid = match sys::clone(flags).during("fork into new namespaces")? {
         Fork::Child => {
-            drop((heard, our_life));
+            drop((heard, our_life, ours));
             let birth = Birth {
                 root: place,
                 places: &scene.places,
                 own_pids,
                 alive,
+                supervisor: theirs.map(|(scope, line)| (scope, line.into())),
             };
             let reason = child::become_step(spec, &birth);
             child::send(word.as_fd(), &reason);
@@ -272,7 +293,11 @@ fn start(
         }
         Fork::Parent(pid) => pid,
     };
-    drop((word, alive));
+    drop((word, alive, theirs));
+    let supervisor = match ours {
+        Some((scope, line)) => supervise(spec, scene, scope, pid, &line)?,
+        None => None,
+    };
     let mut text = Vec::new();
     std::fs::File::from(heard)
         .read_to_end(&mut text)
@@ -281,10 +306,12 @@ fn start(
         return Ok(Start::Running(Step {
             pid,
             own_pids,
+            supervisor,
             _alive: our_life,
         }));
     }
     reap(pid)?;
+    dismiss(supervisor)?;
     match serde_json::from_slice(&text) {
         Ok(Word::ProcDenied) => Ok(Start::ProcDenied),
         Ok(Word::Failed(failure)) => Err(failure),
@@ -295,6 +322,85 @@ fn start(
     }
 }
 
+/// Starts the supervisor of the step `pid`, which sends the listener through `line`; `None` when the step fails before
+/// that.
+fn supervise(
+    spec: &ProcessSpec,
+    scene: &Scene,
+    scope: Scope,
+    pid: Pid,
+    line: &UnixStream,
+) -> Result<Option<Pid>, Failure> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    rustix::net::recvmsg(
+        line,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        flags,
+    )
+    .during("receive the listener")?;
+    let listener = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let Some(listener) = listener else {
+        return Ok(None);
+    };
+    let charge = Charge {
+        listener,
+        step: pid,
+        scope,
+        identity: Identity::new(spec.uid, spec.gid, spec.groups.clone()),
+        owners: owners(&spec.rootfs),
+        strangers: scene.strangers.clone(),
+    };
+    match sys::clone(0).during("fork the supervisor")? {
+        Fork::Parent(pid) => Ok(Some(pid)),
+        Fork::Child => {
+            let served = release_output().and_then(|()| supervisor::serve(charge));
+            // The step hears that its calls are not implemented and fails; there is nobody else to tell.
+            sys::exit_now(i32::from(served.is_err()))
+        }
+    }
+}
+
+/// The files with owners beside the directories that make up a root.
+fn owners(rootfs: &Rootfs) -> Vec<PathBuf> {
+    let beside = |dir: &PathBuf| dir.with_file_name("owners");
+    match rootfs {
+        Rootfs::Overlay { lower, upper, .. } => {
+            let mut all = vec![beside(upper)];
+            all.extend(lower.iter().map(beside));
+            all
+        }
+        Rootfs::Dir { path, .. } => vec![beside(path)],
+    }
+}
+
+/// Ends a supervisor and waits for it.
+fn dismiss(supervisor: Option<Pid>) -> Result<(), Failure> {
+    let Some(pid) = supervisor else { return Ok(()) };
+    kill(pid);
+    match process::waitpid(Some(pid), WaitOptions::empty()) {
+        // It had ended before, and was waited for with the step.
+        Ok(_) | Err(Errno::CHILD) => Ok(()),
+        Err(error) => Err(Failure::new("wait for the supervisor", error)),
+    }
+}
+
+/// Lets go of the pipes of the step's output: the step alone holds them, so that their end is its end.
+fn release_output() -> Result<(), Failure> {
+    let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .during("open /dev/null")?;
+    for number in [1, 2] {
+        sys::replace_descriptor(number, &null).during("let go of the step's output")?;
+    }
+    Ok(())
+}
+
 /// Waits for a step and serves it meanwhile; kills it when the other end of `socket` goes away.
 fn attend(
     step: &Step,
@@ -302,12 +408,7 @@ fn attend(
     socket: &UnixStream,
     signals: BorrowedFd<'_>,
 ) -> Result<Exit, Failure> {
-    // The step alone holds the pipes of its output, so that their end is its end.
-    let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .during("open /dev/null")?;
-    for number in [1, 2] {
-        sys::replace_descriptor(number, &null).during("let go of the step's output")?;
-    }
+    release_output()?;
     for proxy in scene.proxies.drain(..) {
         proxy.serve();
     }
@@ -336,6 +437,7 @@ fn attend(
             kill(step.pid);
         }
     };
+    dismiss(step.supervisor)?;
     if !step.own_pids {
         kill_descendants();
     }

@@ -28,6 +28,7 @@ mod run;
 mod seccomp;
 mod spec;
 mod stubs;
+mod supervisor;
 mod sys;
 mod userns;
 mod users;

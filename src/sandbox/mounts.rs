@@ -12,6 +12,7 @@ use std::{
 
 use rustix::{
     fs::{self, AtFlags, Gid, Mode, OFlags, Uid},
+    io::Errno,
     mount::MountFlags,
 };
 
@@ -36,6 +37,18 @@ pub(super) struct Mounter<'a> {
     userxattr: bool,
     count: u32,
     proxies: Vec<Proxy>,
+    strangers: Vec<Stranger>,
+}
+
+/// A mounted file whose owner does not exist here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stranger {
+    /// Where it is in the root, links followed.
+    pub(super) path: PathBuf,
+    /// Its owner.
+    pub(super) uid: u32,
+    /// Its group.
+    pub(super) gid: u32,
 }
 
 /// A socket of the step and the socket of the host that it stands for.
@@ -67,12 +80,13 @@ impl<'a> Mounter<'a> {
             userxattr,
             count: 0,
             proxies: Vec::new(),
+            strangers: Vec::new(),
         })
     }
 
-    /// The sockets to serve while the step runs.
-    pub(super) fn into_proxies(self) -> Vec<Proxy> {
-        self.proxies
+    /// The sockets to serve while the step runs, and the files whose owners have to be made up.
+    pub(super) fn finish(self) -> (Vec<Proxy>, Vec<Stranger>) {
+        (self.proxies, self.strangers)
     }
 
     /// Mounts what `spec` says.
@@ -133,7 +147,7 @@ impl<'a> Mounter<'a> {
     }
 
     fn dress(
-        &self,
+        &mut self,
         name: &Path,
         mode: u32,
         (uid, gid): (u32, u32),
@@ -141,14 +155,15 @@ impl<'a> Mounter<'a> {
     ) -> Result<(), Failure> {
         let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
         let at = self.private.fd();
-        fs::chownat(
-            at,
-            name,
-            Some(owner.0),
-            Some(owner.1),
-            AtFlags::SYMLINK_NOFOLLOW,
-        )
-        .during_at("set the owner of", target)?;
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+        match fs::chownat(at, name, Some(owner.0), Some(owner.1), nofollow) {
+            Err(Errno::INVAL) => self.strangers.push(Stranger {
+                path: Path::new("/").join(self.root.resolve(target)?),
+                uid,
+                gid,
+            }),
+            other => other.during_at("set the owner of", target)?,
+        }
         fs::chmodat(
             at,
             name,

@@ -216,9 +216,12 @@ pub(super) fn set_filter(filter: &[Instruction]) -> io::Result<()> {
 
 /// The same with `SECCOMP_FILTER_FLAG_NEW_LISTENER`: gives the descriptor on which calls are announced.
 pub(super) fn set_filter_with_listener(filter: &[Instruction]) -> io::Result<OwnedFd> {
-    // The listener sleeps until a call comes and the caller until it is answered: waking on the same processor saves
-    // most of the cost, where the kernel (6.6) offers it through an ioctl on the listener.
-    let fd = seccomp_filter(filter, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER)?;
+    /// Once a call is announced, only a deadly signal interrupts it (Linux 5.19): a call that was carried out is not
+    /// made again.
+    const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+    let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    let fd = seccomp_filter(filter, listener | WAIT_KILLABLE_RECV)
+        .or_else(|_unknown| seccomp_filter(filter, listener))?;
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

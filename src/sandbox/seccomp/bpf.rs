@@ -69,8 +69,17 @@ impl Architecture {
         }
     }
 
+    /// The one of this program.
+    pub(in crate::sandbox) const fn native() -> Self {
+        if cfg!(target_arch = "x86_64") {
+            Self::X86_64
+        } else {
+            Self::Aarch64
+        }
+    }
+
     /// `AUDIT_ARCH_…`
-    fn token(self) -> u32 {
+    pub(in crate::sandbox) fn token(self) -> u32 {
         match self {
             Self::X86_64 => 0xc000_003e,
             Self::I386 => 0x4000_0003,
@@ -150,6 +159,23 @@ impl Section {
             jump(JUMP_EQUAL, 0, 0, 1),
             ret(Action::Allow),
             ret(Action::Errno(libc::EPERM)),
+        ];
+        self.rule(number, test);
+    }
+
+    /// Announces the call `number` if its argument `index` has one of the bits `mask`; allows it otherwise.
+    pub(in crate::sandbox) fn notify_when_argument_has(
+        &mut self,
+        number: u32,
+        index: u32,
+        mask: u32,
+    ) {
+        let test = vec![
+            load(ARGUMENTS_OFFSET + 8 * index),
+            step(AND, mask),
+            jump(JUMP_EQUAL, 0, 0, 1),
+            ret(Action::Allow),
+            ret(Action::Notify),
         ];
         self.rule(number, test);
     }

@@ -1,0 +1,222 @@
+//! Who a thread believes to be.
+//!
+//! All threads of a step have the one user and group that exist. What they set by `setuid` and its kin is kept here
+//! and given back by `getuid` and its kin. A thread's identity has to follow it through forks and new programs, even
+//! when its parent is gone, so the kernel carries it: as the thread's timer slack, an attribute that children inherit
+//! and that is worth 50 µs plus or minus nothing that anybody would notice. Identities are numbered, and the number is
+//! added to the slack in nanoseconds.
+
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+/// The slack of identity 0, in nanoseconds: the kernel's default.
+pub(in crate::sandbox) const BASE_SLACK: u64 = 50_000;
+
+/// How many identities there can be; a slack of a millisecond is still nothing.
+const MAX: usize = 1_000_000;
+
+/// The ids of a thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::sandbox) struct Identity {
+    /// Real, effective, saved user.
+    pub(in crate::sandbox) users: [u32; 3],
+    /// Real, effective, saved group.
+    pub(in crate::sandbox) groups: [u32; 3],
+    /// Supplementary groups.
+    pub(in crate::sandbox) supplementary: Vec<u32>,
+}
+
+/// An argument that means "as it is".
+pub(super) const KEEP: u32 = u32::MAX;
+
+impl Identity {
+    /// A thread that has always been `uid` and `gid`.
+    pub(in crate::sandbox) fn new(uid: u32, gid: u32, supplementary: Vec<u32>) -> Self {
+        Self {
+            users: [uid; 3],
+            groups: [gid; 3],
+            supplementary,
+        }
+    }
+
+    /// The effective user.
+    pub(super) fn user(&self) -> u32 {
+        self.users[1]
+    }
+
+    /// The effective group.
+    pub(super) fn group(&self) -> u32 {
+        self.groups[1]
+    }
+
+    /// Whether it may take on any id and give files to anybody.
+    pub(super) fn is_root(&self) -> bool {
+        self.user() == 0
+    }
+
+    /// `setuid` (with `users`) and `setgid` (with `groups`) of a thread that is root or not.
+    fn set_one(ids: &mut [u32; 3], id: u32, root: bool) -> Result<(), Errno> {
+        if id == KEEP {
+            return Err(Errno::INVAL);
+        }
+        if root {
+            *ids = [id; 3];
+        } else if ids[0] == id || ids[2] == id {
+            ids[1] = id;
+        } else {
+            return Err(Errno::PERM);
+        }
+        Ok(())
+    }
+
+    /// `setreuid` and `setregid`.
+    fn set_two(ids: &mut [u32; 3], [real, effective]: [u32; 2], root: bool) -> Result<(), Errno> {
+        let may = |id: u32, among: &[u32]| id == KEEP || root || among.contains(&id);
+        if !may(real, &ids[..2]) || !may(effective, &ids[..]) {
+            return Err(Errno::PERM);
+        }
+        let before = ids[0];
+        if real != KEEP {
+            ids[0] = real;
+        }
+        if effective != KEEP {
+            ids[1] = effective;
+        }
+        if real != KEEP || (effective != KEEP && effective != before) {
+            ids[2] = ids[1];
+        }
+        Ok(())
+    }
+
+    /// `setresuid` and `setresgid`.
+    fn set_three(ids: &mut [u32; 3], wanted: [u32; 3], root: bool) -> Result<(), Errno> {
+        let may = |id: u32| id == KEEP || root || ids.contains(&id);
+        if !wanted.into_iter().all(may) {
+            return Err(Errno::PERM);
+        }
+        for (id, wanted) in ids.iter_mut().zip(wanted) {
+            if wanted != KEEP {
+                *id = wanted;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn setuid(&mut self, id: u32) -> Result<(), Errno> {
+        let root = self.is_root();
+        Self::set_one(&mut self.users, id, root)
+    }
+
+    pub(super) fn setgid(&mut self, id: u32) -> Result<(), Errno> {
+        let root = self.is_root();
+        Self::set_one(&mut self.groups, id, root)
+    }
+
+    pub(super) fn setreuid(&mut self, ids: [u32; 2]) -> Result<(), Errno> {
+        let root = self.is_root();
+        Self::set_two(&mut self.users, ids, root)
+    }
+
+    pub(super) fn setregid(&mut self, ids: [u32; 2]) -> Result<(), Errno> {
+        let root = self.is_root();
+        Self::set_two(&mut self.groups, ids, root)
+    }
+
+    pub(super) fn setresuid(&mut self, ids: [u32; 3]) -> Result<(), Errno> {
+        let root = self.is_root();
+        Self::set_three(&mut self.users, ids, root)
+    }
+
+    pub(super) fn setresgid(&mut self, ids: [u32; 3]) -> Result<(), Errno> {
+        let root = self.is_root();
+        Self::set_three(&mut self.groups, ids, root)
+    }
+
+    pub(super) fn setgroups(&mut self, groups: Vec<u32>) -> Result<(), Errno> {
+        if !self.is_root() {
+            return Err(Errno::PERM);
+        }
+        self.supplementary = groups;
+        Ok(())
+    }
+}
+
+/// The identities of a step; number 0 is the one it starts with.
+#[derive(Debug)]
+pub(super) struct Identities {
+    known: Vec<Identity>,
+}
+
+impl Identities {
+    pub(super) fn new(first: Identity) -> Self {
+        Self { known: vec![first] }
+    }
+
+    fn file(thread: u32) -> PathBuf {
+        format!("{thread}/timerslack_ns").into()
+    }
+
+    /// The identity of a thread. The working directory must be `/proc`.
+    pub(super) fn of(&self, thread: u32) -> &Identity {
+        let slack = std::fs::read_to_string(Self::file(thread))
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok());
+        let number = slack
+            .and_then(|slack| slack.checked_sub(BASE_SLACK))
+            .and_then(|number| usize::try_from(number).ok());
+        // A program that sets its slack itself loses its identity for the one the step started with.
+        number
+            .and_then(|number| self.known.get(number))
+            .unwrap_or(&self.known[0])
+    }
+
+    /// Gives a thread another identity.
+    pub(super) fn set(&mut self, thread: u32, identity: Identity) -> Result<(), Errno> {
+        let number = match self.known.iter().position(|known| *known == identity) {
+            Some(number) => number,
+            None if self.known.len() < MAX => {
+                self.known.push(identity);
+                self.known.len() - 1
+            }
+            None => return Err(Errno::AGAIN),
+        };
+        let slack = BASE_SLACK + number as u64;
+        std::fs::write(Self::file(thread), slack.to_string())
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_takes_on_any_id_and_others_their_own() {
+        let mut id = Identity::new(0, 0, vec![10]);
+        id.setgroups(vec![1, 2]).unwrap();
+        id.setresgid([33, 33, 33]).unwrap();
+        id.setresuid([KEEP, 33, KEEP]).unwrap();
+        assert_eq!((id.users, id.groups), ([0, 33, 0], [33; 3]));
+        assert_eq!(id.setgroups(vec![]), Err(Errno::PERM));
+        assert_eq!(id.setresuid([5, 5, 5]), Err(Errno::PERM));
+        id.setuid(0).unwrap();
+        assert!(id.is_root());
+        id.setuid(33).unwrap();
+        assert_eq!(id.users, [33; 3]);
+        assert_eq!(id.setuid(0), Err(Errno::PERM));
+        assert_eq!(id.setgid(KEEP), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn setreuid_moves_the_saved_id_along() {
+        let mut id = Identity::new(0, 0, vec![]);
+        id.setreuid([1000, 1000]).unwrap();
+        assert_eq!(id.users, [1000; 3]);
+        let mut id = Identity::new(0, 0, vec![]);
+        id.setreuid([KEEP, 1000]).unwrap();
+        assert_eq!(id.users, [0, 1000, 1000]);
+        id.setreuid([1000, 0]).unwrap();
+        assert_eq!(id.users, [1000, 0, 0]);
+    }
+}

@@ -1,0 +1,234 @@
+//! Records of owners that do not exist here. Their form is that of `snapshot`, which reads them when it compares
+//! directories: `UID:GID:MODE:TYPE`, as an attribute of files and directories, and for everything else as a line
+//! of the file `owners` beside the upper directory.
+
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Write as _},
+    os::{
+        fd::{AsRawFd as _, BorrowedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{self, CWD, FileType, Stat, XattrFlags},
+    io::Errno,
+};
+
+/// The attribute.
+const XATTR: &str = "user.containers.override_stat";
+
+/// An owner, and what the owned thing stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Type bits, major, minor of a device that could not be made.
+    pub(super) device: Option<(u32, u32, u32)>,
+}
+
+impl Record {
+    fn text(self, mode: u32) -> String {
+        let kind = match (self.device, FileType::from_raw_mode(mode)) {
+            (Some((libc::S_IFBLK, major, minor)), _) => format!("block-{major}-{minor}"),
+            (Some((_, major, minor)), _) => format!("char-{major}-{minor}"),
+            (None, FileType::Directory) => "dir".to_owned(),
+            (None, FileType::Symlink) => "symlink".to_owned(),
+            (None, FileType::Fifo) => "pipe".to_owned(),
+            (None, FileType::Socket) => "socket".to_owned(),
+            (None, _) => "file".to_owned(),
+        };
+        format!("{}:{}:{:04o}:{kind}", self.uid, self.gid, mode & 0o7777)
+    }
+
+    fn parse(text: &[u8]) -> Option<Self> {
+        let mut parts = std::str::from_utf8(text).ok()?.split(':');
+        let (uid, gid) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let kind = parts.nth(1).unwrap_or("file");
+        let numbers = |type_bits: u32, text: &str| {
+            let (major, minor) = text.split_once('-')?;
+            Some((type_bits, major.parse().ok()?, minor.parse().ok()?))
+        };
+        let device = if let Some(text) = kind.strip_prefix("block-") {
+            Some(numbers(libc::S_IFBLK, text)?)
+        } else if let Some(text) = kind.strip_prefix("char-") {
+            Some(numbers(libc::S_IFCHR, text)?)
+        } else {
+            None
+        };
+        Some(Self { uid, gid, device })
+    }
+}
+
+/// The records of a step.
+#[derive(Debug)]
+pub(super) struct Records {
+    /// Those of links, pipes and sockets, by their paths in the root.
+    by_path: HashMap<PathBuf, Record>,
+    /// Those of files on file systems without such attributes, by device and inode.
+    by_inode: HashMap<(u64, u64), Record>,
+    /// Where new ones of the first kind are written.
+    owners: Option<File>,
+    /// The file system of the root.
+    device: u64,
+}
+
+impl Records {
+    /// The records of the directories that make up the root, the topmost first, each with a file `owners` beside it or
+    /// none; new ones go to the first. The working directory must be `/proc`, the root directory the step's.
+    pub(super) fn load(owners: &[PathBuf], file: Option<File>, texts: Vec<Vec<u8>>) -> Self {
+        debug_assert_eq!(owners.len(), texts.len());
+        let mut by_path = HashMap::new();
+        for text in texts.iter().rev() {
+            for line in text.split(|b| *b == 0) {
+                let Some(space) = line.iter().position(|b| *b == b' ') else {
+                    continue;
+                };
+                if let Some(record) = Record::parse(&line[..space]) {
+                    let path = Path::new("/").join(OsStr::from_bytes(&line[space + 1..]));
+                    by_path.insert(path, record);
+                }
+            }
+        }
+        Self {
+            by_path,
+            by_inode: HashMap::new(),
+            owners: file,
+            device: fs::stat("/").map_or(0, |stat| stat.st_dev),
+        }
+    }
+
+    /// Takes note of the owner of something that was mounted, which is in no layer.
+    pub(super) fn introduce(&mut self, path: &Path, uid: u32, gid: u32) {
+        let record = Record {
+            uid,
+            gid,
+            device: None,
+        };
+        if let Ok(stat) = fs::lstat(path) {
+            self.by_inode.insert((stat.st_dev, stat.st_ino), record);
+        }
+        self.by_path.insert(path.to_owned(), record);
+    }
+
+    /// The record of what `fd` is open on, whose metadata is `stat`.
+    pub(super) fn get(&self, fd: BorrowedFd<'_>, stat: &Stat) -> Option<Record> {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory => {
+                let mut text = [0; 128];
+                match fs::getxattr(name(fd), XATTR, &mut text) {
+                    Ok(length) => Record::parse(&text[..length]),
+                    Err(_) if self.by_inode.is_empty() => None,
+                    Err(_) => self.by_inode.get(&(stat.st_dev, stat.st_ino)).copied(),
+                }
+            }
+            _ if self.by_path.is_empty() => None,
+            _ => self.by_path.get(&path(fd)?).copied(),
+        }
+    }
+
+    /// Records the owner of what `fd` is open on.
+    pub(super) fn set(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        stat: &Stat,
+        record: Record,
+    ) -> Result<(), Errno> {
+        let text = record.text(stat.st_mode);
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory => {
+                match fs::setxattr(name(fd), XATTR, text.as_bytes(), XattrFlags::empty()) {
+                    Err(Errno::OPNOTSUPP) => {
+                        self.by_inode.insert((stat.st_dev, stat.st_ino), record);
+                        Ok(())
+                    }
+                    other => other,
+                }
+            }
+            _ => {
+                let Some(path) = path(fd) else { return Ok(()) };
+                // What lies in another file system is in no layer.
+                if stat.st_dev == self.device || is_inside(fd, self.device) {
+                    self.append(&text, &path)
+                        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+                }
+                self.by_path.insert(path, record);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes the record away that `fd` has, if it has one.
+    pub(super) fn forget(&mut self, fd: BorrowedFd<'_>, known: Option<Record>) {
+        if known.is_some() {
+            // It stays where it is a line of the file; what has a real owner is not looked up there.
+            let _none = fs::removexattr(name(fd), XATTR);
+        }
+    }
+
+    /// Adds a line, in one write so that a kill leaves whole lines.
+    fn append(&mut self, text: &str, path: &Path) -> io::Result<()> {
+        let Some(file) = &mut self.owners else {
+            return Ok(());
+        };
+        let mut line = text.as_bytes().to_vec();
+        line.push(b' ');
+        line.extend(
+            path.strip_prefix("/")
+                .unwrap_or(path)
+                .as_os_str()
+                .as_bytes(),
+        );
+        line.push(0);
+        file.write_all(&line)
+    }
+}
+
+/// Whether a link is in the root's file system although it shows another device, as an overlay over several file
+/// systems does: then its directory is.
+fn is_inside(fd: BorrowedFd<'_>, device: u64) -> bool {
+    let Some(path) = path(fd) else { return false };
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    fs::stat(parent).is_ok_and(|stat| stat.st_dev == device)
+}
+
+/// The name of what `fd` is open on, for calls that take no descriptor; relative to `/proc`.
+pub(super) fn name(fd: BorrowedFd<'_>) -> String {
+    format!("self/fd/{}", fd.as_raw_fd())
+}
+
+/// The path in the root of what `fd` is open on; `None` when it has none.
+fn path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+    let text = fs::readlinkat(CWD, name(fd), Vec::new()).ok()?.into_bytes();
+    let whole = text.starts_with(b"/") && !text.ends_with(b" (deleted)");
+    whole.then(|| OsString::from_vec(text).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_have_the_form_that_snapshots_read() {
+        let record = |device| Record {
+            uid: 5,
+            gid: 6,
+            device,
+        };
+        let file = libc::S_IFREG | 0o4755;
+        assert_eq!(record(None).text(file), "5:6:4755:file");
+        assert_eq!(record(None).text(libc::S_IFLNK | 0o777), "5:6:0777:symlink");
+        let device = record(Some((libc::S_IFCHR, 1, 3)));
+        assert_eq!(device.text(libc::S_IFREG | 0o666), "5:6:0666:char-1-3");
+        for (record, mode) in [(record(None), file), (device, file)] {
+            assert_eq!(Record::parse(record.text(mode).as_bytes()), Some(record));
+            let read = crate::snapshot::owner::Owner::parse(record.text(mode).as_bytes()).unwrap();
+            assert_eq!((read.uid, read.gid, read.mode), (5, 6, 0o4755));
+        }
+        assert_eq!(Record::parse(b"x:1:0:file"), None);
+    }
+}

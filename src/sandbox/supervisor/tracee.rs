@@ -1,0 +1,261 @@
+//! Looking into a thread of the step: its memory, its descriptors, and the files that it means by a path.
+//!
+//! The supervisor lives in the step's mount namespace and has the step's root, so paths lead it where they lead the
+//! step. Its working directory is the host's `/proc`, where threads are found by the numbers that it knows.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    os::{
+        fd::OwnedFd,
+        unix::{
+            ffi::{OsStrExt as _, OsStringExt as _},
+            fs::FileExt as _,
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{self, AtFlags, Mode, OFlags, ResolveFlags},
+    io::Errno,
+};
+
+use super::{
+    identity::{Identity, KEEP},
+    sys::Notification,
+};
+
+/// The longest path that the kernel takes, with its end.
+const PATH_MAX: usize = 4096;
+
+/// A thread that waits for an answer.
+#[derive(Debug)]
+pub(super) struct Tracee {
+    thread: u32,
+    arguments: [u64; 6],
+}
+
+/// A directory and a name in it that may not exist yet.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) dir: OwnedFd,
+    pub(super) name: OsString,
+}
+
+impl Tracee {
+    pub(super) fn new(notification: &Notification) -> Self {
+        Self {
+            thread: notification.thread,
+            arguments: notification.arguments,
+        }
+    }
+
+    /// Its number.
+    pub(super) fn thread(&self) -> u32 {
+        self.thread
+    }
+
+    /// An argument as it was passed.
+    pub(super) fn word(&self, index: usize) -> u64 {
+        self.arguments[index]
+    }
+
+    /// An argument that is 32 bits wide.
+    pub(super) fn number(&self, index: usize) -> u32 {
+        u32::try_from(self.arguments[index] & 0xffff_ffff).unwrap_or(u32::MAX)
+    }
+
+    /// An argument that is a signed number, such as a descriptor.
+    pub(super) fn signed(&self, index: usize) -> i32 {
+        self.number(index).cast_signed()
+    }
+
+    fn memory(&self, write: bool) -> Result<File, Errno> {
+        File::options()
+            .read(true)
+            .write(write)
+            .open(format!("{}/mem", self.thread))
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::FAULT))
+    }
+
+    /// Reads `length` bytes at the address in an argument.
+    pub(super) fn read(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; length];
+        self.memory(false)?
+            .read_exact_at(&mut bytes, address)
+            .map_err(|_unmapped| Errno::FAULT)?;
+        Ok(bytes)
+    }
+
+    /// Writes bytes at an address.
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        self.memory(true)?
+            .write_all_at(bytes, address)
+            .map_err(|_unmapped| Errno::FAULT)
+    }
+
+    /// The path at the address in argument `index`.
+    pub(super) fn path(&self, index: usize) -> Result<OsString, Errno> {
+        const PAGE: u64 = 4096;
+        let address = self.arguments[index];
+        let memory = self.memory(false)?;
+        let mut path = vec![0; PATH_MAX];
+        let mut length = 0;
+        // Page by page: the page after the path's end may not be there.
+        while length < PATH_MAX {
+            let at = address.wrapping_add(length as u64);
+            let rest = usize::try_from(PAGE - at % PAGE).unwrap_or(PATH_MAX);
+            let end = (length + rest).min(PATH_MAX);
+            let n = memory
+                .read_at(&mut path[length..end], at)
+                .map_err(|_unmapped| Errno::FAULT)?;
+            if n == 0 {
+                return Err(Errno::FAULT);
+            }
+            if let Some(nul) = path[length..length + n].iter().position(|b| *b == 0) {
+                path.truncate(length + nul);
+                return Ok(OsString::from_vec(path));
+            }
+            length += n;
+        }
+        Err(Errno::NAMETOOLONG)
+    }
+
+    /// What it has open as `descriptor`; `AT_FDCWD` is its working directory.
+    pub(super) fn descriptor(&self, descriptor: i32) -> Result<OwnedFd, Errno> {
+        let name = if descriptor == libc::AT_FDCWD {
+            format!("{}/cwd", self.thread)
+        } else {
+            format!("{}/fd/{descriptor}", self.thread)
+        };
+        fs::open(name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|error| match error {
+            Errno::NOENT => Errno::BADF,
+            other => other,
+        })
+    }
+
+    /// What it means by `path`, relative to `descriptor` of its.
+    pub(super) fn open(
+        &self,
+        descriptor: i32,
+        path: &OsStr,
+        follow: bool,
+    ) -> Result<OwnedFd, Errno> {
+        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+        if !follow {
+            flags |= OFlags::NOFOLLOW;
+        }
+        if path.is_empty() {
+            return Err(Errno::NOENT);
+        }
+        if !path.as_bytes().starts_with(b"/") {
+            let dir = self.descriptor(descriptor)?;
+            return fs::openat(dir, path, flags, Mode::empty());
+        }
+        if let Some(own) = self.own(path) {
+            return fs::open(own, flags, Mode::empty());
+        }
+        let root = format!("{}/root", self.thread);
+        let theirs = fs::stat(&*root)?;
+        let ours = fs::stat("/")?;
+        if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino) {
+            return fs::open(path, flags, Mode::empty());
+        }
+        // It has changed its root directory.
+        let root = fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)
+    }
+
+    /// The host's name for a path that means another thing to every process.
+    fn own(&self, path: &OsStr) -> Option<PathBuf> {
+        let thread = self.thread;
+        let bytes = path.as_bytes();
+        for (prefix, own) in [
+            ("/proc/self/", format!("{thread}/")),
+            ("/proc/thread-self/", format!("{thread}/")),
+            ("/dev/fd/", format!("{thread}/fd/")),
+        ] {
+            if let Some(rest) = bytes.strip_prefix(prefix.as_bytes()) {
+                return Some(Path::new(&own).join(OsStr::from_bytes(rest)));
+            }
+        }
+        let number = match bytes {
+            b"/dev/stdin" => 0,
+            b"/dev/stdout" => 1,
+            b"/dev/stderr" => 2,
+            _ => return None,
+        };
+        Some(format!("{thread}/fd/{number}").into())
+    }
+
+    /// The directory in which `path` is to be made, and its name there. Paths that end in a slash or in dots have none.
+    pub(super) fn place(&self, descriptor: i32, path: &OsStr) -> Option<Place> {
+        let bytes = path.as_bytes();
+        let bytes = match bytes.strip_suffix(b"/") {
+            // `mkdir dir/` is common; the kernel sees to everything stranger.
+            Some(rest) if !rest.ends_with(b"/") => rest,
+            Some(_) => return None,
+            None => bytes,
+        };
+        let (dir, name) = match bytes.iter().rposition(|b| *b == b'/') {
+            Some(0) => (b"/".as_slice(), &bytes[1..]),
+            Some(at) => (&bytes[..at], &bytes[at + 1..]),
+            None => (b".".as_slice(), bytes),
+        };
+        if name.is_empty() || name == b"." || name == b".." {
+            return None;
+        }
+        let dir = self.open(descriptor, OsStr::from_bytes(dir), true).ok()?;
+        Some(Place {
+            dir,
+            name: OsStr::from_bytes(name).to_owned(),
+        })
+    }
+
+    /// A line of its status, without the name.
+    fn status(&self, name: &str) -> Option<String> {
+        let status = std::fs::read_to_string(format!("{}/status", self.thread)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().to_owned())
+    }
+
+    /// Its file mode creation mask.
+    pub(super) fn umask(&self) -> u32 {
+        let mask = self.status("Umask:");
+        mask.and_then(|text| u32::from_str_radix(&text, 8).ok())
+            .unwrap_or(0o022)
+    }
+
+    /// The ids it really has; nobody's when it is gone.
+    pub(super) fn real_identity(&self) -> Identity {
+        let ids = |name: &str| -> Vec<u32> {
+            let line = self.status(name).unwrap_or_default();
+            line.split_ascii_whitespace()
+                .filter_map(|word| word.parse().ok())
+                .collect()
+        };
+        let first_three = |ids: &[u32]| match ids {
+            [real, effective, saved, ..] => [*real, *effective, *saved],
+            _ => [KEEP; 3],
+        };
+        Identity {
+            users: first_three(&ids("Uid:")),
+            groups: first_three(&ids("Gid:")),
+            supplementary: ids("Groups:"),
+        }
+    }
+}
+
+impl Place {
+    /// Whether something is there.
+    pub(super) fn is_taken(&self) -> bool {
+        fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Opens what is there, links not followed, to look at.
+    pub(super) fn open(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        fs::openat(&self.dir, &self.name, flags, Mode::empty())
+    }
+}
