@@ -54,7 +54,7 @@ pub use lock::StepLock;
 pub use mounts::{CacheMount, CacheMountId, CacheSharing};
 pub use record::{Found, LayerRecord, StepFolder};
 pub use tags::{ANNOTATION_IMAGE_NAME, Tag};
-pub use temp::TempDir;
+pub use temp::{TempDir, remove_tree};
 
 use error::At as _;
 use lock::{FileLock, Hold};

@@ -153,7 +153,6 @@ impl Store {
     /// Removes what killed processes left in `tmp/`. What cannot be removed is left for the next time.
     pub(super) fn sweep(&self) -> Result<(), StoreError> {
         let tmp = self.root.join("tmp");
-        let mut somebody_died = false;
         for entry in fs::read_dir(&tmp).at("read", &tmp)? {
             let entry = entry.at("read", &tmp)?;
             let mut lock_name = std::ffi::OsString::from("tmp-");
@@ -161,13 +160,9 @@ impl Store {
             let lock_path = self.root.join("locks").join(lock_name);
             if let Some(_lock) = FileLock::attempt_once(&lock_path)? {
                 remove_tree(&entry.path()).ok();
-                somebody_died = true;
             }
         }
-        if somebody_died {
-            self.sweep_locks()?;
-        }
-        Ok(())
+        self.sweep_locks()
     }
 
     /// Removes the files of locks that nobody holds and that should have gone with their holders.
@@ -188,7 +183,7 @@ impl Store {
 
 /// Removes a file or a directory with all in it; nothing there is fine. Directories without write permission, as a
 /// build may make them, are opened up first.
-pub(super) fn remove_tree(path: &Path) -> Result<(), StoreError> {
+pub fn remove_tree(path: &Path) -> Result<(), StoreError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

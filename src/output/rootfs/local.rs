@@ -17,6 +17,7 @@ use rustix::{
 
 use crate::{
     output::{LocalMode, OutputError, error::At as _},
+    store::remove_tree,
     tree::{Kind, Metadata, Timestamp, Tree},
 };
 
@@ -147,7 +148,7 @@ impl Writer<'_> {
     ) -> Result<(), OutputError> {
         let shown = self.target.join(path);
         if file_type(parent, name).at("read", &shown)? == Some(FileType::Directory) {
-            fs::remove_dir_all(&shown).at("remove", &shown)?;
+            remove_tree(&shown)?;
         }
         rustix::fs::unlinkat(parent, TEMP, AtFlags::empty())
             .or_else(absent_is_fine)
@@ -274,11 +275,7 @@ fn delete_others(dir: &Path, kept: &BTreeSet<OsString>) -> Result<(), OutputErro
             continue;
         }
         let path = entry.path();
-        if entry.file_type().at("read", &path)?.is_dir() {
-            fs::remove_dir_all(&path).at("remove", &path)?;
-        } else {
-            fs::remove_file(&path).at("remove", &path)?;
-        }
+        remove_tree(&path)?;
     }
     Ok(())
 }
