@@ -82,7 +82,9 @@ pub(super) struct Need {
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    expires_in: Option<u64>,
+    /// A number; some servers put it in quotes, and a default is good enough for those.
+    #[serde(default)]
+    expires_in: serde_json::Value,
 }
 
 impl Auth {
@@ -425,7 +427,7 @@ impl Ask<'_> {
             .or(parsed.access_token)
             .filter(|t| !t.is_empty())
             .ok_or_else(|| malformed("it has no token"))?;
-        let life = Duration::from_secs(parsed.expires_in.unwrap_or(0)).max(MIN_TOKEN_LIFE);
+        let life = Duration::from_secs(parsed.expires_in.as_u64().unwrap_or(0)).max(MIN_TOKEN_LIFE);
         let renew_in = life.min(Duration::from_hours(24)) * 4 / 5;
         Ok(Token {
             scopes: self.need.scopes.clone(),

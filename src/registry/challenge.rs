@@ -208,6 +208,14 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_header_hangs_or_panics(text in "([a-zA-Z=\", \\\\]|Bearer |realm=\"|scope=|\u{e4}){0,30}") {
+            parse(&text);
+            Scope::parse_all(&text);
+        }
+    }
+
     #[test]
     fn scopes_cover_and_merge() {
         let push = [Scope::push("a/b")];

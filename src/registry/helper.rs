@@ -4,10 +4,10 @@
 //! pipes only, never in arguments. A helper has no terminal and must answer within a time limit.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     path::PathBuf,
     process::{Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -20,7 +20,9 @@ use super::{
 };
 
 /// How much a helper may say.
-const MAX_ANSWER_BYTES: u64 = 1 << 20;
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// How long the end of a stream may take after the helper itself has ended.
+const LINGER: Duration = Duration::from_millis(300);
 
 /// A program that keeps credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -154,57 +156,25 @@ impl Helper {
                 Err(e) => return Err(failed(e)),
             }
         };
-        let (sender, receiver) = mpsc::channel();
-        for stream in [
-            child
-                .stdout
-                .take()
-                .map(|s| (0, Box::new(s) as Box<dyn io::Read + Send>)),
-            child
-                .stderr
-                .take()
-                .map(|s| (1, Box::new(s) as Box<dyn io::Read + Send>)),
-        ] {
-            let Some((which, stream)) = stream else {
-                continue;
-            };
-            let sender = sender.clone();
-            std::thread::spawn(move || {
-                let mut bytes = Vec::new();
-                // A stream that breaks off is judged by the exit status.
-                stream.take(MAX_ANSWER_BYTES).read_to_end(&mut bytes).ok();
-                // Nobody listens any more once the time is over.
-                sender.send((which, bytes)).ok();
-            });
-        }
+        let stdout = Collected::from(child.stdout.take());
+        let stderr = Collected::from(child.stderr.take());
         if let Some(mut stdin) = child.stdin.take() {
             // A helper that does not read its input says why on stderr; input is far smaller than a pipe.
             stdin.write_all(input).ok();
         }
-        let mut outputs = [Vec::new(), Vec::new()];
-        for _ in 0..2 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if let Ok((which, bytes)) = receiver.recv_timeout(left) {
-                outputs[which] = bytes;
-            } else {
-                // It may have ended by itself meanwhile.
-                child.kill().ok();
-                child.wait().map_err(failed)?;
-                return Err(self.error(format!("no answer within {} s", limit.as_secs())));
-            }
-        }
-        // Its output is closed, so it ends soon; one that lingers is not worth a thread.
         let status = loop {
             match child.try_wait().map_err(failed)? {
                 Some(status) => break status,
                 None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
                 None => {
+                    // It may have ended by itself meanwhile.
                     child.kill().ok();
-                    break child.wait().map_err(failed)?;
+                    child.wait().map_err(failed)?;
+                    return Err(self.error(format!("no answer within {} s", limit.as_secs())));
                 }
             }
         };
-        let [stdout, stderr] = outputs;
+        let (stdout, stderr) = (stdout.take(), stderr.take());
         if status.success() {
             return Ok(Outcome::Done(stdout));
         }
@@ -215,6 +185,42 @@ impl Helper {
             message = status.to_string();
         }
         Ok(Outcome::Refused(message))
+    }
+}
+
+/// What a helper writes, read on a thread so that neither side waits for the other.
+struct Collected {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    end: mpsc::Receiver<()>,
+}
+
+impl Collected {
+    fn from<R: io::Read + Send + 'static>(stream: Option<R>) -> Self {
+        let (sender, end) = mpsc::channel();
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        if let Some(mut stream) = stream {
+            let kept = Arc::clone(&bytes);
+            std::thread::spawn(move || {
+                let mut piece = [0; 4096];
+                // A stream that breaks off is judged by the exit status.
+                while let Ok(n @ 1..) = stream.read(&mut piece) {
+                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    if kept.len() < MAX_ANSWER_BYTES {
+                        kept.extend_from_slice(&piece[..n]);
+                    }
+                }
+                // Nobody may be listening any more.
+                sender.send(()).ok();
+            });
+        }
+        Self { bytes, end }
+    }
+
+    /// All that was written by a helper that has ended. A process that it left behind may keep the stream open, and
+    /// is not waited for.
+    fn take(self) -> Vec<u8> {
+        self.end.recv_timeout(LINGER).ok();
+        std::mem::take(&mut *self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -297,6 +303,18 @@ mod tests {
             .expect_err("slow");
         assert!(error.to_string().contains("no answer within"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_process_that_a_helper_leaves_behind_is_not_waited_for() {
+        let (_dir, h) = helper(
+            "daemon",
+            r#"sleep 100 & echo '{"Username":"u","Secret":"s"}'"#,
+        );
+        let start = Instant::now();
+        let found = h.get("r.example", LIMIT).expect("helper answers");
+        assert_eq!(found, Some(Credential::from_login("u", "s")));
+        assert!(start.elapsed() < Duration::from_secs(5));
     }
 
     #[test]

@@ -139,6 +139,19 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_header_panics_and_no_scheme_is_smuggled_in(text in "\\PC{0,30}|(https?:)?//[a-z.:0-9@\\[\\]/?#]{0,20}|bytes [0-9*/-]{0,20}") {
+            let base = Url::parse("https://r.io:8443/v2/a/").expect("valid");
+            if let Some(url) = resolve(&base, &text) {
+                proptest::prop_assert!(matches!(url.scheme(), "http" | "https"));
+                with_digest(&url, "sha256:1");
+            }
+            received(&text);
+            content_range(&text);
+        }
+    }
+
     #[test]
     fn the_digest_is_added_without_touching_the_rest() {
         for (url, want) in [

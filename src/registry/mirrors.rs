@@ -542,6 +542,21 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_entries_there_is_somewhere_to_pull_from(
+            prefix in "(\\*\\.)?[a-z./:@*]{1,12}",
+            location in "[a-z./:]{0,12}",
+            name in "[a-z]{1,4}(\\.[a-z]{1,3}(:1)?)?/[a-z]{1,3}(/[a-z]{1,3})?(:[a-z]{1,2})?",
+        ) {
+            let text = format!("[[registry]]\nprefix='{prefix}'\nlocation='{location}'");
+            let (Ok(conf), Ok(reference)) = (parse_registries_conf(&text), Reference::parse(&name)) else {
+                return Ok(());
+            };
+            proptest::prop_assert!(!conf.pull_endpoints(&reference).is_empty());
+        }
+    }
+
     #[test]
     fn later_files_override_entries_with_the_same_prefix() {
         let mut conf = parse_registries_conf(CONF).expect("valid");

@@ -129,7 +129,8 @@ fn jittered(time: Duration) -> Duration {
         reason = "a random fraction needs no precision"
     )]
     let fraction = random as f64 / u64::MAX as f64;
-    time.mul_f64(0.8 + 0.4 * fraction)
+    time.min(Duration::from_hours(24))
+        .mul_f64(0.8 + 0.4 * fraction)
 }
 
 #[cfg(test)]

@@ -388,3 +388,38 @@ fn files_are_fetched_with_redirects_resumption_and_conditions() {
     };
     assert!(client().download(&bad, &mut Vec::new()).is_err());
 }
+
+#[test]
+fn localhost_is_found_by_name() {
+    let fake = FakeRegistry::start();
+    let port = fake.host().rsplit(':').next().expect("a port").to_owned();
+    put_image(&fake, "a", "1", "linux/amd64");
+    let image = reference(&format!("localhost:{port}"), "a:1");
+    client().image(&image, &Platform::host()).expect("works");
+}
+
+#[test]
+fn what_a_registry_wants_people_to_read_is_passed_on_once() {
+    let fake = FakeRegistry::start();
+    put_image(&fake, "a", "1", "linux/amd64");
+    fake.faults(|r, _| {
+        (r.target != "/v2/").then(|| {
+            let text = "299 - \"this registry moves on Friday\"".to_owned();
+            Fault::Headers(vec![("Warning", text)])
+        })
+    });
+    let remarks = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&remarks);
+    let client = Client::new(Settings {
+        warn: Some(Warn(Arc::new(move |text: &str| {
+            seen.lock().expect("no panic").push(text.to_owned());
+        }))),
+        ..quick()
+    })
+    .expect("client");
+    client
+        .image(&reference(&fake.host(), "a:1"), &Platform::host())
+        .expect("works");
+    let told = remarks.lock().expect("no panic").clone();
+    assert_eq!(told.len(), 1, "{told:?}");
+}
