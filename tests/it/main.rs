@@ -9,6 +9,7 @@ mod language;
 mod language_laws;
 mod output;
 mod plan;
+mod readme;
 mod registry;
 mod sandbox;
 mod store;

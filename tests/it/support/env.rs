@@ -102,6 +102,12 @@ impl TestEnv {
         Outcome::of(&mut self.command(args), self.dir.path())
     }
 
+    /// Runs a command made by [`TestEnv::command`].
+    #[must_use = "an outcome that nobody looks at tests nothing"]
+    pub(crate) fn outcome(&self, command: &mut Command) -> Outcome {
+        Outcome::of(command, self.dir.path())
+    }
+
     /// Builds the context: `rbuild build --progress=plain ARGS CONTEXT`.
     #[must_use = "an outcome that nobody looks at tests nothing"]
     pub(crate) fn build(&self, args: &[&str]) -> Outcome {
