@@ -67,6 +67,11 @@ impl Origin {
     }
 }
 
+/// As long as Linux lets a path be.
+const MAX_PATH: usize = 4096;
+/// More directories inside each other than this are an attack on whoever walks them.
+const MAX_DEPTH: usize = 256;
+
 /// A layer cannot lie on those below it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StackError {
@@ -79,6 +84,12 @@ pub enum StackError {
     /// A path leads through too many symbolic links.
     #[error("`{}` leads through too many symbolic links", path.display())]
     Loop {
+        /// The path in the layer.
+        path: PathBuf,
+    },
+    /// A path has more directories above it than any program makes, or is longer than Linux lets it be.
+    #[error("`{}` lies too deep", path.display())]
+    TooDeep {
         /// The path in the layer.
         path: PathBuf,
     },
@@ -314,6 +325,16 @@ impl LayerTree {
 
     /// The path with everything above its last component resolved.
     fn real_path(&self, path: &Path) -> Result<PathBuf, StackError> {
+        let real = self.resolved(path)?;
+        // Trees are walked by recursion; and no disk could take a longer path.
+        if real.as_os_str().len() > MAX_PATH || real.components().count() > MAX_DEPTH {
+            let path = path.to_owned();
+            return Err(StackError::TooDeep { path });
+        }
+        Ok(real)
+    }
+
+    fn resolved(&self, path: &Path) -> Result<PathBuf, StackError> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
             return Ok(PathBuf::new());
         };

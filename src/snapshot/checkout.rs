@@ -2,7 +2,7 @@
 //! inodes before and after: their number and the time of the last change of status, which no program can set back.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fs::Metadata as Stat,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
@@ -10,12 +10,12 @@ use std::{
 
 use super::{
     At, SnapshotError, Style, apply,
-    diff::{Inodes, list, same_dir},
+    diff::{Found, Inodes, check_depth, list, same_dir},
     lock::Scratch,
 };
 use crate::{
-    layer::{Change, Content, LayerTree},
-    tree::{Kind, Metadata, Tree as _},
+    layer::{Change, LayerTree},
+    tree::Tree as _,
 };
 
 /// A root directory that a step changes in place. Removed when this value is dropped.
@@ -54,7 +54,7 @@ impl Checkout {
         std::fs::create_dir(&work).at("create", &work)?;
         let mut before = BTreeMap::new();
         let root = scratch.path.join("fs");
-        walk(&root, Path::new(""), &mut |path, stat| {
+        walk(&root, &mut |path, stat| {
             before.insert(path.to_owned(), Mark::of(stat));
             Ok(())
         })?;
@@ -84,13 +84,9 @@ impl Checkout {
     pub fn diff(&self, tree: &LayerTree) -> Result<Vec<Change>, SnapshotError> {
         let root = self.root();
         let inodes = Inodes::new(&root, &self.owners(), tree, self.style)?;
-        let mut found = Found {
-            changes: Vec::new(),
-            dirs: Vec::new(),
-            names: HashMap::new(),
-        };
+        let mut found = Found::default();
         let mut left = self.before.clone();
-        walk(&root, Path::new(""), &mut |path, stat| {
+        walk(&root, &mut |path, stat| {
             let before = left.remove(path);
             let touched = before != Some(Mark::of(stat));
             if stat.file_type().is_socket() || (!touched && !stat.is_dir()) {
@@ -102,9 +98,9 @@ impl Checkout {
                 let below = tree.node(path)?.map(|node| node.metadata);
                 let same = before.is_some_and(|mark| mark.inode == Mark::of(stat).inode)
                     && below.is_some_and(|below| same_dir(&below, &metadata));
-                found.dir(path, metadata, !same);
+                found.dirs.push((path.to_owned(), metadata, !same));
             } else {
-                found.leaf(path, metadata, host, stat);
+                found.leaf(path.to_owned(), metadata, host, stat);
             }
             Ok(())
         })?;
@@ -130,73 +126,22 @@ impl Checkout {
     }
 }
 
-/// Changes under collection; directories wait until it is known whether something in them changed.
-struct Found {
-    changes: Vec<Change>,
-    dirs: Vec<(PathBuf, Metadata, bool)>,
-    names: HashMap<(u64, u64), PathBuf>,
-}
-
-impl Found {
-    fn dir(&mut self, path: &Path, metadata: Metadata, changed: bool) {
-        self.dirs.push((path.to_owned(), metadata, changed));
-    }
-
-    fn leaf(&mut self, path: &Path, metadata: Metadata, host: PathBuf, stat: &Stat) {
-        if stat.nlink() > 1 {
-            let inode = (stat.dev(), stat.ino());
-            if let Some(target) = self.names.get(&inode) {
-                self.changes.push(Change::Link {
-                    path: path.to_owned(),
-                    target: target.clone(),
-                });
-                return;
-            }
-            self.names.insert(inode, path.to_owned());
-        }
-        let content = match metadata.kind {
-            Kind::File { size: 1.. } => Content::Host(host),
-            _ => Content::Empty,
-        };
-        self.changes.push(Change::Put {
-            path: path.to_owned(),
-            metadata,
-            content,
-        });
-    }
-
-    fn finish(mut self) -> Vec<Change> {
-        self.changes.sort_by(|a, b| a.path().cmp(b.path()));
-        // Deepest first, so that a directory that is kept keeps those above it.
-        for (path, metadata, changed) in self.dirs.into_iter().rev() {
-            let after = self
-                .changes
-                .partition_point(|change| change.path() <= &*path);
-            let has_change = self
-                .changes
-                .get(after)
-                .is_some_and(|change| change.path().starts_with(&path));
-            if changed || has_change {
-                self.changes.insert(after, Change::dir(path, metadata));
-            }
-        }
-        self.changes
-    }
-}
-
-/// Calls `visit` for everything below a directory, parents first, names sorted.
+/// Calls `visit` for everything below a directory.
 fn walk(
     root: &Path,
-    path: &Path,
     visit: &mut dyn FnMut(&Path, &Stat) -> Result<(), SnapshotError>,
 ) -> Result<(), SnapshotError> {
-    for name in list(&root.join(path))? {
-        let path = path.join(name);
-        let host = root.join(&path);
-        let stat = std::fs::symlink_metadata(&host).at("read", &host)?;
-        visit(&path, &stat)?;
-        if stat.is_dir() {
-            walk(root, &path, visit)?;
+    let mut todo = vec![PathBuf::new()];
+    while let Some(dir) = todo.pop() {
+        check_depth(&dir)?;
+        for name in list(&root.join(&dir))? {
+            let path = dir.join(name);
+            let host = root.join(&path);
+            let stat = std::fs::symlink_metadata(&host).at("read", &host)?;
+            visit(&path, &stat)?;
+            if stat.is_dir() {
+                todo.push(path);
+            }
         }
     }
     Ok(())

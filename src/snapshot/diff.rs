@@ -8,7 +8,7 @@
 //! every depth: on unpacking, a directory merges with what is below it, so a new directory under an opaque one has to take away too.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     ffi::OsString,
     fs::Metadata as Stat,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _},
@@ -41,11 +41,13 @@ pub fn diff_upper(
         upper,
         lower,
         style,
-        names: HashMap::new(),
-        changes: Vec::new(),
+        found: Found::default(),
+        todo: vec![(PathBuf::new(), false)],
     };
-    diff.dir(Path::new(""), false)?;
-    Ok(diff.changes)
+    while let Some((path, hidden)) = diff.todo.pop() {
+        diff.dir(&path, hidden)?;
+    }
+    Ok(diff.found.finish())
 }
 
 struct Diff<'a> {
@@ -53,14 +55,15 @@ struct Diff<'a> {
     upper: &'a Path,
     lower: &'a LayerTree,
     style: Style,
-    /// The first name of every inode with several.
-    names: HashMap<(u64, u64), PathBuf>,
-    changes: Vec<Change>,
+    found: Found,
+    /// Directories still to be looked into, and whether the overlay hid what `lower` has there.
+    todo: Vec<(PathBuf, bool)>,
 }
 
 impl Diff<'_> {
-    /// Finds the changes in a directory. `hidden` when the overlay did not show what `lower` has here.
+    /// Finds the changes in a directory.
     fn dir(&mut self, path: &Path, hidden: bool) -> Result<(), SnapshotError> {
+        check_depth(path)?;
         let mut names = list(&self.upper.join(path))?;
         if hidden {
             names.extend(self.lower.names(path)?);
@@ -73,63 +76,38 @@ impl Diff<'_> {
                 stat => Some(stat.at("read", &host)?),
             };
             match stat {
-                None => self.changes.push(Change::Remove { path }),
+                None => self.found.changes.push(Change::Remove { path }),
                 Some(stat) if self.is_whiteout(&host, &stat)? => {
                     // Renaming leaves whiteouts for names that were never below.
                     if self.lower.node(&path)?.is_some() {
-                        self.changes.push(Change::Remove { path });
+                        self.found.changes.push(Change::Remove { path });
                     }
                 }
-                Some(stat) if stat.is_dir() => self.child_dir(&path, &stat, hidden)?,
+                Some(stat) if stat.is_dir() => self.child_dir(path, &stat, hidden)?,
                 Some(stat) if stat.file_type().is_socket() => {}
-                Some(stat) => self.leaf(path, &stat)?,
+                Some(stat) => {
+                    let metadata = self.inodes.metadata(&path, &host, &stat)?;
+                    self.found.leaf(path, metadata, host, &stat);
+                }
             }
         }
         Ok(())
     }
 
-    fn child_dir(&mut self, path: &Path, stat: &Stat, hidden: bool) -> Result<(), SnapshotError> {
-        let host = self.upper.join(path);
+    fn child_dir(&mut self, path: PathBuf, stat: &Stat, hidden: bool) -> Result<(), SnapshotError> {
+        let host = self.upper.join(&path);
         let prefix = self.style.marks.prefix();
         let mark = |name: &str| xattr::get(&host, format!("{prefix}{name}")).at("read", &host);
         if mark("redirect")?.is_some() {
             return Err(SnapshotError::Redirect { path: host });
         }
         let opaque = mark("opaque")?.is_some_and(|value| value == b"y");
-        let metadata = self.inodes.metadata(path, &host, stat)?;
-        let below = self.lower.node(path)?.map(|node| node.metadata);
+        let metadata = self.inodes.metadata(&path, &host, stat)?;
+        let below = self.lower.node(&path)?.map(|node| node.metadata);
         let unchanged =
             !hidden && !opaque && below.is_some_and(|below| same_dir(&below, &metadata));
-        let start = self.changes.len();
-        self.changes.push(Change::dir(path, metadata));
-        self.dir(path, hidden || opaque)?;
-        if unchanged && self.changes.len() == start + 1 {
-            self.changes.pop();
-        }
-        Ok(())
-    }
-
-    fn leaf(&mut self, path: PathBuf, stat: &Stat) -> Result<(), SnapshotError> {
-        if stat.nlink() > 1 {
-            let inode = (stat.dev(), stat.ino());
-            if let Some(target) = self.names.get(&inode) {
-                let target = target.clone();
-                self.changes.push(Change::Link { path, target });
-                return Ok(());
-            }
-            self.names.insert(inode, path.clone());
-        }
-        let host = self.upper.join(&path);
-        let metadata = self.inodes.metadata(&path, &host, stat)?;
-        let content = match metadata.kind {
-            Kind::File { size: 1.. } => Content::Host(host),
-            _ => Content::Empty,
-        };
-        self.changes.push(Change::Put {
-            path,
-            metadata,
-            content,
-        });
+        self.todo.push((path.clone(), hidden || opaque));
+        self.found.dirs.push((path, metadata, !unchanged));
         Ok(())
     }
 
@@ -143,6 +121,72 @@ impl Diff<'_> {
         let name = format!("{}whiteout", self.style.marks.prefix());
         Ok(xattr::get(host, name).at("read", host)?.is_some())
     }
+}
+
+/// Changes under collection. Directories wait until it is known whether something in them changed.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) changes: Vec<Change>,
+    /// Every directory, and whether it is a change of its own.
+    pub(super) dirs: Vec<(PathBuf, Metadata, bool)>,
+    /// A name of every inode with several.
+    names: HashMap<(u64, u64), PathBuf>,
+}
+
+impl Found {
+    /// Adds what is no directory: `host` on this machine.
+    pub(super) fn leaf(&mut self, path: PathBuf, metadata: Metadata, host: PathBuf, stat: &Stat) {
+        if stat.nlink() > 1 {
+            let inode = (stat.dev(), stat.ino());
+            if let Some(target) = self.names.get(&inode) {
+                let target = target.clone();
+                self.changes.push(Change::Link { path, target });
+                return;
+            }
+            self.names.insert(inode, path.clone());
+        }
+        let content = match metadata.kind {
+            Kind::File { size: 1.. } => Content::Host(host),
+            _ => Content::Empty,
+        };
+        self.changes.push(Change::Put {
+            path,
+            metadata,
+            content,
+        });
+    }
+
+    /// All changes in order, with the directories above them.
+    pub(super) fn finish(mut self) -> Vec<Change> {
+        let mut above = HashSet::new();
+        let changed_dirs = self.dirs.iter().filter(|(.., changed)| *changed);
+        let paths = changed_dirs.map(|(path, ..)| &**path);
+        for path in paths.chain(self.changes.iter().map(Change::path)) {
+            for parent in path.ancestors().skip(1) {
+                if !above.insert(parent.to_owned()) {
+                    break;
+                }
+            }
+        }
+        let dirs = self.dirs.into_iter();
+        self.changes.extend(
+            dirs.filter(|(path, _, changed)| *changed || above.contains(path))
+                .map(|(path, metadata, _)| Change::dir(path, metadata)),
+        );
+        self.changes.sort_by(|a, b| a.path().cmp(b.path()));
+        self.changes
+    }
+}
+
+/// More directories inside each other than this no layer tree takes.
+const MAX_DEPTH: usize = 256;
+
+pub(super) fn check_depth(path: &Path) -> Result<(), SnapshotError> {
+    if path.components().count() < MAX_DEPTH {
+        return Ok(());
+    }
+    let path = path.to_owned();
+    Err(SnapshotError::TooDeep { path })
 }
 
 /// The names in a directory, sorted.

@@ -32,9 +32,13 @@ mod remove;
 mod xattr;
 
 use std::{
+    collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 pub use checkout::Checkout;
@@ -76,6 +80,12 @@ pub enum SnapshotError {
         /// The file.
         path: PathBuf,
     },
+    /// A step made more directories inside each other than a layer may have.
+    #[error("`{}` lies too deep", path.display())]
+    TooDeep {
+        /// The directory, as the step saw it.
+        path: PathBuf,
+    },
     /// An upper directory has a mark that only overlays mounted otherwise leave.
     #[error("`{}` was moved by a redirecting overlay; mount with redirect_dir=nofollow", path.display())]
     Redirect {
@@ -83,6 +93,9 @@ pub enum SnapshotError {
         path: PathBuf,
     },
 }
+
+/// How many layers are unpacked at once.
+const UNPACKERS: usize = 3;
 
 /// The mark of a snapshot that is on disk as a whole.
 const SETTLED: &str = "settled";
@@ -250,19 +263,43 @@ impl Snapshots {
     pub fn stack(&self, tree: &LayerTree) -> Result<Vec<Snapshot>, SnapshotError> {
         let mut below = LayerTree::empty();
         let mut chain_id = None;
-        let mut stack = Vec::new();
+        let mut states = Vec::new();
         for layer in tree.layers() {
             let above = below.push(Arc::clone(layer))?;
             let id = ChainId::after(chain_id, layer.toc().diff_id);
-            let snapshot = match self.get(id)? {
-                Some(snapshot) => snapshot,
-                None => self.apply(id, &below, &above)?,
-            };
-            stack.push(snapshot);
+            states.push((id, below, above.clone()));
             (below, chain_id) = (above, Some(id));
         }
-        stack.reverse();
-        Ok(stack)
+        // Each layer is unpacked by itself; one thread decompresses while another writes, so a few at a time are enough.
+        let next = AtomicUsize::new(0);
+        let unpack = || {
+            let mut made = Vec::new();
+            while let Some((id, below, above)) = states.get(next.fetch_add(1, Ordering::Relaxed)) {
+                made.push(match self.get(*id)? {
+                    Some(snapshot) => snapshot,
+                    None => self.apply(*id, below, above)?,
+                });
+            }
+            Ok::<_, SnapshotError>(made)
+        };
+        let workers = states.len().min(UNPACKERS);
+        let made: Vec<Snapshot> = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..workers).map(|_| scope.spawn(unpack)).collect();
+            let mut made = unpack()?;
+            for other in others {
+                let other = other
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                made.extend(other?);
+            }
+            Ok::<_, SnapshotError>(made)
+        })?;
+        let mut by_id: HashMap<ChainId, Snapshot> = made
+            .into_iter()
+            .map(|snapshot| (snapshot.chain_id, snapshot))
+            .collect();
+        let ids = states.iter().rev().map(|(id, ..)| *id);
+        Ok(ids.filter_map(|id| by_id.remove(&id)).collect())
     }
 
     /// Unpacks what `above` adds to `below`, the state that `chain_id` completes.

@@ -1,13 +1,24 @@
 //! Removing trees that steps left behind.
 
-use std::{io, path::Path};
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStringExt as _,
+    },
+    path::Path,
+};
 
 use rustix::{
-    fs::{AtFlags, Dir, FileType, Mode, OFlags, chmodat, openat, unlinkat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, chmodat, openat, renameat, statat, unlinkat},
     io::Errno,
 };
 
 use super::{At, SnapshotError};
+
+/// So many directories are open at once; what lies deeper is first moved up.
+const MAX_OPEN: usize = 100;
 
 /// Removes a directory and all below it, also where its owner took away all rights. Follows no links and does
 /// not care how deep it goes. That there is nothing is fine.
@@ -15,80 +26,91 @@ pub fn remove_tree(path: &Path) -> Result<(), SnapshotError> {
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::from(io::ErrorKind::InvalidInput)).at("remove", path);
     };
-    let parent = match rustix::fs::open(
-        parent,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    ) {
-        Ok(parent) => parent,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(error).at("remove", path),
-    };
-    // Directories that are open, outermost first, with the name by which each goes.
-    let mut open = Vec::new();
-    match enter(&parent, name) {
-        Ok(Some(dir)) => open.push((dir, name.to_owned())),
-        Ok(None) => return Ok(()),
-        Err(Errno::NOTDIR | Errno::LOOP) => {
-            return unlinkat(&parent, name, AtFlags::empty()).at("remove", path);
-        }
-        Err(error) => return Err(error).at("remove", path),
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(parent, flags, Mode::empty()) {
+        Ok(parent) => remove_at(&parent, name).at("remove", path),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).at("remove", path),
     }
+}
+
+/// Removes what has this name in a directory.
+fn remove_at(parent: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+    loop {
+        let Some(top) = enter(parent, name)? else {
+            return absent_is_fine(unlinkat(parent, name, AtFlags::empty()));
+        };
+        empty(top)?;
+        match unlinkat(parent, name, AtFlags::REMOVEDIR) {
+            // What was moved up came too late for the listing.
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            other => return absent_is_fine(other),
+        }
+    }
+}
+
+fn absent_is_fine(result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::NOENT) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes what is in a directory, except what had to be moved up to it from too far below.
+fn empty(top: Dir) -> Result<(), Errno> {
+    // Directories that are open, outermost first, each with the name by which it goes.
+    let mut open: Vec<(Dir, OsString)> = vec![(top, OsString::new())];
+    let mut moved = 0;
     while let Some((dir, _)) = open.last_mut() {
         let Some(entry) = dir.next() else {
-            let Some((_, name)) = open.pop() else { break };
-            let removed = match open.last() {
-                Some((above, _)) => above
-                    .fd()
-                    .and_then(|above| unlinkat(above, &name, AtFlags::REMOVEDIR)),
-                None => unlinkat(&parent, &name, AtFlags::REMOVEDIR),
-            };
-            match removed {
-                Ok(()) | Err(Errno::NOENT) => continue,
-                Err(error) => return Err(error).at("remove", path.join(name)),
+            let (_, name) = open.pop().expect("it was just looked at");
+            if let Some((above, _)) = open.last() {
+                absent_is_fine(unlinkat(above.fd()?, &name, AtFlags::REMOVEDIR))?;
             }
+            continue;
         };
-        let entry = entry.at("read", path)?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
+        let entry = entry?;
+        let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
+        if name == "." || name == ".." {
             continue;
         }
-        let here = dir.fd().at("read", path)?;
-        let gone = if entry.file_type() == FileType::Directory {
-            Err(Errno::ISDIR)
-        } else {
-            unlinkat(here, name, AtFlags::empty())
+        let depth = open.len();
+        let here = open[depth - 1].0.fd()?;
+        let child = match entry.file_type() {
+            FileType::Directory | FileType::Unknown => enter(here, &name)?,
+            _ => None,
         };
-        match gone {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(Errno::ISDIR | Errno::PERM) => {
-                use std::os::unix::ffi::OsStringExt as _;
-                let name = std::ffi::OsString::from_vec(name.to_bytes().to_vec());
-                match enter(here, &name) {
-                    Ok(Some(child)) => open.push((child, name)),
-                    Ok(None) => {}
-                    Err(error) => return Err(error).at("remove", path.join(name)),
-                }
-            }
-            Err(error) => {
-                let name = String::from_utf8_lossy(name.to_bytes()).into_owned();
-                return Err(error).at("remove", path.join(name));
+        let Some(child) = child else {
+            absent_is_fine(unlinkat(here, &name, AtFlags::empty()))?;
+            continue;
+        };
+        if depth < MAX_OPEN {
+            open.push((child, name));
+            continue;
+        }
+        let top = open[0].0.fd()?;
+        loop {
+            moved += 1;
+            let new = format!("moved-up-{moved}");
+            match renameat(here, &name, top, &new) {
+                Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR | Errno::ISDIR) => {}
+                other => break other?,
             }
         }
     }
     Ok(())
 }
 
-/// Opens a directory for emptying it; `None` when it is gone.
-fn enter(parent: impl std::os::fd::AsFd, name: &std::ffi::OsStr) -> Result<Option<Dir>, Errno> {
+/// Opens a directory for emptying it; `None` when it is something else, or gone.
+fn enter(parent: impl AsFd, name: &OsStr) -> Result<Option<Dir>, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let stat = match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+    let stat = match statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(None),
         Err(error) => return Err(error),
     };
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        return Err(Errno::NOTDIR);
+        return Ok(None);
     }
     // Without all three rights it can be neither listed nor emptied, unless one is root.
     if stat.st_mode & 0o700 != 0o700 {

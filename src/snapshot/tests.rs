@@ -6,6 +6,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use rustix::fs::{Mode, OFlags};
+
 use super::{
     owner::{OwnedKind, Owner, append},
     *,
@@ -440,7 +442,7 @@ fn directories_without_rights_are_removed() {
     std::fs::write(tree.join("a/b/file"), "").unwrap();
     std::os::unix::fs::symlink("/", tree.join("a/root")).unwrap();
     for name in ["a/b/c", "a/b", "a"] {
-        rustix::fs::chmod(tree.join(name), rustix::fs::Mode::empty()).unwrap();
+        rustix::fs::chmod(tree.join(name), Mode::empty()).unwrap();
     }
     remove_tree(&tree).unwrap();
     assert!(!tree.try_exists().unwrap());
@@ -635,4 +637,104 @@ fn snapshots_of_an_earlier_boot_are_kept_when_they_were_settled() {
     snapshots.settle().unwrap();
     earlier();
     assert!(snapshots.get(id).unwrap().is_some());
+}
+
+#[test]
+fn directories_beyond_any_path_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let mut here = rustix::fs::open(dir.path(), flags, Mode::empty()).unwrap();
+    let name = "d".repeat(20);
+    for _ in 0..300 {
+        rustix::fs::mkdirat(&here, &name, Mode::RWXU).unwrap();
+        here = rustix::fs::openat(&here, &name, flags, Mode::empty()).unwrap();
+    }
+    let changes = diff_upper(dir.path(), Path::new("none"), &LayerTree::empty(), REAL);
+    assert!(changes.is_err(), "no layer can say this");
+    remove_tree(&dir.path().join(name)).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+/// Steps of random file operations: what a later step sees is the same whether the upper directory was adopted or the layer was
+/// unpacked, and both are what the first step saw.
+#[test]
+fn random_steps_come_out_as_they_were() {
+    if !is_root() {
+        return;
+    }
+    let (_at, snapshots, blobs) = fixture(REAL);
+    let show = |overlay: &Overlay, script: &str| {
+        let out = tempfile::NamedTempFile::new().unwrap();
+        let script = format!(
+            "{script}
+             {{ find . ! -path . -printf '%p %y %#m %U:%G %n %l\\n' | sed -E 's/^([^ ]+ d .*:[0-9]+) [0-9]+/\\1/' | sort
+             find . -type f -exec sha256sum {{}} + | sort; }} > {}",
+            out.path().display()
+        );
+        run(overlay, &script).map(|()| std::fs::read_to_string(out.path()).unwrap())
+    };
+    let mut state = 12345_u32;
+    let mut pick = |choices: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % choices
+    };
+    let mut tree = blobs.tree([base()]);
+    for round in 0..12 {
+        let mut script = "set +e; exec 2>/dev/null\n".to_owned();
+        for operation in 0..25 {
+            let mut path = || {
+                let mut path = ["a", "b", "data", "bin"][pick(4) as usize].to_owned();
+                for _ in 0..pick(3) {
+                    path = format!("{path}/{}", ["a", "b", "deep", "c"][pick(4) as usize]);
+                }
+                path
+            };
+            let (one, two) = (path(), path());
+            script += &match pick(10) {
+                0 => format!("rm -rf {one}\n"),
+                1 => format!("mkdir -p {one}\n"),
+                2 | 3 => format!("echo {round}.{operation} > {one}\n"),
+                4 => format!("mv -T {one} {two}\n"),
+                5 => format!("ln -T {one} {two}\n"),
+                6 => format!("ln -sT {one} {two}\n"),
+                7 => format!("chmod {} {one}\n", ["700", "644", "4755"][pick(3) as usize]),
+                8 => format!("chown {} {one}\n", pick(5)),
+                _ => format!("rm -rf {one}; mkdir {one}; echo {operation} > {one}/{operation}\n"),
+            };
+        }
+        script += "set -e\n";
+        let overlay = snapshots.prepare(snapshots.stack(&tree).unwrap()).unwrap();
+        let Some(saw) = show(&overlay, &script) else {
+            return;
+        };
+        let led_to = after(&blobs, &tree, overlay.diff(&tree).unwrap());
+        let below = snapshots.stack(&tree).unwrap();
+        let id = ChainId(crate::oci::sha256(format!("round {round}").as_bytes()));
+        let mut stack = vec![overlay.adopt(id).unwrap()];
+        stack.extend(below);
+        let on_adopted = snapshots.prepare(stack).unwrap();
+        let on_unpacked = snapshots
+            .prepare(snapshots.stack(&led_to).unwrap())
+            .unwrap();
+        let checkout = snapshots.checkout(&led_to).unwrap();
+        let again = diff_upper(
+            &checkout.root(),
+            &checkout.owners(),
+            &LayerTree::empty(),
+            REAL,
+        );
+        let again = after(&blobs, &LayerTree::empty(), again.unwrap());
+        assert_eq!(
+            show(&on_adopted, "").unwrap(),
+            saw,
+            "round {round}: {script}"
+        );
+        assert_eq!(
+            show(&on_unpacked, "").unwrap(),
+            saw,
+            "round {round}: {script}"
+        );
+        assert_eq!(listing(&again), listing(&led_to), "round {round}: {script}");
+        tree = led_to;
+    }
 }

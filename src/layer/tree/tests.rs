@@ -215,6 +215,18 @@ fn impossible_paths_are_refused() {
     ));
 }
 
+#[test]
+fn depth_is_limited_also_through_links() {
+    let deep = "d/".repeat(200);
+    let tree = stack([vec![file(&format!("{deep}f"), ""), symlink("s", &deep)]]);
+    let error = tree
+        .push(layer(vec![file(&format!("s/{deep}f"), "")]))
+        .unwrap_err();
+    assert!(matches!(error, StackError::TooDeep { .. }));
+    let error = LayerTree::of([layer(vec![file(&format!("{deep}{deep}f"), "")])]).unwrap_err();
+    assert!(matches!(error, StackError::TooDeep { .. }));
+}
+
 /// A layer from a table that no writer of ours would make.
 fn forged(entries: Vec<(&str, TocItem)>) -> Arc<LayerBlob> {
     let empty = layer(Vec::new());
