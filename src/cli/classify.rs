@@ -166,6 +166,8 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
             error.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
         )
-        .then_some(Cow::Borrowed("make room, or put the store elsewhere with --root"))
+        .then_some(Cow::Borrowed(
+            "make room, or put the store elsewhere with --root",
+        ))
     })
 }
