@@ -10,7 +10,8 @@
 //! Symbolic links on the way to the destination, its last name included, are followed inside the root, dangling ones
 //! to what they name. Below the destination nothing is followed: a file replaces a link, a directory refuses to.
 //!
-//! - A directory that has to be made on the way is 0755 and root's, or takes `--chown` and an octal `--chmod`.
+//! - A directory that has to be made on the way is 0755 and root's, or takes `--chown` and an octal `--chmod`. In a
+//!   setgid directory it is setgid and of the same group, as the system makes it.
 //! - The destination directory itself keeps its owner and mode and takes the source's modification time.
 //! - A directory further down takes all of the source's metadata, whether it is there already or not.
 
@@ -68,26 +69,39 @@ pub(super) fn make_dirs(
         .filter(|p| !p.as_os_str().is_empty())
         .collect();
     dirs.reverse();
+    // The group that a directory made in a setgid directory takes over.
+    let mut inherited = upper.get(Path::new(""))?.and_then(|root| setgid(&root));
     for dir in dirs {
         match upper.get(dir)? {
-            Some(metadata) if metadata.is_dir() => {}
+            Some(metadata) if metadata.is_dir() => inherited = setgid(&metadata),
             Some(_) => {
                 let path = dir.to_owned();
                 return Err(CopyError::ParentIsNoDirectory { path });
             }
             None => {
-                let Owner { uid, gid } = owner.unwrap_or_default();
+                let Owner { uid, gid } = owner.unwrap_or(Owner {
+                    uid: 0,
+                    gid: inherited.unwrap_or(0),
+                });
                 let metadata = Metadata {
-                    mode: mode & 0o777,
+                    mode: mode & 0o777 | if inherited.is_some() { SETGID } else { 0 },
                     uid,
                     gid,
                     ..Metadata::dir(now)
                 };
+                inherited = setgid(&metadata);
                 upper.create(dir, metadata, Content::Empty)?;
             }
         }
     }
     Ok(())
+}
+
+const SETGID: u32 = 0o2000;
+
+/// The group of a setgid directory.
+fn setgid(dir: &Metadata) -> Option<u32> {
+    (dir.mode & SETGID != 0).then_some(dir.gid)
 }
 
 /// The part of a destination that has to be a directory, whatever is copied.

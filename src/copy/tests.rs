@@ -186,6 +186,31 @@ fn made_parents_take_chown_and_an_octal_chmod() {
 }
 
 #[test]
+fn directories_made_in_a_setgid_directory_inherit_it() {
+    let f = "file f 0644 0 0 x";
+    let mut copy = op(&["f"], "/g/a/b/f");
+    check(
+        &copy,
+        f,
+        "dir g 2775 5 6",
+        "dir g 2775 5 6\ndir g/a 2755 0 6\ndir g/a/b 2755 0 6\nfile g/a/b/f 0644 0 0 x",
+    );
+    copy.chown = Some("7:8".to_owned());
+    check(
+        &copy,
+        f,
+        "dir g 2775 5 6",
+        "dir g 2775 5 6\ndir g/a 2755 7 8\ndir g/a/b 2755 7 8\nfile g/a/b/f 0644 7 8 x",
+    );
+    check(
+        &op(&["d"], "/g/"),
+        "dir d/sub 0711 0 0",
+        "dir g 2775 5 6",
+        "dir g 2775 5 6\ndir g/sub 0711 0 0",
+    );
+}
+
+#[test]
 fn links_on_the_way_to_the_destination_are_followed() {
     let base = "dir real 0755 0 0\nsymlink lnk 0777 0 0 /real\nsymlink dang 0777 0 0 /nonexist\n\
                 symlink data/rl 0777 0 0 ../real\nfile t 0644 0 0 old\nsymlink tl 0777 0 0 t\n\

@@ -171,7 +171,7 @@ impl Unpacker<'_> {
         };
         let parent = self.root.join(tree::resolve(&view, parent, Last::Follow)?);
         if makes_parents {
-            make_dirs(self.upper, &parent, 0o755, None, self.now)?;
+            make_dirs(self.upper, &parent, 0o755, Some(Owner::default()), self.now)?;
         }
         Ok(match path.file_name() {
             Some(name) => parent.join(name),

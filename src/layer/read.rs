@@ -132,6 +132,7 @@ impl<R: Read> TarReader<R> {
         });
         // Times before 1970 have a sign, which the parser takes for an error: all numbers are checked here.
         parser.set_ignore_pax_errors(true);
+        parser.set_allow_empty_path(whiteouts == Whiteouts::Names);
         Self {
             input,
             parser,

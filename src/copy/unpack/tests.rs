@@ -316,6 +316,21 @@ fn a_directory_replaced_by_a_directory_shows_nothing_of_the_old() {
 }
 
 #[test]
+fn odd_names_are_taken_as_docker_takes_them() {
+    check(
+        &add(),
+        tar(&[
+            "file  0644 0 0 ",
+            "file ../../up 0644 0 0 u",
+            "file /abs 0644 0 0 a",
+            "hardlink h 0644 0 0 ../abs",
+        ]),
+        "",
+        "file out/up 0644 0 0 u\nfile out/abs 0644 0 0 a\nhardlink out/h out/abs",
+    );
+}
+
+#[test]
 fn impossible_archives_are_refused() {
     let error = |lines: &[&str]| {
         let error = run(&add(), tar(lines), "file out/f 0644 0 0 f").unwrap_err();

@@ -15,7 +15,7 @@ use super::{
     },
     ArchiveError, Whiteouts,
 };
-use crate::tree::{Kind, Metadata, Timestamp};
+use crate::tree::{self, Kind, Metadata, Timestamp};
 
 /// A file with holes is hashed holes and all; a few bytes of archive must not cost hours.
 const MAX_SPARSE: u64 = 64 << 30;
@@ -92,6 +92,11 @@ pub(super) fn convert(
     whiteouts: Whiteouts,
 ) -> Result<Converted, ArchiveError> {
     let raw_path = as_path(&entry.path);
+    // Docker takes a name that leads out of an archive as one at its root; in a layer it is a lie.
+    let clean = |path: &Path| match whiteouts {
+        Whiteouts::Names if !path.as_os_str().as_bytes().contains(&0) => Some(tree::clean(path)),
+        Whiteouts::Names | Whiteouts::Meant => clean(path),
+    };
     let path = clean(&raw_path).ok_or_else(|| ArchiveError::Name {
         path: raw_path.clone(),
     })?;
@@ -139,7 +144,11 @@ pub(super) fn convert(
         flag => return Err(ArchiveError::EntryType { path, flag }),
     };
     if path.as_os_str().is_empty() && kind != Kind::Dir {
-        return Err(ArchiveError::Name { path: raw_path });
+        return match whiteouts {
+            // The destination is there already, which is all that Docker asks of such an entry.
+            Whiteouts::Names => Ok(None),
+            Whiteouts::Meant => Err(ArchiveError::Name { path: raw_path }),
+        };
     }
     let metadata = metadata(entry, kind, &path)?;
     Ok(Some((
