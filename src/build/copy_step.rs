@@ -30,7 +30,7 @@ pub(super) fn run(
     op: &CopyOp,
 ) -> Result<Outcome, StepError> {
     let session = worker.session;
-    let trees = source_trees(worker, task, op)?;
+    let trees = source_trees(worker, task, &step.label, op)?;
     let content = copy::content_digest(op, &trees)?;
     let is_linked = copy::is_linked(op);
     let owner = match &op.chown {
@@ -68,6 +68,7 @@ pub(super) fn run(
 fn source_trees(
     worker: &Worker<'_>,
     task: &Task<'_>,
+    label: &str,
     op: &CopyOp,
 ) -> Result<Vec<Arc<dyn Tree>>, StepError> {
     let mut origin: Option<Arc<dyn Tree>> = None;
@@ -85,11 +86,22 @@ fn source_trees(
             CopySource::Url(_) | CopySource::Git(_) => {
                 let checksum = op.checksum.as_deref();
                 let session = worker.session;
-                let fetched =
-                    session
-                        .remotes
-                        .get(session, task, source, checksum, op.keep_git_dir)?;
-                Ok(fetched.tree)
+                // A line of its own, as in BuildKit: the step itself may be cached.
+                let download = session.task(label);
+                let keep = op.keep_git_dir;
+                match session
+                    .remotes
+                    .get(session, &download, source, checksum, keep)
+                {
+                    Ok(fetched) => {
+                        download.done();
+                        Ok(fetched.tree)
+                    }
+                    Err(error) => {
+                        download.failed(&error);
+                        Err(error)
+                    }
+                }
             }
             CopySource::Inline { .. } => Ok(Arc::new(EmptyTree) as Arc<dyn Tree>),
         })

@@ -336,8 +336,11 @@ impl Mounts {
                     None if *required => return Err(StepError::SshMissing(id.clone())),
                     None => {}
                 }
-                // Also without an agent, as in BuildKit.
-                self.env.push(("SSH_AUTH_SOCK".to_owned(), value));
+                // For the first one, also without an agent, as in BuildKit.
+                let name = "SSH_AUTH_SOCK";
+                if self.env.iter().all(|(other, _)| other != name) {
+                    self.env.push((name.to_owned(), value));
+                }
             }
         }
         Ok(())

@@ -53,7 +53,11 @@ impl Planner<'_> {
             if mount.kind == MountType::Secret {
                 masked.extend(mount.env.clone());
             }
-            mounts.push(self.mount(at, command, mount, command.sources.get(index))?);
+            let agents = read[..index]
+                .iter()
+                .filter(|mount| mount.kind == MountType::Ssh)
+                .count();
+            mounts.push(self.mount(at, command, mount, command.sources.get(index), agents)?);
         }
         let text = self.progress_text(at, &written(&command.instruction), true, &masked);
         let state = &self.states[at];
@@ -133,6 +137,7 @@ impl Planner<'_> {
         command: &Command<'_>,
         mount: &mount::Mount,
         source: Option<&usize>,
+        agents: usize,
     ) -> Result<Mount, Diagnostic> {
         let from = match (&mount.from, source) {
             (Some(from), Some(&source)) => {
@@ -152,7 +157,7 @@ impl Planner<'_> {
         };
         let (target, kind) = match mount.kind {
             MountType::Secret => self.secret(at, command, mount),
-            MountType::Ssh => self.ssh(at, command, mount)?,
+            MountType::Ssh => self.ssh(at, command, agents, mount)?,
             MountType::Bind => (
                 Some(self.mount_target(at, command, mount)?),
                 MountKind::Bind {
@@ -271,6 +276,7 @@ impl Planner<'_> {
         &mut self,
         at: usize,
         command: &Command<'_>,
+        agents: usize,
         mount: &mount::Mount,
     ) -> Result<(Option<PathBuf>, MountKind), Diagnostic> {
         if mount.source.is_some() {
@@ -284,10 +290,11 @@ impl Planner<'_> {
         let ssh = &mut self.states[at].capture.ssh;
         ssh.entry(id.clone()).or_insert(need);
         let workdir = &self.states[at].workdir();
-        let target = mount
-            .target
-            .as_ref()
-            .map(|t| paths::clean(&paths::join_workdir(workdir, t)).into());
+        let target = mount.target.as_ref().map_or_else(
+            || PathBuf::from(format!("/run/buildkit/ssh_agent.{agents}")),
+            |t| paths::clean(&paths::join_workdir(workdir, t)).into(),
+        );
+        let target = Some(target);
         let kind = MountKind::Ssh {
             id,
             required: mount.required,

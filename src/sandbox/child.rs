@@ -103,7 +103,7 @@ fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word>
     connect_standard_streams(spec)?;
     set_limits(&spec.ulimits)?;
     process::umask(Mode::from_raw_mode(0o022));
-    go_to(&spec.cwd)?;
+    go_to(&spec.cwd, (spec.uid, spec.gid))?;
     if let Some((scope, line)) = &birth.supervisor {
         call_supervisor(*scope, line.as_fd())?;
     }
@@ -210,10 +210,16 @@ pub(super) fn resource(name: &str) -> Option<Resource> {
     })
 }
 
-fn go_to(cwd: &Path) -> Result<(), Failure> {
+/// Enters the working directory; what is missing of it is made, and belongs to the user, as in BuildKit.
+fn go_to(cwd: &Path, (uid, gid): (u32, u32)) -> Result<(), Failure> {
     if let Err(Errno::NOENT) = process::chdir(cwd) {
         for dir in cwd.ancestors().collect::<Vec<_>>().into_iter().rev() {
             match fs::mkdirat(CWD, dir, Mode::from_raw_mode(0o755)) {
+                Ok(()) if (uid, gid) != (0, 0) => {
+                    let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
+                    fs::chown(dir, Some(owner.0), Some(owner.1))
+                        .during_at("set the owner of the working directory", dir)?;
+                }
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => {
                     return Err(Failure::new("make the working directory", error).at(dir));

@@ -210,7 +210,13 @@ fn set_up(spec: &ProcessSpec, place: &Path) -> Result<Scene, Failure> {
     };
     let root = Root::open(place)?;
     let mut stubs = Stubs::default();
-    let places = kernelfs::mount_sys_and_dev(&root, &mut stubs, spec.shm_size, spec.insecure)?;
+    // A mount of the step's own takes its place, and is not to lie over it.
+    let has_shm = spec
+        .mounts
+        .iter()
+        .any(|mount| mount.target == Path::new("/dev/shm"));
+    let shm_size = (!has_shm).then_some(spec.shm_size);
+    let places = kernelfs::mount_sys_and_dev(&root, &mut stubs, shm_size, spec.insecure)?;
     let mut mounter = Mounter::new(&root, &mut stubs, work, userxattr)?;
     for (path, content) in [
         ("/etc/resolv.conf", &spec.resolv_conf),

@@ -47,12 +47,11 @@ const DEVICES: [(&str, u32, u32); 6] = [
 ];
 
 /// Links of `/dev`: name, target.
-const LINKS: [(&str, &str); 6] = [
+const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),
     ("stderr", "/proc/self/fd/2"),
-    ("core", "/proc/kcore"),
     ("ptmx", "pts/ptmx"),
 ];
 
@@ -68,7 +67,7 @@ pub(super) struct Places {
 pub(super) fn mount_sys_and_dev(
     root: &Root,
     stubs: &mut Stubs,
-    shm_size: u64,
+    shm_size: Option<u64>,
     insecure: bool,
 ) -> Result<Places, Failure> {
     let mut place = |name: &str| {
@@ -129,7 +128,7 @@ fn is_unified() -> bool {
     fs::statfs("/sys/fs/cgroup").is_ok_and(|s| u64::try_from(s.f_type) == Ok(CGROUP2_SUPER_MAGIC))
 }
 
-fn mount_dev(root: &Root, dev: &Path, shm_size: u64) -> Result<(), Failure> {
+fn mount_dev(root: &Root, dev: &Path, shm_size: Option<u64>) -> Result<(), Failure> {
     mount_new(
         "tmpfs",
         root.at(dev)?,
@@ -166,12 +165,10 @@ fn mount_dev(root: &Root, dev: &Path, shm_size: u64) -> Result<(), Failure> {
     sub("pts", "devpts", safe, &[&format!("{pts},gid=5"), pts])?;
     let safe = safe | MountFlags::NODEV;
     sub("mqueue", "mqueue", safe, &[""])?;
-    sub(
-        "shm",
-        "tmpfs",
-        safe,
-        &[&format!("mode=1777,size={shm_size}")],
-    )
+    match shm_size {
+        Some(size) => sub("shm", "tmpfs", safe, &[&format!("mode=1777,size={size}")]),
+        None => Ok(()),
+    }
 }
 
 fn device(root: &Root, path: &Path, major: u32, minor: u32) -> Result<(), Failure> {

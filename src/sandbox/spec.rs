@@ -24,7 +24,7 @@ pub struct ProcessSpec {
     /// The whole environment, in order; of two entries with one name the later counts.
     #[serde(with = "wire::pairs")]
     pub env: Vec<(OsString, OsString)>,
-    /// The working directory, an absolute path in the root. Made (0755, root's) when it is missing.
+    /// The working directory, an absolute path in the root. Made (0755, the user's) when it is missing.
     #[serde(with = "wire::path")]
     pub cwd: PathBuf,
     /// User.

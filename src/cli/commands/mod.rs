@@ -15,7 +15,7 @@ use super::{
     args::{Cli, Command, DataFormat, VersionArgs},
     build_args::BuildArgs,
     classify,
-    diagnostics::{Failure, Kind},
+    diagnostics::Failure,
     environment::Environment,
     namespace::{self, Place},
     settings, stdout,

@@ -91,6 +91,10 @@ pub(super) fn convert(
     sparse: Option<(Vec<Extent>, u64)>,
     whiteouts: Whiteouts,
 ) -> Result<Converted, ArchiveError> {
+    // Some archives begin with a nameless file, which stands for nothing.
+    if entry.path.is_empty() {
+        return Ok(None);
+    }
     let raw_path = as_path(&entry.path);
     // Docker takes a name that leads out of an archive as one at its root; in a layer it is a lie.
     let clean = |path: &Path| match whiteouts {
