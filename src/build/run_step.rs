@@ -147,7 +147,7 @@ fn execute(
         mounts.add(worker, task, mount)?;
     }
     let snapshots = session.services.snapshots;
-    let overlay = snapshots.prepare(snapshots.stack(&tree)?)?;
+    let mut overlay = snapshots.prepare(snapshots.stack(&tree)?)?;
     let hostname = worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME);
     let spec = ProcessSpec {
         argv: op.argv.iter().map(OsString::from).collect(),

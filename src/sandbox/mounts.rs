@@ -248,8 +248,8 @@ impl<'a> Mounter<'a> {
             Some(size) => format!("mode=1777,size={size}"),
             None => "mode=1777".to_owned(),
         };
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount_new("tmpfs", self.root.at(&place)?, flags, &options)
+        // The flags that BuildKit gives it: devices can be made there.
+        mount_new("tmpfs", self.root.at(&place)?, MountFlags::NOSUID, &options)
             .during_at("mount a tmpfs on", target)
     }
 

@@ -42,7 +42,7 @@ use std::{
 };
 
 pub use checkout::Checkout;
-pub use diff::diff_upper;
+pub use diff::{Changed, diff_upper};
 pub use overlay::Overlay;
 pub use remove::remove_tree;
 

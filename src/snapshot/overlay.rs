@@ -19,6 +19,8 @@ pub struct Overlay {
     snapshots: Snapshots,
     stack: Vec<Snapshot>,
     scratch: Scratch,
+    /// Files in `upper` that are no changes, once that was found out.
+    unchanged: Vec<PathBuf>,
 }
 
 impl Overlay {
@@ -31,6 +33,7 @@ impl Overlay {
             snapshots,
             stack,
             scratch,
+            unchanged: Vec::new(),
         };
         let (upper, work) = (overlay.upper(), overlay.work());
         std::fs::create_dir(&upper).at("create", &upper)?;
@@ -74,8 +77,11 @@ impl Overlay {
 
     /// What the step changed, sorted. `lower` is the tree that the step ran on. To be called when nothing is mounted or
     /// running any more; the changes refer to files of `upper`, so they have to be written before this value goes.
-    pub fn diff(&self, lower: &LayerTree) -> Result<Vec<Change>, SnapshotError> {
-        diff_upper(&self.upper(), &self.owners(), lower, self.snapshots.style)
+    pub fn diff(&mut self, lower: &LayerTree) -> Result<Vec<Change>, SnapshotError> {
+        let style = self.snapshots.style;
+        let found = diff_upper(&self.upper(), &self.owners(), lower, style)?;
+        self.unchanged = found.unchanged;
+        Ok(found.changes)
     }
 
     /// Makes the upper directory the snapshot of the state that the step led to, so that the next step can run on it without
@@ -83,6 +89,11 @@ impl Overlay {
     pub fn adopt(self, chain_id: ChainId) -> Result<Snapshot, SnapshotError> {
         super::remove_tree(&self.work())?;
         let (upper, fs) = (self.upper(), self.scratch.path.join("fs"));
+        // The state has to be the one that unpacking the layer gives: these would show more names of one file.
+        for path in &self.unchanged {
+            let path = upper.join(path);
+            std::fs::remove_file(&path).at("remove", &path)?;
+        }
         std::fs::rename(&upper, &fs).at("rename", &upper)?;
         self.snapshots.publish(self.scratch, chain_id)
     }
