@@ -1,7 +1,8 @@
 //! What a step changed, read from the upper directory of its overlay.
 //!
-//! Everything that lies in the upper directory was written, or copied up to be changed: a file that is there is in the layer, whole,
-//! even when it equals the one below. A directory is also there because something in it changed; it is a change of
+//! What lies in the upper directory was written, or copied up to be changed. A file that equals the one below in all that a
+//! layer says of it, content and whole seconds of its time included, is no change: it was copied up to get one more
+//! name, or to be given what it had. As in BuildKit, a new name of such a file is a file of its own. A directory is also there because something in it changed; it is a change of
 //! its own only when mode, owner or capabilities are others. All directories above a change are in the layer.
 //!
 //! Overlay's opaque directories hide what is below. Layers get a whiteout for each hidden name instead of an opaque marker, at
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     layer::{Change, Content, LayerTree},
+    oci::Digester,
     tree::{Kind, Metadata, Timestamp, Tree as _},
 };
 
@@ -35,19 +37,32 @@ pub fn diff_upper(
     owners: &Path,
     lower: &LayerTree,
     style: Style,
-) -> Result<Vec<Change>, SnapshotError> {
+) -> Result<Changed, SnapshotError> {
     let mut diff = Diff {
         inodes: Inodes::new(upper, owners, lower, style)?,
         upper,
         lower,
         style,
         found: Found::default(),
+        unchanged: Vec::new(),
         todo: vec![(PathBuf::new(), false)],
     };
     while let Some((path, hidden)) = diff.todo.pop() {
         diff.dir(&path, hidden)?;
     }
-    Ok(diff.found.finish())
+    Ok(Changed {
+        changes: diff.found.finish(),
+        unchanged: diff.unchanged,
+    })
+}
+
+/// What an upper directory has.
+#[derive(Debug)]
+pub struct Changed {
+    /// What is other than below, in the canonical order.
+    pub changes: Vec<Change>,
+    /// Files that were copied up and equal those below.
+    pub unchanged: Vec<PathBuf>,
 }
 
 struct Diff<'a> {
@@ -56,6 +71,7 @@ struct Diff<'a> {
     lower: &'a LayerTree,
     style: Style,
     found: Found,
+    unchanged: Vec<PathBuf>,
     /// Directories still to be looked into, and whether the overlay hid what `lower` has there.
     todo: Vec<(PathBuf, bool)>,
 }
@@ -87,7 +103,11 @@ impl Diff<'_> {
                 Some(stat) if stat.file_type().is_socket() => {}
                 Some(stat) => {
                     let metadata = self.inodes.metadata(&path, &host, &stat)?;
-                    self.found.leaf(path, metadata, host, &stat);
+                    if !hidden && self.is_unchanged(&path, &host, &metadata)? {
+                        self.unchanged.push(path);
+                    } else {
+                        self.found.leaf(path, metadata, host, &stat);
+                    }
                 }
             }
         }
@@ -109,6 +129,36 @@ impl Diff<'_> {
         self.todo.push((path.clone(), hidden || opaque));
         self.found.dirs.push((path, metadata, !unchanged));
         Ok(())
+    }
+
+    /// Whether a layer would say the same of the path as those below do.
+    fn is_unchanged(
+        &self,
+        path: &Path,
+        host: &Path,
+        metadata: &Metadata,
+    ) -> Result<bool, SnapshotError> {
+        let Some(below) = self.lower.node(path)?.map(|node| node.metadata) else {
+            return Ok(false);
+        };
+        let said = |metadata: &Metadata| {
+            let mut metadata = metadata.clone();
+            metadata.mtime.nanos = 0;
+            metadata
+                .xattrs
+                .retain(|name, _| name == SECURITY_CAPABILITY);
+            metadata
+        };
+        if said(&below) != said(metadata) {
+            return Ok(false);
+        }
+        if !matches!(metadata.kind, Kind::File { size: 1.. }) {
+            return Ok(true);
+        }
+        let mut digester = Digester::new();
+        let mut file = std::fs::File::open(host).at("read", host)?;
+        std::io::copy(&mut file, &mut digester).at("read", host)?;
+        Ok(digester.finish() == self.lower.digest(path)?)
     }
 
     fn is_whiteout(&self, host: &Path, stat: &Stat) -> Result<bool, SnapshotError> {

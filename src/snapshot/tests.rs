@@ -703,7 +703,7 @@ fn random_steps_come_out_as_they_were() {
             };
         }
         script += "set -e\n";
-        let overlay = snapshots.prepare(snapshots.stack(&tree).unwrap()).unwrap();
+        let mut overlay = snapshots.prepare(snapshots.stack(&tree).unwrap()).unwrap();
         let Some(saw) = show(&overlay, &script) else {
             return;
         };
@@ -723,7 +723,7 @@ fn random_steps_come_out_as_they_were() {
             &LayerTree::empty(),
             REAL,
         );
-        let again = after(&blobs, &LayerTree::empty(), again.unwrap());
+        let again = after(&blobs, &LayerTree::empty(), again.unwrap().changes);
         assert_eq!(
             show(&on_adopted, "").unwrap(),
             saw,
