@@ -13,14 +13,16 @@ use super::{
     session::{Session, Task},
 };
 use crate::{
-    cache::{CacheUse, Key, Lookup, Position, StepRecord, WorkdirInputs, previous, workdir_key},
+    cache::{
+        CacheUse, Key, Lookup, Position, StepRecord, WorkdirInputs, content_digest, workdir_key,
+    },
     copy,
-    layer::{Change, Toc, TocItem, WriteOptions, write_layer},
-    oci::{DiffId, Digest, History, sha256},
+    layer::{Change, WriteOptions, write_layer},
+    oci::{Digest, History},
     plan::{Base, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
     store::LayerRecord,
-    tree::{Timestamp, Tree},
+    tree::Tree,
 };
 
 /// What a stage left behind.
@@ -322,8 +324,7 @@ impl<'a> Worker<'a> {
         let made = execute()?;
         // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
         if cache == CacheUse::On
-            && let Some(record) = previous(store, position)?
-            && record.content == Some(made.content)
+            && let Some(record) = key.equal_result(store, &made.content)?
         {
             key.record(store, position, &record)?;
             let (Outcome::Cached(layer) | Outcome::Made(layer)) = hit(record);
@@ -382,7 +383,7 @@ pub(super) fn write(
         toc: written.toc.to_bytes(),
     })?;
     Ok(Made {
-        content: content_digest(written.toc),
+        content: content_digest(&written.toc),
         layer: RootLayer {
             diff_id: written.diff_id,
             descriptor: written.descriptor,
@@ -390,19 +391,4 @@ pub(super) fn write(
             description,
         },
     })
-}
-
-/// A digest of all that a layer says, but for the times of its files and where in the archive they are.
-fn content_digest(mut toc: Toc) -> Digest {
-    (toc.diff_id, toc.tar_size, toc.blob_size) = (DiffId(sha256(b"")), 0, 0);
-    toc.members.clear();
-    for entry in &mut toc.entries {
-        if let TocItem::Node { metadata, content } = &mut entry.item {
-            metadata.mtime = Timestamp::default();
-            if let Some(content) = content {
-                (content.offset, content.sparse) = (0, None);
-            }
-        }
-    }
-    sha256(&toc.to_bytes())
 }

@@ -24,6 +24,7 @@ pub struct Input {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
     digest: Digest,
+    definition: Digest,
     inputs: Vec<Input>,
 }
 
@@ -31,6 +32,11 @@ impl Key {
     /// The key itself.
     pub fn digest(&self) -> &Digest {
         &self.digest
+    }
+
+    /// What the step is asked to do, without what it does it to: all fields but the digests of its inputs.
+    pub fn definition(&self) -> &Digest {
+        &self.definition
     }
 
     /// What went into it, and what was noted beside it, in order.
@@ -47,6 +53,7 @@ impl Key {
 #[derive(Debug)]
 pub struct KeyBuilder {
     digester: Digester,
+    definition: Digester,
     inputs: Vec<Input>,
 }
 
@@ -55,6 +62,7 @@ impl KeyBuilder {
     pub fn new(kind: &str) -> Self {
         let builder = Self {
             digester: Digester::new(),
+            definition: Digester::new(),
             inputs: Vec::new(),
         };
         builder.text("encoding", ENCODING).text("kind", kind)
@@ -97,12 +105,23 @@ impl KeyBuilder {
         self.text(name, if value { "true" } else { "false" })
     }
 
-    /// A digest.
+    /// The digest of something that the step starts from; no part of its definition.
     #[must_use]
-    pub fn digest(mut self, name: &str, value: &Digest) -> Self {
+    pub fn input(mut self, name: &str, value: &Digest) -> Self {
+        let definition = self.definition.clone();
         self.tag(name, b'd');
         self.bytes(value.as_bytes());
         self.describe(name, value.to_string());
+        self.definition = definition;
+        self
+    }
+
+    /// Notes that something the step could start from is not there.
+    #[must_use]
+    pub fn no_input(mut self, name: &str) -> Self {
+        let definition = self.definition.clone();
+        self.tag(name, b'0');
+        self.definition = definition;
         self
     }
 
@@ -130,22 +149,28 @@ impl KeyBuilder {
     pub fn finish(self) -> Key {
         Key {
             digest: self.digester.finish(),
+            definition: self.definition.finish(),
             inputs: self.inputs,
         }
     }
 
     fn tag(&mut self, name: &str, kind: u8) {
         self.bytes(name.as_bytes());
-        self.digester.update(&[kind]);
+        self.update(&[kind]);
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
         self.length(bytes.len());
-        self.digester.update(bytes);
+        self.update(bytes);
     }
 
     fn length(&mut self, length: usize) {
-        self.digester.update(&(length as u64).to_le_bytes());
+        self.update(&(length as u64).to_le_bytes());
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.digester.update(bytes);
+        self.definition.update(bytes);
     }
 
     fn describe(&mut self, name: &str, value: String) {
@@ -192,6 +217,20 @@ mod tests {
     }
 
     #[test]
+    fn inputs_are_no_part_of_the_definition() {
+        let build = |argv: &str, parent: &[u8]| {
+            KeyBuilder::new("test")
+                .input("parent", &crate::oci::sha256(parent))
+                .text("argv", argv)
+                .finish()
+        };
+        let (a, b) = (build("make", b"one"), build("make", b"two"));
+        assert_ne!(a.digest(), b.digest());
+        assert_eq!(a.definition(), b.definition());
+        assert_ne!(a.definition(), build("make all", b"one").definition());
+    }
+
+    #[test]
     fn notes_are_told_and_not_hashed() {
         let with = KeyBuilder::new("test").note("base", "alpine").finish();
         let without = KeyBuilder::new("test").finish();
@@ -206,7 +245,7 @@ mod tests {
             k.text("argv", "x")
                 .optional("none", None)
                 .list("env", &["A=1", "B=2"])
-                .digest("parent", &crate::oci::sha256(b""))
+                .input("parent", &crate::oci::sha256(b""))
         });
         assert_eq!(
             key.to_string(),

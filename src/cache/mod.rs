@@ -28,16 +28,22 @@
 //! (see [`KeyBuilder`]). The version of the encoding is in the key; a change of what a step does with the same
 //! inputs needs a new one.
 //!
+//! **Early cut-off.** A step that is executed again, because what it starts from has changed, often makes what it made before.
+//! [`Key::equal_result`] finds that layer by the instruction and by [`content_digest`], which leaves file times out; keeping it
+//! keeps all that follows cached.
+//!
 //! **Records.** A [`StepRecord`] is kept by key, and by [`Position`] is kept which inputs the step at a place had last
 //! time. The latter is what tells why a step missed. Records are valid or absent (`store`); a record whose layer has
 //! gone is a miss.
 
+mod content;
 mod key;
 mod record;
 mod steps;
 
+pub use content::content_digest;
 pub use key::{Input, Key, KeyBuilder};
-pub use record::{CacheUse, Change, Lookup, MissReason, Position, StepRecord, previous};
+pub use record::{CacheUse, Change, Lookup, MissReason, Position, StepRecord};
 pub use steps::{
     CopyInputs, MountContent, RunInputs, Ulimit, WorkdirInputs, copy_key, run_key, workdir_key,
 };

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Key};
+use super::{Input, Key, KeyBuilder};
 use crate::{
     oci::{Descriptor, DiffId, Digest, sha256, to_json},
     store::{Found, StepFolder, Store, StoreError},
@@ -40,7 +40,8 @@ pub struct StepRecord {
     pub descriptor: Descriptor,
     /// When the layer was made, RFC 3339; the `created` of its history entry.
     pub created: String,
-    /// A digest of what the layer holds, file times left out; for recognising an equal result.
+    /// A digest of what the layer holds, file times left out ([`super::content_digest`]); for recognising an equal
+    /// result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Digest>,
 }
@@ -145,7 +146,37 @@ impl Key {
             inputs: self.inputs().to_vec(),
         };
         store.put_step(StepFolder::Key, self.digest(), &to_json(&stored))?;
+        if let Some(content) = &record.content {
+            let key = self.key_of_result(content);
+            store.put_step(StepFolder::Key, &key, &to_json(&stored))?;
+        }
         self.remember(store, position)
+    }
+
+    /// An earlier result of the same instruction, on whatever inputs, with the same content; its blob is in the
+    /// store. A step that had to be executed again keeps that layer, so that what follows stays cached.
+    pub fn equal_result(
+        &self,
+        store: &Store,
+        content: &Digest,
+    ) -> Result<Option<StepRecord>, StoreError> {
+        let Found::Valid(bytes) = store.step(StepFolder::Key, &self.key_of_result(content))? else {
+            return Ok(None);
+        };
+        let Ok(Stored { record, .. }) = serde_json::from_slice::<Stored>(&bytes) else {
+            return Ok(None);
+        };
+        Ok(store.has(&record.descriptor)?.then_some(record))
+    }
+
+    /// Where the latest result with this content is kept. The definition belongs to it, because an instruction may be
+    /// there for the file times alone.
+    fn key_of_result(&self, content: &Digest) -> Digest {
+        *KeyBuilder::new("equal result")
+            .input("definition", self.definition())
+            .input("content", content)
+            .finish()
+            .digest()
     }
 
     fn remember(&self, store: &Store, position: Position) -> Result<(), StoreError> {
@@ -175,21 +206,6 @@ impl Key {
             MissReason::Changed { changes }
         })
     }
-}
-
-/// The result that the step at a position had last time, if its record and blob are still there. A step that was
-/// executed again and made equal content can keep that layer.
-pub fn previous(store: &Store, position: Position) -> Result<Option<StepRecord>, StoreError> {
-    let Some(last) = last(store, position)? else {
-        return Ok(None);
-    };
-    let Found::Valid(bytes) = store.step(StepFolder::Key, &last.key)? else {
-        return Ok(None);
-    };
-    let Ok(Stored { record, .. }) = serde_json::from_slice::<Stored>(&bytes) else {
-        return Ok(None);
-    };
-    Ok(store.has(&record.descriptor)?.then_some(record))
 }
 
 fn last(store: &Store, position: Position) -> Result<Option<Last>, StoreError> {
@@ -225,7 +241,7 @@ fn changes(before: &[Input], after: &[Input]) -> Vec<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cache::KeyBuilder, oci::MediaType};
+    use crate::oci::MediaType;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -273,7 +289,6 @@ mod tests {
             miss(look(&key("make"), CacheUse::Off)),
             MissReason::Disabled
         );
-        assert_eq!(previous(&store, at).unwrap(), Some(record));
     }
 
     #[test]
@@ -303,6 +318,30 @@ mod tests {
     }
 
     #[test]
+    fn an_equal_result_of_the_same_instruction_is_found() {
+        let (_dir, store) = store();
+        let at = Position::new(&["x"]);
+        let key = |argv: &str, parent: &[u8]| {
+            KeyBuilder::new("run")
+                .input("parent", &sha256(parent))
+                .text("argv", argv)
+                .finish()
+        };
+        let content = sha256(b"content");
+        let record = StepRecord {
+            content: Some(content),
+            ..layer(&store)
+        };
+        key("make", b"one").record(&store, at, &record).unwrap();
+        let find = |key: Key, content: &Digest| key.equal_result(&store, content).unwrap();
+        assert_eq!(find(key("make", b"two"), &content), Some(record.clone()));
+        assert_eq!(find(key("touch", b"one"), &content), None);
+        assert_eq!(find(key("make", b"two"), &sha256(b"other")), None);
+        std::fs::remove_file(store.blob_path(&record.descriptor.digest)).unwrap();
+        assert_eq!(find(key("make", b"two"), &content), None);
+    }
+
+    #[test]
     fn a_layer_that_has_gone_or_a_torn_record_is_a_miss() {
         let (_dir, store) = store();
         let at = Position::new(&["x"]);
@@ -312,7 +351,6 @@ mod tests {
         let look = || miss(key("make").lookup(&store, at, CacheUse::On).unwrap());
         let blob = record.descriptor.digest;
         assert_eq!(look(), MissReason::Evicted { blob });
-        assert_eq!(previous(&store, at).unwrap(), None);
         std::fs::remove_file(store.blob_path(&blob)).unwrap();
         assert_eq!(look(), MissReason::Evicted { blob });
         store

@@ -112,8 +112,8 @@ fn mount_fields(
     let target = mount.target.as_ref().map(|path| path.to_string_lossy());
     let key = key.optional(&name("target"), target.as_deref());
     let key = match content {
-        MountContent::Nothing => key.optional(&name("content"), None),
-        MountContent::Files(digest) => key.digest(&name("content"), &digest),
+        MountContent::Nothing => key.no_input(&name("content")),
+        MountContent::Files(digest) => key.input(&name("content"), &digest),
     };
     let kind = name("type");
     let owner = |key: KeyBuilder, mode: u32, uid: u32, gid: u32| {
@@ -188,7 +188,7 @@ pub fn copy_key(inputs: &CopyInputs<'_>) -> Key {
     let mut key = parent(KeyBuilder::new("copy"), inputs.parent)
         .text("verb", verb)
         .text("destination", &op.dest)
-        .digest("content", &inputs.content)
+        .input("content", &inputs.content)
         .optional(
             "owner",
             inputs
@@ -253,8 +253,8 @@ pub fn workdir_key(inputs: &WorkdirInputs<'_>) -> Key {
 
 fn parent(key: KeyBuilder, parent: Option<ChainId>) -> KeyBuilder {
     match parent {
-        Some(chain_id) => key.digest("parent", &chain_id.0),
-        None => key.optional("parent", None),
+        Some(chain_id) => key.input("parent", &chain_id.0),
+        None => key.no_input("parent"),
     }
 }
 

@@ -168,7 +168,7 @@ fn remembered(
 ) -> Result<StepRecord, OutputError> {
     let digest = layer.descriptor.digest;
     let key = KeyBuilder::new("convert layer")
-        .digest("blob", &digest)
+        .input("blob", &digest)
         .text("compression", &format!("{compression:?}"))
         .optional("latest time", limit.map(|n| n.to_string()).as_deref())
         .finish();
