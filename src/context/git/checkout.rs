@@ -161,6 +161,9 @@ pub fn checkout(
             ],
         )?;
     }
+    if git.keeps_git_dir() {
+        fs::remove_file(dir.join(".git/FETCH_HEAD")).ok();
+    }
     let time = git.line("read", ["show", "--no-patch", "--format=%ct", &commit])?;
     let commit_time: i64 = time.parse().unwrap_or(0);
     let io = |action| {
@@ -218,17 +221,25 @@ impl Git<'_> {
         let by_name = reference.filter(|name| is_commit(name));
         let advertised = match (reference, by_name) {
             (_, Some(_)) => None,
+            (None, None) if self.keeps_git_dir() => Some((self.default_branch()?, None)),
             (None, None) => Some(("HEAD".to_owned(), None)),
             (Some(name), None) => Some(self.find(name)?),
         };
         self.init(by_name.map_or(40, str::len))?;
         if let Some((name, annotated)) = advertised {
-            let refspec = format!("+{name}:refs/rbuild/fetched");
+            // Where the repository stays, its programs look for branches and tags by their names.
+            let kept = if self.keeps_git_dir() && name.starts_with("refs/") {
+                name.clone()
+            } else {
+                "refs/rbuild/fetched".to_owned()
+            };
+            let refspec = format!("+{name}:{kept}");
             let fetched = self.run(
                 "fetch",
                 [
                     "fetch",
                     "--quiet",
+                    "--update-head-ok",
                     "--depth=1",
                     "--no-tags",
                     "--",
@@ -242,12 +253,20 @@ impl Git<'_> {
                 Err(GitError::Failed { message, .. }) if message.contains("shallow") => {
                     self.run(
                         "fetch",
-                        ["fetch", "--quiet", "--no-tags", "--", remote, &refspec],
+                        [
+                            "fetch",
+                            "--quiet",
+                            "--update-head-ok",
+                            "--no-tags",
+                            "--",
+                            remote,
+                            &refspec,
+                        ],
                     )?;
                 }
                 Err(error) => return Err(error),
             }
-            return Ok(("refs/rbuild/fetched".to_owned(), annotated));
+            return Ok((kept, annotated));
         }
         let commit = by_name.unwrap_or_default();
         let direct = self.run(
@@ -277,6 +296,26 @@ impl Git<'_> {
             )?;
         }
         Ok((commit.to_owned(), None))
+    }
+
+    fn keeps_git_dir(&self) -> bool {
+        self.source.keep_git_dir == Some(true)
+    }
+
+    /// The branch that the repository's `HEAD` names; `HEAD` itself when it names none.
+    fn default_branch(&self) -> Result<String, GitError> {
+        let remote = self.source.remote.as_str();
+        let list = self.run_in(
+            None,
+            "list the references of",
+            ["ls-remote", "--symref", "--", remote, "HEAD"],
+        )?;
+        let list = String::from_utf8_lossy(&list);
+        let branch = list
+            .lines()
+            .filter_map(|line| line.strip_prefix("ref: ")?.strip_suffix("\tHEAD"))
+            .next();
+        Ok(branch.unwrap_or("HEAD").to_owned())
     }
 
     /// The full name of a branch or tag, branches first, and the object of an annotated tag.
@@ -417,6 +456,8 @@ impl Git<'_> {
         let mut entries = vec![
             ("advice.detachedHead".to_owned(), "false".to_owned()),
             ("core.autocrlf".to_owned(), "false".to_owned()),
+            // A log would say when the copy was made.
+            ("core.logAllRefUpdates".to_owned(), "false".to_owned()),
             ("core.hooksPath".to_owned(), "/dev/null".to_owned()),
             ("gc.auto".to_owned(), "0".to_owned()),
         ];

@@ -131,7 +131,15 @@ fn the_git_directory_stays_when_asked_for() {
     let mut source = source(&dir, None);
     source.keep_git_dir = Some(true);
     let out = checkout(&source, &settings(), work.path()).unwrap();
-    assert!(out.tree.node(Path::new(".git/HEAD")).unwrap().is_some());
+    let has = |name: &str| out.tree.node(Path::new(name)).unwrap().is_some();
+    assert!(has(".git/HEAD") && has(".git/refs/heads/main"));
+    assert!(!has(".git/FETCH_HEAD") && !has(".git/logs"));
+
+    let work = tempfile::tempdir().unwrap();
+    source.reference = Some("v1".to_owned());
+    let out = checkout(&source, &settings(), work.path()).unwrap();
+    let has = |name: &str| out.tree.node(Path::new(name)).unwrap().is_some();
+    assert!(has(".git/refs/tags/v1"));
 }
 
 #[test]
