@@ -96,7 +96,7 @@ skopeo inspect --tls-verify=false "docker://$image" >"$work/inspect.json"
 python3 - "$work/inspect.json" <<'PYTHON'
 import json, sys
 image = json.load(open(sys.argv[1]))
-assert image["Architecture"] and len(image["Layers"]) == 4, image["Layers"]
+assert image["Architecture"] and len(image["Layers"]) == 5, image["Layers"]
 PYTHON
 
 say "umoci"
