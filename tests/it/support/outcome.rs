@@ -47,12 +47,6 @@ impl Outcome {
         self
     }
 
-    /// Standard error does not have this text.
-    #[track_caller]
-    pub(crate) fn never_says(self, text: &str) -> Self {
-        assert!(!self.stderr.contains(text), "stderr has {text:?}\n{self}");
-        self
-    }
 
     /// Standard output has this text.
     #[track_caller]

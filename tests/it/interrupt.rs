@@ -1,0 +1,132 @@
+//! Ctrl-C and `kill`: the steps' processes die, nothing stays mounted, the store goes on working.
+
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Read as _},
+    os::unix::process::ExitStatusExt as _,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::support::TestEnv;
+
+/// How long the step would sleep: a number that no other process on the machine uses.
+fn seconds() -> u32 {
+    1_000_000 + std::process::id()
+}
+
+fn env_with_sleeper() -> TestEnv {
+    let env = TestEnv::new();
+    let step = format!("echo step is running; exec sleep {}", seconds());
+    env.dockerfile(&format!("FROM base\nRUN {step}\n"));
+    env
+}
+
+/// Starts a build and waits until its step runs; `None` where no step can be run.
+fn start(env: &TestEnv) -> Option<(Child, BufReader<std::process::ChildStderr>)> {
+    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let mut child = env
+        .command(&[
+            "build",
+            "--progress=plain",
+            "--build-context",
+            &base,
+            "context",
+        ])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+    let mut seen = String::new();
+    while !seen.contains(" step is running") {
+        if lines.read_line(&mut seen).expect("text") == 0 {
+            let status = child.wait().expect("a status");
+            assert_eq!(status.code(), Some(3), "{seen}");
+            assert!(seen.contains("RUN needs namespaces"), "{seen}");
+            eprintln!("skipped: no step can be run here:\n{seen}");
+            return None;
+        }
+    }
+    Some((child, lines))
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_child(child)
+}
+
+/// Waits for the end, for a while.
+fn end(mut child: Child) -> std::process::ExitStatus {
+    let begun = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("a status") {
+            return status;
+        }
+        if begun.elapsed() > Duration::from_secs(20) {
+            child.kill().expect("killed");
+            panic!("the program does not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Processes of the step that still live.
+fn sleepers() -> usize {
+    let wanted = format!("sleep\0{}\0", seconds());
+    let processes = fs::read_dir("/proc").expect("processes");
+    processes
+        .flatten()
+        .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok())
+        .filter(|line| line == wanted.as_bytes())
+        .count()
+}
+
+fn assert_clean(env: &TestEnv) {
+    // The kernel takes a moment to kill a namespace.
+    let begun = Instant::now();
+    while sleepers() > 0 && begun.elapsed() < Duration::from_secs(5) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(sleepers(), 0, "processes of the step live on");
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("mounts");
+    let root = env.path("root");
+    let root = root.to_str().expect("text");
+    assert!(!mounts.contains(root), "something stays mounted: {mounts}");
+    env.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    env.build(&["-t", "after"]).success();
+    env.run(&["inspect", "after"]).success();
+}
+
+/// One after the other: they look for the same processes.
+#[test]
+fn signals_end_a_build_in_good_order() {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let env = env_with_sleeper();
+        let Some((child, mut lines)) = start(&env) else {
+            return;
+        };
+        kill_process(pid(&child), signal).expect("sent");
+        let status = end(child);
+        let mut said = String::new();
+        lines.read_to_string(&mut said).expect("text");
+        assert_eq!(status.code(), Some(code), "{said}");
+        assert!(
+            said.contains("#3 CANCELED") || said.contains("#3 ERROR"),
+            "{said}"
+        );
+        assert!(said.ends_with("error: interrupted\n"), "{said}");
+        assert_clean(&env);
+    }
+
+    let env = env_with_sleeper();
+    let Some((child, _lines)) = start(&env) else {
+        return;
+    };
+    kill_process(pid(&child), Signal::KILL).expect("sent");
+    assert_eq!(end(child).signal(), Some(9));
+    assert_clean(&env);
+}
