@@ -12,7 +12,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{build_args::BuildArgs, values::Pair};
+use super::{build_args::BuildArgs, registry_args::RegistryArgs, values::Pair};
 
 const AFTER_HELP: &str = "\
 `rbuild [OPTIONS] CONTEXT` is short for `rbuild build [OPTIONS] CONTEXT`; `rbuild build --help` lists the options.
@@ -122,6 +122,8 @@ pub(crate) struct PushArgs {
     #[arg(value_name = "IMAGE", required = true)]
     pub(crate) images: Vec<String>,
     #[command(flatten)]
+    pub(crate) registries: RegistryArgs,
+    #[command(flatten)]
     pub(crate) talk: TalkArgs,
 }
 
@@ -133,6 +135,8 @@ pub(crate) struct PullArgs {
     /// The platform to pick of an image for several [default: $DOCKER_DEFAULT_PLATFORM, or this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
+    #[command(flatten)]
+    pub(crate) registries: RegistryArgs,
     #[command(flatten)]
     pub(crate) talk: TalkArgs,
 }
@@ -247,6 +251,8 @@ pub(crate) struct LoginArgs {
     /// On the command line every process of the machine could read it
     #[arg(short, long, value_name = "PASSWORD", hide = true)]
     pub(crate) password: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) registries: RegistryArgs,
 }
 
 #[derive(Debug, Args)]

@@ -14,6 +14,7 @@ use super::{
     args::ProgressForm,
     call::Call,
     refused::Refused,
+    registry_args::RegistryArgs,
     secret::{SecretSpec, SshSpec},
     values::{Annotations, ByteSize, Host, Pair, Ulimit},
 };
@@ -133,6 +134,8 @@ pub(crate) struct BuildArgs {
     )]
     pub(crate) call: Call,
 
+    #[command(flatten)]
+    pub(crate) registries: RegistryArgs,
     #[command(flatten)]
     pub(crate) refused: Refused,
 }

@@ -18,6 +18,7 @@ mod inputs;
 mod namespace;
 mod progress;
 mod refused;
+mod registry_args;
 mod request;
 mod secret;
 mod settings;

@@ -11,10 +11,7 @@ use rbuild::{
     output::{self, Annotation, Exported, OutputSpec},
     progress::{Event, Reporter as _},
     reference::Reference,
-    registry::{
-        Client,
-        settings::{Canceled, Warn},
-    },
+    registry::{Client, settings::Canceled},
     sandbox::{Cancel, IdMap, NamespaceError, RESOLVED_CONF, Sandbox, is_stub, resolv_conf},
     snapshot::{Marks, Owners, Snapshots, Style},
     store::Store,
@@ -47,7 +44,7 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let wanted = Wanted::new(args, env)?;
     let request = request::request(args, env)?;
-    let mut registry = settings::registry(env)?;
+    let mut registry = args.registries.settings(env)?;
     registry.insecure.extend(wanted.insecure_registries());
     let form = settings::progress_form(args.progress, args.quiet, env)?;
     let colour = settings::colour(env);
@@ -63,11 +60,8 @@ pub(crate) fn run(
     let style = state_style(refusal);
     let snapshots =
         Snapshots::open(&store.snapshots_dir(), style).map_err(|e| classify::failure(&e))?;
-    let (remarks, asked) = (Arc::clone(&renderer), cancel.clone());
-    registry.warn = Some(Warn(Arc::new(move |text| {
-        let text = text.to_owned();
-        remarks.event(Event::Warning { text });
-    })));
+    registry.warn = Some(renderer.takes_remarks());
+    let asked = cancel.clone();
     registry.canceled = Some(Canceled(Arc::new(move || asked.is_canceled())));
     let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
     let services = Services {
@@ -95,10 +89,10 @@ pub(crate) fn run(
         remove_stale(path)?;
     }
     let outcome = session.build(&wanted);
-    let (warnings, steps) = renderer.finish();
+    let steps = renderer.finish();
     let (result, exported) = outcome.map_err(|failure| failure.with_steps(steps))?;
     if !args.quiet {
-        say_warnings(&result, &request, &warnings);
+        say_warnings(&result, &request);
     }
     wanted.report(args, &result, &exported)
 }
@@ -407,12 +401,11 @@ fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
 }
 
 /// The findings at the end of a build that went well.
-fn say_warnings(result: &BuildResult, request: &BuildRequest, others: &[String]) {
+fn say_warnings(result: &BuildResult, request: &BuildRequest) {
     let lines: Vec<String> = result
         .warnings
         .iter()
         .map(|warning| warning.line(&request.dockerfile))
-        .chain(others.iter().cloned())
         .collect();
     if lines.is_empty() {
         return;

@@ -13,6 +13,7 @@ use rbuild::{
     reference::{Reference, is_registry},
     registry::{
         Client, Credential, DockerConfig, credentials, helper::Helper, parse_docker_config,
+        settings::Warn,
     },
     store::Store,
 };
@@ -24,15 +25,23 @@ use crate::cli::{
     diagnostics::{self, Failure, Kind},
     environment::Environment,
     progress::Renderer,
-    settings, stdout,
+    registry_args::RegistryArgs,
+    settings, stdout, terminal,
     transfer::Transfer,
 };
 
-fn client(env: &Environment) -> Result<Client, Failure> {
-    Client::new(settings::registry(env)?).map_err(|e| classify::failure(&e))
+/// A client whose remarks are shown at once.
+pub(super) fn client(
+    args: &RegistryArgs,
+    renderer: &Arc<Renderer>,
+    env: &Environment,
+) -> Result<Client, Failure> {
+    let mut settings = args.settings(env)?;
+    settings.warn = Some(renderer.takes_remarks());
+    Client::new(settings).map_err(|e| classify::failure(&e))
 }
 
-fn renderer(talk: &TalkArgs, env: &Environment) -> Result<Arc<Renderer>, Failure> {
+pub(super) fn renderer(talk: &TalkArgs, env: &Environment) -> Result<Arc<Renderer>, Failure> {
     let form = settings::progress_form(talk.progress, talk.quiet, env)?;
     Ok(Arc::new(Renderer::new(
         form,
@@ -43,8 +52,8 @@ fn renderer(talk: &TalkArgs, env: &Environment) -> Result<Arc<Renderer>, Failure
 
 /// `rbuild push`: prints the digest of each image.
 pub(crate) fn push(store: &Store, args: &PushArgs, env: &Environment) -> Result<(), Failure> {
-    let client = client(env)?;
     let renderer = renderer(&args.talk, env)?;
+    let client = client(&args.registries, &renderer, env)?;
     let transfer = Transfer {
         store,
         registry: &client,
@@ -67,13 +76,13 @@ pub(crate) fn push(store: &Store, args: &PushArgs, env: &Environment) -> Result<
 
 /// `rbuild pull`: prints the digest of each image.
 pub(crate) fn pull(store: &Store, args: &PullArgs, env: &Environment) -> Result<(), Failure> {
-    let client = client(env)?;
     let given: Vec<String> = args.platform.iter().cloned().collect();
     let platforms = settings::platforms(&given, env)?;
     let [platform] = platforms.as_slice() else {
         return Err(Failure::usage("images are pulled for one platform"));
     };
     let renderer = renderer(&args.talk, env)?;
+    let client = client(&args.registries, &renderer, env)?;
     let transfer = Transfer {
         store,
         registry: &client,
@@ -114,7 +123,10 @@ pub(crate) fn login(args: &LoginArgs, env: &Environment) -> Result<(), Failure> 
     }
     let credential = Credential::from_login(&args.username, password);
 
-    let mut settings = settings::registry(env)?;
+    let mut settings = args.registries.settings(env)?;
+    settings.warn = Some(Warn(Arc::new(|text| {
+        diagnostics::warn(&format!("WARNING: {}\n", terminal::one_line(text)));
+    })));
     // Only what was typed is shown to the registry: another credential that works would prove nothing.
     let helper_dirs = std::mem::take(&mut settings.credentials).helper_dirs;
     settings

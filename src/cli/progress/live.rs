@@ -146,7 +146,10 @@ impl View for Live {
             }
             Event::Failed { vertex, .. } => self.end(*vertex, "ERROR ", ""),
             Event::Canceled { vertex } => self.end(*vertex, "CANCELED ", ""),
-            Event::Warning { .. } => {}
+            Event::Warning { text } => {
+                let line = format!("WARNING: {}", terminal::one_line(text));
+                self.screen.println(line).ok();
+            }
         }
     }
 

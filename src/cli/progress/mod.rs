@@ -19,7 +19,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use rbuild::progress::{Event, Reporter, Vertex};
+use rbuild::{
+    progress::{Event, Reporter, Vertex},
+    registry::settings::Warn,
+};
 
 use super::{args::ProgressForm, terminal::Colour};
 
@@ -54,7 +57,6 @@ struct Shared {
 struct State {
     view: Option<Box<dyn View>>,
     tails: tail::Tails,
-    warnings: Vec<String>,
     /// The highest number so far.
     last: u64,
 }
@@ -82,7 +84,6 @@ impl Renderer {
             state: Mutex::new(State {
                 view,
                 tails: tail::Tails::default(),
-                warnings: Vec::new(),
                 last: 0,
             }),
             begun: Instant::now(),
@@ -112,14 +113,20 @@ impl Renderer {
         Vertex(state.last)
     }
 
-    /// Shows what is left, and gives what the build said besides: warnings, and the steps that failed.
-    pub(crate) fn finish(&self) -> (Vec<String>, Vec<FailedStep>) {
+    /// Shows what is left, and gives the steps that failed.
+    pub(crate) fn finish(&self) -> Vec<FailedStep> {
         self.stop();
         let mut state = self.shared.state();
-        (
-            std::mem::take(&mut state.warnings),
-            std::mem::take(&mut state.tails).failed(),
-        )
+        std::mem::take(&mut state.tails).failed()
+    }
+
+    /// Where the remarks of a registry client go: who waits for a registry sees why at once.
+    pub(crate) fn takes_remarks(self: &Arc<Self>) -> Warn {
+        let renderer = Arc::clone(self);
+        Warn(Arc::new(move |text| {
+            let text = text.to_owned();
+            renderer.event(Event::Warning { text });
+        }))
     }
 
     fn stop(&self) {
@@ -152,10 +159,8 @@ impl Reporter for Renderer {
         let now = self.shared.begun.elapsed();
         let mut state = self.shared.state();
         state.tails.event(&event);
-        match &event {
-            Event::Warning { text } => state.warnings.push(text.clone()),
-            Event::Started { vertex, .. } => state.last = state.last.max(vertex.0),
-            _ => {}
+        if let Event::Started { vertex, .. } = &event {
+            state.last = state.last.max(vertex.0);
         }
         if let Some(view) = &mut state.view {
             view.event(&event, now);

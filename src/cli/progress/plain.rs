@@ -116,6 +116,15 @@ impl Plain {
         self.out.flush().ok();
     }
 
+    /// A line of its own, wherever the floor is.
+    fn remark(&mut self, text: &str) {
+        let line = format!("WARNING: {}\n", terminal::one_line(text));
+        // A closed standard error must not stop a build.
+        self.out.write_all(line.as_bytes()).ok();
+        self.out.flush().ok();
+        self.anything_shown = true;
+    }
+
     /// Decides who may speak now.
     fn pass_the_floor(&mut self, now: Duration) {
         if let Some((current, since, spoke)) = self.floor
@@ -256,7 +265,7 @@ impl View for Plain {
                 self.end(*vertex, &format!("ERROR: {message}"), now);
             }
             Event::Canceled { vertex } => self.end(*vertex, "CANCELED", now),
-            Event::Warning { .. } => {}
+            Event::Warning { text } => self.remark(text),
         }
         self.pass_the_floor(now);
     }
