@@ -317,7 +317,10 @@ impl<'a> Worker<'a> {
         if let Lookup::Hit(record) = key.lookup(store, position, cache)? {
             return Ok(hit(*record));
         }
-        let _turn = store.lock_step(key.digest())?;
+        let mut wait = || !self.session.is_over();
+        let _turn = store
+            .wait_for_step(key.digest(), &mut wait)?
+            .ok_or(StepError::Canceled)?;
         if let Lookup::Hit(record) = key.lookup(store, position, cache)? {
             return Ok(hit(*record));
         }

@@ -5,9 +5,13 @@ use std::{
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use super::{Store, StoreError, error::At as _};
+
+/// The longest time between two looks at a lock that is waited for.
+const LONGEST_PAUSE: Duration = Duration::from_millis(64);
 
 /// How a lock is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +147,26 @@ impl Store {
     pub fn lock_step(&self, key: &crate::oci::Digest) -> Result<StepLock, StoreError> {
         let lock = FileLock::wait_once(&self.step_lock_path(key))?;
         Ok(StepLock { _lock: lock })
+    }
+
+    /// Waits for the lock of this step as long as `wait` says so, which is asked many times a second; `None` when it
+    /// said no.
+    pub fn wait_for_step(
+        &self,
+        key: &crate::oci::Digest,
+        wait: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<StepLock>, StoreError> {
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(lock) = self.try_lock_step(key)? {
+                return Ok(Some(lock));
+            }
+            if !wait() {
+                return Ok(None);
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
     }
 
     /// Takes the lock of this step if it is free. For callers that have other things to do meanwhile.

@@ -257,6 +257,12 @@ fn step_locks_exclude_and_leave_nothing() {
     let key = sha256(b"step");
     let lock = store.lock_step(&key).unwrap();
     assert!(store.try_lock_step(&key).unwrap().is_none());
+    let mut patience = 3;
+    let mut wait = || {
+        patience -= 1;
+        patience > 0
+    };
+    assert!(store.wait_for_step(&key, &mut wait).unwrap().is_none());
     assert!(store.try_lock_step(&sha256(b"other")).unwrap().is_some());
     drop(lock);
     assert!(store.try_lock_step(&key).unwrap().is_some());
