@@ -75,14 +75,14 @@ fn source_trees(
     op.sources
         .iter()
         .map(|source| match source {
-            CopySource::Path(_) => match &origin {
-                Some(tree) => Ok(Arc::clone(tree)),
-                None => {
-                    let tree = worker.origin_tree(&op.from, task.vertex)?;
-                    origin = Some(Arc::clone(&tree));
-                    Ok(tree)
-                }
-            },
+            CopySource::Path(_) => {
+                let tree = match &origin {
+                    Some(tree) => Arc::clone(tree),
+                    None => worker.origin_tree(&op.from, task.vertex)?,
+                };
+                origin = Some(Arc::clone(&tree));
+                Ok(tree)
+            }
             CopySource::Url(_) | CopySource::Git(_) => {
                 let checksum = op.checksum.as_deref();
                 let session = worker.session;

@@ -26,16 +26,8 @@ pub enum BuildError {
     #[error("{}", .0.first().map_or("the Dockerfile is invalid", |first| first.message.as_str()))]
     Invalid(Vec<Diagnostic>),
     /// An image cannot be used.
-    #[error("cannot use the image `{name}`")]
-    Image {
-        /// Its name.
-        name: String,
-        /// The instruction that names it.
-        span: Span,
-        /// Why.
-        #[source]
-        source: ImageError,
-    },
+    #[error(transparent)]
+    Image(Box<FailedImage>),
     /// A step failed.
     #[error("{}", .0.source)]
     Step(Box<FailedStep>),
@@ -63,6 +55,19 @@ pub enum BuildError {
     /// The user interrupted.
     #[error("the build was interrupted")]
     Interrupted,
+}
+
+/// An image that cannot be used, and who names it.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the image `{name}`")]
+pub struct FailedImage {
+    /// Its name.
+    pub name: String,
+    /// The instruction that names it.
+    pub span: Span,
+    /// Why.
+    #[source]
+    pub source: ImageError,
 }
 
 /// A step that failed, and where it stands.

@@ -38,8 +38,6 @@ pub(super) struct ResolvedImage {
     pub(super) digest: Digest,
     pub(super) manifest: Manifest,
     pub(super) config: ConfigFile,
-    /// The platform asked for, when the image states another one and was taken all the same.
-    pub(super) platform_mismatch: Option<Platform>,
 }
 
 /// Why an image cannot be used.
@@ -97,10 +95,13 @@ pub enum ImageError {
     Digest(#[from] DigestError),
 }
 
+/// An image, once it was looked up; locked while it is.
+type Cell = Arc<Mutex<Option<Arc<ResolvedImage>>>>;
+
 /// Looks images up, each once, different ones at the same time.
 #[derive(Debug, Default)]
 pub(super) struct Images {
-    cells: Mutex<BTreeMap<ImageSource, Arc<Mutex<Option<Arc<ResolvedImage>>>>>>,
+    cells: Mutex<BTreeMap<ImageSource, Cell>>,
 }
 
 /// Where the documents of one image are read.
@@ -245,7 +246,7 @@ fn pick(
     let (mut descriptor, mut bytes) = (descriptor.clone(), bytes.to_vec());
     for _ in 0..MAX_INDEX_DEPTH {
         if !is_index(&descriptor.media_type, &bytes) {
-            return open_manifest(session, source, name, &descriptor, &bytes, platform);
+            return open_manifest(session, source, name, &descriptor, &bytes);
         }
         let index: Index = parse(name, "index", &bytes)?;
         descriptor = best_match(name, &index, platform)?;
@@ -292,7 +293,6 @@ fn open_manifest(
     name: &str,
     descriptor: &Descriptor,
     bytes: &[u8],
-    platform: &Platform,
 ) -> Result<ResolvedImage, ImageError> {
     let manifest: Manifest = parse(name, "manifest", bytes)?;
     let config = document(session, source, name, &manifest.config)?;
@@ -308,12 +308,10 @@ fn open_manifest(
     for layer in &manifest.layers {
         session.blobs.know(layer, &origin(source));
     }
-    let mismatch = platform.match_rank(&config.platform).is_none();
     Ok(ResolvedImage {
         name: name.to_owned(),
         digest: descriptor.digest,
         manifest,
-        platform_mismatch: mismatch.then(|| platform.clone()),
         config,
     })
 }

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use blobs::{BlobOrigin, Blobs};
-pub use error::{BuildError, FailedStep, StepError};
+pub use error::{BuildError, FailedImage, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
 
@@ -74,6 +74,14 @@ pub struct Services<'a> {
     pub resolv_conf: &'a [u8],
     /// A directory for what does not outlive the build.
     pub scratch: &'a std::path::Path,
+}
+
+impl std::fmt::Debug for Services<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Services")
+            .field("store", &self.store.root())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Services<'_> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Checked,
-    error::BuildError,
+    error::{BuildError, FailedImage},
     request::{ContextSource, NamedSource},
     session::Session,
 };
@@ -165,11 +165,11 @@ fn metadata(
         }
         Err(error) => {
             task.failed(&error);
-            Err(BuildError::Image {
+            Err(BuildError::Image(Box::new(FailedImage {
                 name: source.name.clone(),
                 span,
                 source: error,
-            })
+            })))
         }
     }
 }

@@ -6,6 +6,10 @@ use crate::{context::Patterns, oci::Platform, plan::Network, sandbox::Ulimit, tr
 
 /// One build.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 pub struct BuildRequest {
     /// The Dockerfile's name as messages show it.
     pub dockerfile_name: String,

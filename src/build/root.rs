@@ -84,7 +84,7 @@ impl Root {
         }
         let made = match (&self.below, &self.layer) {
             (Some(below), Some(layer)) => {
-                let blob = self.blob(fetch, layer)?;
+                let blob = Self::blob(fetch, layer)?;
                 let made = below.tree(fetch)?.push(blob);
                 made.map_err(|source| StepError::Stack {
                     layer: layer.descriptor.digest,
@@ -98,13 +98,13 @@ impl Root {
         Ok(made)
     }
 
-    fn blob(&self, fetch: Fetch<'_>, layer: &RootLayer) -> Result<Arc<LayerBlob>, StepError> {
+    fn blob(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Arc<LayerBlob>, StepError> {
         let store = fetch.services.store;
         let record = store.layer_record_of(layer.diff_id, &layer.descriptor.digest)?;
         let known = record.and_then(|record| Toc::from_bytes(&record.toc).ok());
         let toc = match known {
             Some(toc) => toc,
-            None => self.read_toc(fetch, layer)?,
+            None => Self::read_toc(fetch, layer)?,
         };
         let source = StoredBlob(store.blob_path(&layer.descriptor.digest));
         if !store.has(&layer.descriptor)? {
@@ -118,7 +118,7 @@ impl Root {
     }
 
     /// Reads a base layer once, for its table of contents; checks that it is the layer that the config names.
-    fn read_toc(&self, fetch: Fetch<'_>, layer: &RootLayer) -> Result<Toc, StepError> {
+    fn read_toc(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Toc, StepError> {
         let store = fetch.services.store;
         fetch.blob(&layer.descriptor)?;
         let blob = layer.descriptor.digest;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::{
     copy_step,
-    error::{BuildError, FailedStep, StepError},
+    error::{BuildError, FailedImage, FailedStep, StepError},
     image::Entry,
     request::NoCache,
     root::{Root, RootLayer},
     run_step,
-    schedule::Results,
+    schedule::{Abandoned, Results},
     session::{Session, Task},
 };
 use crate::{
@@ -112,10 +112,12 @@ fn base(
             ))
         }
         Base::Image(source) => {
-            let failed = |source_error| BuildError::Image {
-                name: source.name.clone(),
-                span: stage.span,
-                source: source_error,
+            let failed = |source_error| {
+                BuildError::Image(Box::new(FailedImage {
+                    name: source.name.clone(),
+                    span: stage.span,
+                    source: source_error,
+                }))
             };
             let image = session.images.get(session, source).map_err(failed)?;
             if let Some(label) = &stage.from_label {
@@ -191,7 +193,9 @@ fn wait(
 ) -> Result<Arc<StageResult>, BuildError> {
     let index = plan.stages.iter().position(|stage| stage.id == id);
     let index = index.expect("a plan holds every stage that its stages depend on");
-    results.wait(index).map_err(|_| BuildError::Interrupted)
+    results
+        .wait(index)
+        .map_err(|Abandoned| BuildError::Interrupted)
 }
 
 fn step_failed(
@@ -208,7 +212,7 @@ fn step_failed(
     }))
 }
 
-impl<'a> Worker<'a> {
+impl Worker<'_> {
     fn step(&mut self, step: &Step) -> Result<RootLayer, BuildError> {
         if self.session.is_over() {
             return Err(BuildError::Interrupted);
@@ -266,7 +270,8 @@ impl<'a> Worker<'a> {
             Origin::Context | Origin::Named(_) => None,
             Origin::Scratch => Some(Root::scratch()),
             Origin::Stage(id) => {
-                let result = wait(self.plan, self.results, *id).map_err(|_| StepError::Canceled)?;
+                let result = wait(self.plan, self.results, *id)
+                    .map_err(|_other_stage_failed| StepError::Canceled)?;
                 Some(Arc::clone(&result.root))
             }
             Origin::Image(source) => {

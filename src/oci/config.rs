@@ -1,6 +1,11 @@
 //! The image's JSON document. [`ConfigFile`] is the whole document (spec-go's `Image`), [`Config`] its run-time
 //! part (spec-go's `ImageConfig` plus Docker's `Healthcheck`, `OnBuild`, `Shell`).
 
+#![expect(
+    clippy::zero_sized_map_values,
+    reason = "Docker's sets are objects with empty objects in them, and are kept that way"
+)]
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};

@@ -75,7 +75,8 @@ impl FromStr for Digest {
         }
         let mut bytes = [0; 32];
         for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).map_err(|_| bad())?;
+            *byte = u8::from_str_radix(&hex[2 * i..2 * i + 2], 16)
+                .map_err(|_digits_were_checked| bad())?;
         }
         Ok(Self(bytes))
     }
@@ -149,7 +150,7 @@ impl fmt::Display for DiffId {
     }
 }
 
-/// The name of a file system state: a stack of layers, base first (image-spec, config.md, "Layer ChainID").
+/// The name of a file system state: a stack of layers, base first (image-spec, config.md, "Layer `ChainID`").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ChainId(pub Digest);

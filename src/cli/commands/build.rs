@@ -214,9 +214,8 @@ impl Session<'_> {
         };
         match error {
             BuildError::Invalid(diagnostics) => Failure::from_diagnostics(source, diagnostics),
-            BuildError::Image { span, .. } | BuildError::Epoch { span, .. } => {
-                by_chain(error).at(source, *span)
-            }
+            BuildError::Image(image) => by_chain(error).at(source, image.span),
+            BuildError::Epoch { span, .. } => by_chain(error).at(source, *span),
             BuildError::Step(step) => self
                 .interrupted()
                 .unwrap_or_else(|| by_chain(&step.source).at(source, step.span)),

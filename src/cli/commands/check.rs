@@ -161,7 +161,8 @@ fn report(source: &Source, warnings: &[Warning], error: Option<&BuildError>) -> 
 fn span(error: &BuildError) -> Option<Span> {
     match error {
         BuildError::Invalid(errors) => errors.first().map(|first| first.span),
-        BuildError::Image { span, .. } | BuildError::Epoch { span, .. } => Some(*span),
+        BuildError::Image(image) => Some(image.span),
+        BuildError::Epoch { span, .. } => Some(*span),
         _ => None,
     }
 }
