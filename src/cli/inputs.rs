@@ -1,14 +1,23 @@
 //! The Dockerfile and the context that a command line names.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use rbuild::context::{IgnoreFile, Patterns};
+use rbuild::{
+    context::{IgnoreFile, Patterns},
+    tree::Tree,
+};
 
-use super::diagnostics::{Failure, Kind, Source};
+use super::{
+    diagnostics::{Failure, Kind, Source},
+    environment::Environment,
+    remote::{self, Fetched, Fetcher},
+};
 
 /// The name that a Dockerfile from standard input has in messages.
 const FROM_STDIN: &str = "Dockerfile";
@@ -16,8 +25,16 @@ const FROM_STDIN: &str = "Dockerfile";
 /// A context and the Dockerfile in or beside it.
 pub(crate) struct Inputs {
     pub(crate) dockerfile: Source,
-    /// The context's directory; `None` when there are no files.
-    pub(crate) context: Option<Directory>,
+    pub(crate) context: Context,
+}
+
+/// Where a build's files are.
+pub(crate) enum Context {
+    Directory(Directory),
+    /// Fetched, with the time of the commit if it is one.
+    Fetched(Arc<dyn Tree>, Option<i64>),
+    /// There are none.
+    Empty,
 }
 
 /// A directory of files, and what its ignore file takes out of it.
@@ -56,19 +73,52 @@ fn check_directory(what: &str, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Finds the Dockerfile and the context that a command line names, and reads the former.
-pub(crate) fn find(context: &str, file: Option<&str>) -> Result<Inputs, Failure> {
-    match (context, file) {
-        ("-", Some("-")) => Err(Failure::usage(
-            "standard input cannot be both the context and the Dockerfile",
-        )),
-        ("-", _) => context_from_stdin(file),
-        (url, _) if is_url(url) => Err(Failure::usage(format!(
-            "the context `{url}` is remote, which is not supported yet"
-        ))
-        .with_hint("clone or download it, and name the directory")),
-        (directory, file) => context_directory(Path::new(directory), file),
+/// Finds the Dockerfile and the context that a command line names, and reads the former. What [`is_remote`] says of
+/// needs a fetcher.
+pub(crate) fn find(
+    context: &str,
+    file: Option<&str>,
+    fetcher: Option<&Fetcher<'_>>,
+) -> Result<Inputs, Failure> {
+    if let Some(url) = file.filter(|file| is_url(file)) {
+        return Err(Failure::usage(format!(
+            "the Dockerfile `{url}` is remote, which is not supported; download it, or pass it with `--file -`"
+        )));
     }
+    let fetched = match (context, fetcher) {
+        ("-", _) if file == Some("-") => {
+            return Err(Failure::usage(
+                "standard input cannot be both the context and the Dockerfile",
+            ));
+        }
+        ("-", Some(fetcher)) => fetcher.stdin()?,
+        (url, Some(fetcher)) if is_url(url) => fetcher.url(url)?,
+        (directory, _) => return context_directory(Path::new(directory), file),
+    };
+    match fetched {
+        Fetched::Files(tree, time) => Ok(Inputs {
+            dockerfile: match file {
+                Some("-") => dockerfile_from_stdin()?,
+                file => remote::dockerfile_in(&*tree, file)?,
+            },
+            context: Context::Fetched(tree, time),
+        }),
+        Fetched::Dockerfile(_) if file.is_some() => Err(Failure::usage(
+            "the context is a Dockerfile, and --file names another one",
+        )),
+        Fetched::Dockerfile(bytes) => Ok(Inputs {
+            dockerfile: Source {
+                name: FROM_STDIN.to_owned(),
+                text: text_of(&bytes),
+            },
+            context: Context::Empty,
+        }),
+    }
+}
+
+/// Whether a context has to be fetched first.
+pub(crate) fn is_remote(context: &str) -> bool {
+    context == "-" || is_url(context)
 }
 
 /// Whether a context is a git repository or an archive on the web, by Docker's rules.
@@ -83,32 +133,6 @@ pub(crate) fn is_url(text: &str) -> bool {
     ]
     .iter()
     .any(|prefix| text.starts_with(prefix))
-}
-
-fn context_from_stdin(file: Option<&str>) -> Result<Inputs, Failure> {
-    let mut bytes = Vec::new();
-    io::stdin()
-        .lock()
-        .read_to_end(&mut bytes)
-        .map_err(|e| Failure::usage(format!("cannot read standard input: {e}")))?;
-    if is_archive(&bytes) {
-        return Err(Failure::usage(
-            "standard input is an archive, which is not supported as a context yet",
-        )
-        .with_hint("unpack it, and name the directory"));
-    }
-    if file.is_some() {
-        return Err(Failure::usage(
-            "standard input is a Dockerfile, and --file names another one",
-        ));
-    }
-    Ok(Inputs {
-        dockerfile: Source {
-            name: FROM_STDIN.to_owned(),
-            text: text_of(&bytes),
-        },
-        context: None,
-    })
 }
 
 /// Reads the Dockerfile alone; of the context, nothing else is looked at.
@@ -132,23 +156,11 @@ fn dockerfile_from_stdin() -> Result<Source, Failure> {
     })
 }
 
-/// Whether bytes begin like a tar or a compressed file.
-fn is_archive(bytes: &[u8]) -> bool {
-    const COMPRESSED: [&[u8]; 4] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"];
-    COMPRESSED.iter().any(|magic| bytes.starts_with(magic))
-        || bytes.get(257..262).is_some_and(|magic| magic == b"ustar")
-}
-
 fn context_directory(directory: &Path, file: Option<&str>) -> Result<Inputs, Failure> {
     let what = "the context";
     check_directory(what, directory)?;
     let (dockerfile, path) = match file {
         Some("-") => (dockerfile_from_stdin()?, None),
-        Some(url) if is_url(url) => {
-            return Err(Failure::usage(format!(
-                "the Dockerfile `{url}` is remote, which is not supported; download it, or pass it with `--file -`"
-            )));
-        }
         Some(file) => (
             read_dockerfile(Path::new(file), directory)?,
             Some(PathBuf::from(file)),
@@ -166,7 +178,7 @@ fn context_directory(directory: &Path, file: Option<&str>) -> Result<Inputs, Fai
     let context = Directory::open(what, directory, path.as_deref())?;
     Ok(Inputs {
         dockerfile,
-        context: Some(context),
+        context: Context::Directory(context),
     })
 }
 
@@ -207,6 +219,29 @@ fn read_dockerfile(path: &Path, context: &Path) -> Result<Source, Failure> {
 }
 
 /// Bytes that are no UTF-8 become replacement characters: the places of everything else stay meaningful.
-fn text_of(bytes: &[u8]) -> String {
+pub(crate) fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What the `git` program gets to see: enough to find its helpers and the way out, nothing of the user's settings.
+pub(crate) fn git_env(env: &Environment) -> Vec<(OsString, OsString)> {
+    const PASSED: [&str; 13] = [
+        "PATH",
+        "SSH_AUTH_SOCK",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+        "TMPDIR",
+    ];
+    PASSED
+        .iter()
+        .filter_map(|name| Some((OsString::from(name), env.get(name)?.to_owned())))
+        .collect()
 }

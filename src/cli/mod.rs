@@ -19,6 +19,7 @@ mod namespace;
 mod progress;
 mod refused;
 mod registry_args;
+mod remote;
 mod request;
 mod secret;
 mod settings;

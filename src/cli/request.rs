@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::OsString,
     fs,
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::FileTypeExt as _,
@@ -18,28 +17,39 @@ use super::{
     build_args::BuildArgs,
     diagnostics::Failure,
     environment::Environment,
-    inputs::{self, Directory, Inputs},
+    inputs::{self, Context, Directory, Inputs},
+    remote::{Fetched, Fetcher},
     secret::{self, SecretSpec, SshSpec},
     settings,
     values::{Host, Pair},
 };
 
 /// Everything that a build depends on, found and read.
-pub(crate) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildRequest, Failure> {
+///
+/// Without a fetcher, no context may be one that has to be fetched, see [`needs_fetcher`].
+pub(crate) fn request(
+    args: &BuildArgs,
+    env: &Environment,
+    fetcher: Option<&Fetcher<'_>>,
+) -> Result<BuildRequest, Failure> {
     let Inputs {
         dockerfile,
         context,
-    } = inputs::find(&args.context, args.file.as_deref())?;
+    } = inputs::find(&args.context, args.file.as_deref(), fetcher)?;
+    let (context, context_time) = match context {
+        Context::Directory(Directory { path, patterns }) => {
+            (ContextSource::Directory { path, patterns }, None)
+        }
+        Context::Fetched(tree, time) => (ContextSource::Tree(tree), time),
+        Context::Empty => (ContextSource::Empty, None),
+    };
     let allowed = allowed(&args.allow)?;
     let network = network(&args.network)?;
     Ok(BuildRequest {
         dockerfile_name: dockerfile.name,
         dockerfile: dockerfile.text,
-        context: match context {
-            Some(Directory { path, patterns }) => ContextSource::Directory { path, patterns },
-            None => ContextSource::Empty,
-        },
-        named_contexts: named_contexts(&args.build_context)?,
+        context,
+        named_contexts: named_contexts(&args.build_context, fetcher)?,
         target: args.target.clone(),
         platforms: settings::platforms(&args.platform, env)?,
         platform_explicit: settings::platform_is_explicit(&args.platform, env),
@@ -54,35 +64,21 @@ pub(crate) fn request(args: &BuildArgs, env: &Environment) -> Result<BuildReques
         shm_size: args.shm_size.map(|size| size.0),
         ulimits: args.ulimit.iter().map(|limit| limit.0.clone()).collect(),
         hostname: None,
-        git_env: git_env(env),
-        context_time: None,
+        git_env: inputs::git_env(env),
+        context_time,
         // Who asks for the host's network on the command line allows it with that, as in Docker.
         allow_host_network: allowed.host_network || network == Network::Host,
         allow_insecure: allowed.insecure,
     })
 }
 
-/// What the `git` program gets to see: enough to find its helpers and the way out, nothing of the user's settings.
-fn git_env(env: &Environment) -> Vec<(OsString, OsString)> {
-    const PASSED: [&str; 13] = [
-        "PATH",
-        "SSH_AUTH_SOCK",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-        "http_proxy",
-        "HTTP_PROXY",
-        "https_proxy",
-        "HTTPS_PROXY",
-        "no_proxy",
-        "NO_PROXY",
-        "all_proxy",
-        "ALL_PROXY",
-        "TMPDIR",
-    ];
-    PASSED
-        .iter()
-        .filter_map(|name| Some((OsString::from(name), env.get(name)?.to_owned())))
-        .collect()
+/// Whether something has to be fetched before the request is known.
+pub(crate) fn needs_fetcher(args: &BuildArgs) -> bool {
+    let named = args.build_context.iter();
+    inputs::is_remote(&args.context)
+        || named
+            .filter_map(|pair| pair.value.as_deref())
+            .any(inputs::is_url)
 }
 
 fn pairs(pairs: &[Pair]) -> BTreeMap<String, String> {
@@ -152,7 +148,10 @@ fn hosts(hosts: &[Host]) -> Vec<(String, IpAddr)> {
         .collect()
 }
 
-fn named_contexts(pairs: &[Pair]) -> Result<BTreeMap<String, NamedSource>, Failure> {
+fn named_contexts(
+    pairs: &[Pair],
+    fetcher: Option<&Fetcher<'_>>,
+) -> Result<BTreeMap<String, NamedSource>, Failure> {
     let mut contexts = BTreeMap::new();
     for Pair { key, value } in pairs {
         let Some(value) = value.as_deref().filter(|value| !value.is_empty()) else {
@@ -165,12 +164,16 @@ fn named_contexts(pairs: &[Pair]) -> Result<BTreeMap<String, NamedSource>, Failu
                 "the context name `{key}` is reserved"
             )));
         }
-        contexts.insert(key.clone(), named_context(key, value)?);
+        contexts.insert(key.clone(), named_context(key, value, fetcher)?);
     }
     Ok(contexts)
 }
 
-fn named_context(name: &str, value: &str) -> Result<NamedSource, Failure> {
+fn named_context(
+    name: &str,
+    value: &str,
+    fetcher: Option<&Fetcher<'_>>,
+) -> Result<NamedSource, Failure> {
     if let Some(reference) = value.strip_prefix("docker-image://") {
         return Ok(NamedSource::Image(reference.to_owned()));
     }
@@ -185,10 +188,13 @@ fn named_context(name: &str, value: &str) -> Result<NamedSource, Failure> {
         }
         return Ok(NamedSource::Layout { path, image });
     }
-    if inputs::is_url(value) {
-        return Err(Failure::usage(format!(
-            "context `{name}` is remote, which is not supported yet"
-        )));
+    if let Some(fetcher) = fetcher.filter(|_| inputs::is_url(value)) {
+        return match fetcher.url(value)? {
+            Fetched::Files(tree, _) => Ok(NamedSource::Tree(tree)),
+            Fetched::Dockerfile(_) => Err(Failure::usage(format!(
+                "context `{name}` is neither a repository nor an archive"
+            ))),
+        };
     }
     let what = format!("context `{name}`,");
     let Directory { path, patterns } = Directory::open(&what, Path::new(value), None)?;

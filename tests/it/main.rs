@@ -5,6 +5,7 @@ mod support;
 mod architecture;
 mod build;
 mod command_line;
+mod contexts;
 mod interrupt;
 mod language;
 mod language_laws;

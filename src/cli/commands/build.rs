@@ -27,6 +27,7 @@ use crate::cli::{
     environment::Environment,
     export::{self, Export},
     progress::Renderer,
+    remote::Fetcher,
     request::{self, LOCAL_DELETE},
     settings,
     signals::{self, Received},
@@ -43,7 +44,12 @@ pub(crate) fn run(
     refusal: Option<&NamespaceError>,
 ) -> Result<(), Failure> {
     let wanted = Wanted::new(args, env)?;
-    let request = request::request(args, env)?;
+    // What is wrong with the command line is told before anything is touched, if that can be.
+    let known = if request::needs_fetcher(args) {
+        None
+    } else {
+        Some(request::request(args, env, None)?)
+    };
     let mut registry = args.registries.settings(env)?;
     registry.insecure.extend(wanted.insecure_registries());
     let form = settings::progress_form(args.progress, args.quiet, env)?;
@@ -64,6 +70,11 @@ pub(crate) fn run(
     let asked = cancel.clone();
     registry.canceled = Some(Canceled(Arc::new(move || asked.is_canceled())));
     let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
+    let fetcher = Fetcher::new(&store, &client, env);
+    let request = match known {
+        Some(request) => request,
+        None => request::request(args, env, Some(&fetcher))?,
+    };
     let services = Services {
         store: &store,
         snapshots: &snapshots,

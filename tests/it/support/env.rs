@@ -108,6 +108,13 @@ impl TestEnv {
         Outcome::of(command, self.dir.path())
     }
 
+    /// Waits for the end of a program that was started with [`TestEnv::command`].
+    #[must_use = "an outcome that nobody looks at tests nothing"]
+    pub(crate) fn ended(&self, child: std::process::Child) -> Outcome {
+        let output = child.wait_with_output().expect("its output can be read");
+        Outcome::new(&output, String::new(), self.dir.path())
+    }
+
     /// Builds the context: `rbuild build --progress=plain ARGS CONTEXT`.
     #[must_use = "an outcome that nobody looks at tests nothing"]
     pub(crate) fn build(&self, args: &[&str]) -> Outcome {

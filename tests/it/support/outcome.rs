@@ -3,7 +3,7 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
 };
 
 /// Status and output of one call. Printing it tells all that a failed test needs.
@@ -18,11 +18,15 @@ pub(crate) struct Outcome {
 impl Outcome {
     pub(crate) fn of(command: &mut Command, dir: &Path) -> Self {
         let output = command.output().expect("the program starts");
+        Self::new(&output, format!("{command:?}"), dir)
+    }
+
+    pub(crate) fn new(output: &Output, command: String, dir: &Path) -> Self {
         Self {
             code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            command: format!("{command:?}"),
+            command,
             dir: dir.to_owned(),
         }
     }
@@ -46,7 +50,6 @@ impl Outcome {
         assert!(self.stderr.contains(text), "stderr lacks {text:?}\n{self}");
         self
     }
-
 
     /// Standard output has this text.
     #[track_caller]
