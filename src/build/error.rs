@@ -7,7 +7,7 @@ use crate::{
     },
     copy::CopyError,
     layer::{ArchiveError, LayerError, StackError},
-    oci::{DiffId, Digest},
+    oci::{DiffId, Digest, Platform},
     registry,
     sandbox::SandboxError,
     snapshot::SnapshotError,
@@ -138,6 +138,16 @@ pub enum StepError {
         reason: String,
         /// What would remove it, as far as that is known.
         remedy: Option<&'static str>,
+    },
+    /// The step is for another kind of machine, and nothing here can run its programs.
+    #[error(
+        "RUN for {platform} needs an interpreter on this {host} machine, and none is registered"
+    )]
+    Foreign {
+        /// The stage's platform.
+        platform: Platform,
+        /// This machine's.
+        host: Platform,
     },
     /// The step cannot be run on this machine.
     #[error("{0}")]

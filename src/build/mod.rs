@@ -12,6 +12,7 @@ mod blobs;
 mod contexts;
 mod copy_step;
 mod error;
+mod foreign;
 mod image;
 mod image_source;
 mod planning;

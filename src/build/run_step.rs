@@ -10,7 +10,7 @@ use std::{
 use super::{
     copy_step,
     error::StepError,
-    secrets,
+    foreign, secrets,
     session::{Session, Task},
     stage::{Made, Outcome, Worker, write},
 };
@@ -18,7 +18,7 @@ use crate::{
     cache::{MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
     copy,
     layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
-    oci::ChainId,
+    oci::{ChainId, Platform},
     plan::{Mount, MountKind, Network, Origin, RunOp, Sharing, Step},
     progress::Event,
     sandbox::{self, Exit, MountSpec, ProcessSpec, Rootfs},
@@ -130,6 +130,12 @@ fn execute(
         return Err(StepError::NoSandbox {
             reason: refusal.to_string(),
             remedy: refusal.obstacle.remedy(),
+        });
+    }
+    if !foreign::can_run(&worker.stage.platform) {
+        return Err(StepError::Foreign {
+            platform: worker.stage.platform.clone(),
+            host: Platform::host(),
         });
     }
     let command = op.argv.join(" ");

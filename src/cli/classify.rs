@@ -92,7 +92,10 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
             _ => None,
         };
     }
-    if let Some(StepError::Unsupported(_) | StepError::NoSandbox { .. }) = error.downcast_ref() {
+    if let Some(
+        StepError::Unsupported(_) | StepError::NoSandbox { .. } | StepError::Foreign { .. },
+    ) = error.downcast_ref()
+    {
         return Some(Kind::Machine);
     }
     if error.is::<ReferenceError>() {
@@ -152,6 +155,12 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
     chain(error).find_map(|error| {
         if let Some(StepError::NoSandbox { remedy, .. }) = error.downcast_ref() {
             return remedy.map(Cow::Borrowed);
+        }
+        if let Some(StepError::Foreign { .. }) = error.downcast_ref() {
+            return Some(Cow::Borrowed(
+                "install qemu-user-static (it registers interpreters), or let the stage run here: \
+                 FROM --platform=$BUILDPLATFORM",
+            ));
         }
         if let Some(StepError::Copy(error)) = error.downcast_ref() {
             return error.hint().map(Cow::Owned);
