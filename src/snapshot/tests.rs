@@ -1,5 +1,8 @@
 //! Layers become directories, steps change them, changes become layers: what comes out is what a process saw.
 
+mod one_id;
+mod random;
+
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -8,10 +11,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-use super::{
-    owner::{OwnedKind, Owner, append},
-    *,
-};
+use super::*;
 use crate::{
     layer::{Change, Compression, Content, LayerBlob, WriteOptions, write_layer},
     tree::{Kind, Metadata, Timestamp, Tree as _},
@@ -493,126 +493,6 @@ fn two_makers_of_one_state_agree() {
     assert_eq!(snapshots.list().unwrap().len(), 3);
 }
 
-/// Runs the named test of this program again as an ordinary user with one mapped id; `None` where that cannot be.
-fn with_one_id(test: &str) -> Option<()> {
-    let program = std::env::current_exe().unwrap();
-    let mut command = if rustix::process::geteuid().is_root() {
-        let mut command = Command::new("setpriv");
-        command.args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "unshare",
-        ]);
-        command
-    } else {
-        Command::new("unshare")
-    };
-    command.args(["--user", "--mount", "--map-root-user"]);
-    let mut probe = Command::new(command.get_program());
-    let runs = probe.args(command.get_args()).arg(&program).arg("--list");
-    if !runs
-        .stdout(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
-    {
-        skipped("no user namespace for an ordinary user");
-        return None;
-    }
-    let status = command
-        .arg(&program)
-        .args(["--exact", test, "--nocapture"])
-        .env("RBUILD_TEST_ONE_ID", "1")
-        .status()
-        .unwrap();
-    assert!(status.success());
-    Some(())
-}
-
-#[test]
-fn owners_survive_where_one_id_is_mapped() {
-    let test = "snapshot::tests::owners_survive_where_one_id_is_mapped";
-    if std::env::var_os("RBUILD_TEST_ONE_ID").is_none() {
-        with_one_id(test);
-        return;
-    }
-    let style = Style {
-        marks: Marks::User,
-        owners: Owners::Recorded,
-    };
-    let (_dir, snapshots, blobs) = fixture(style);
-    let tree = blobs.tree([base(), vec![dir("data"), gone("data/a"), gone("data/deep")]]);
-    let checkout = snapshots.checkout(&tree).unwrap();
-    let again = diff_upper(
-        &checkout.root(),
-        &checkout.owners(),
-        &LayerTree::empty(),
-        style,
-    )
-    .unwrap();
-    let again = after(&blobs, &LayerTree::empty(), again.changes);
-    assert_eq!(listing(&again), listing(&tree));
-    let mut overlay = snapshots.prepare(snapshots.stack(&tree).unwrap()).unwrap();
-    // What is copied up keeps its owner, also under another name; a new file is root's.
-    let script = "test ! -e data/a; test ! -e data/deep; touch bin/tool; mv home/note home/moved; chmod 700 home
-        mv home/link link; rm -r data; mkdir data; touch data/new; rm null";
-    if run(&overlay, script).is_none() {
-        return;
-    }
-    let owner = Owner {
-        uid: 5,
-        gid: 6,
-        mode: 0o777,
-        kind: OwnedKind::Symlink,
-    };
-    append(&overlay.owners(), Path::new("link"), owner).unwrap();
-    let changes = overlay.diff(&tree).unwrap();
-    let expected = [
-        "bin/",
-        "bin/tool",
-        "data/",
-        "-data/b",
-        "data/new",
-        "home/",
-        "-home/link",
-        "home/moved",
-        "-home/note",
-        "link",
-        "-null",
-    ];
-    assert_eq!(paths(&changes), expected);
-    let led_to = after(&blobs, &tree, changes);
-    let owners: Vec<String> = listing(&led_to)
-        .iter()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let path = words.next()?;
-            let owner =
-                words.find(|word| word.contains(':') && word.as_bytes()[0].is_ascii_digit())?;
-            Some(format!("{path} {owner}"))
-        })
-        .collect();
-    for line in [
-        "bin/tool 3:0",
-        "home 1000:1001",
-        "home/moved 0:0",
-        "data/new 0:0",
-        "link 5:6",
-    ] {
-        assert!(
-            owners.iter().any(|owner| owner == line),
-            "no {line} in {owners:?}"
-        );
-    }
-    assert!(
-        listing(&led_to)
-            .iter()
-            .any(|line| line.starts_with("bin/tool ")
-                && line.contains("security.capability")
-                && line.contains(" 4755 "))
-    );
-}
-
 #[test]
 fn snapshots_of_an_earlier_boot_are_kept_when_they_were_settled() {
     if !is_root() {
@@ -653,88 +533,4 @@ fn directories_beyond_any_path_are_removed() {
     assert!(changes.is_err(), "no layer can say this");
     remove_tree(&dir.path().join(name)).unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-}
-
-/// Steps of random file operations: what a later step sees is the same whether the upper directory was adopted or the layer was
-/// unpacked, and both are what the first step saw.
-#[test]
-fn random_steps_come_out_as_they_were() {
-    if !is_root() {
-        return;
-    }
-    let (_at, snapshots, blobs) = fixture(REAL);
-    let show = |overlay: &Overlay, script: &str| {
-        let out = tempfile::NamedTempFile::new().unwrap();
-        let script = format!(
-            "{script}
-             {{ find . ! -path . -printf '%p %y %#m %U:%G %n %l\\n' | sed -E 's/^([^ ]+ d .*:[0-9]+) [0-9]+/\\1/' | sort
-             find . -type f -exec sha256sum {{}} + | sort; }} > {}",
-            out.path().display()
-        );
-        run(overlay, &script).map(|()| std::fs::read_to_string(out.path()).unwrap())
-    };
-    let mut state = 12345_u32;
-    let mut pick = |choices: u32| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (state >> 16) % choices
-    };
-    let mut tree = blobs.tree([base()]);
-    for round in 0..12 {
-        let mut script = "set +e; exec 2>/dev/null\n".to_owned();
-        for operation in 0..25 {
-            let mut path = || {
-                let mut path = ["a", "b", "data", "bin"][pick(4) as usize].to_owned();
-                for _ in 0..pick(3) {
-                    path = format!("{path}/{}", ["a", "b", "deep", "c"][pick(4) as usize]);
-                }
-                path
-            };
-            let (one, two) = (path(), path());
-            script += &match pick(10) {
-                0 => format!("rm -rf {one}\n"),
-                1 => format!("mkdir -p {one}\n"),
-                2 | 3 => format!("echo {round}.{operation} > {one}\n"),
-                4 => format!("mv -T {one} {two}\n"),
-                5 => format!("ln -T {one} {two}\n"),
-                6 => format!("ln -sT {one} {two}\n"),
-                7 => format!("chmod {} {one}\n", ["700", "644", "4755"][pick(3) as usize]),
-                8 => format!("chown {} {one}\n", pick(5)),
-                _ => format!("rm -rf {one}; mkdir {one}; echo {operation} > {one}/{operation}\n"),
-            };
-        }
-        script += "set -e\n";
-        let mut overlay = snapshots.prepare(snapshots.stack(&tree).unwrap()).unwrap();
-        let Some(saw) = show(&overlay, &script) else {
-            return;
-        };
-        let led_to = after(&blobs, &tree, overlay.diff(&tree).unwrap());
-        let below = snapshots.stack(&tree).unwrap();
-        let id = ChainId(crate::oci::sha256(format!("round {round}").as_bytes()));
-        let mut stack = vec![overlay.adopt(id).unwrap()];
-        stack.extend(below);
-        let on_adopted = snapshots.prepare(stack).unwrap();
-        let on_unpacked = snapshots
-            .prepare(snapshots.stack(&led_to).unwrap())
-            .unwrap();
-        let checkout = snapshots.checkout(&led_to).unwrap();
-        let again = diff_upper(
-            &checkout.root(),
-            &checkout.owners(),
-            &LayerTree::empty(),
-            REAL,
-        );
-        let again = after(&blobs, &LayerTree::empty(), again.unwrap().changes);
-        assert_eq!(
-            show(&on_adopted, "").unwrap(),
-            saw,
-            "round {round}: {script}"
-        );
-        assert_eq!(
-            show(&on_unpacked, "").unwrap(),
-            saw,
-            "round {round}: {script}"
-        );
-        assert_eq!(listing(&again), listing(&led_to), "round {round}: {script}");
-        tree = led_to;
-    }
 }

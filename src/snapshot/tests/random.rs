@@ -1,0 +1,86 @@
+use super::*;
+
+/// Steps of random file operations: what a later step sees is the same whether the upper directory was adopted or the layer was
+/// unpacked, and both are what the first step saw.
+#[test]
+fn random_steps_come_out_as_they_were() {
+    if !is_root() {
+        return;
+    }
+    let (_at, snapshots, blobs) = fixture(REAL);
+    let show = |overlay: &Overlay, script: &str| {
+        let out = tempfile::NamedTempFile::new().unwrap();
+        let script = format!(
+            "{script}
+             {{ find . ! -path . -printf '%p %y %#m %U:%G %n %l\\n' | sed -E 's/^([^ ]+ d .*:[0-9]+) [0-9]+/\\1/' | sort
+             find . -type f -exec sha256sum {{}} + | sort; }} > {}",
+            out.path().display()
+        );
+        run(overlay, &script).map(|()| std::fs::read_to_string(out.path()).unwrap())
+    };
+    let mut state = 12345_u32;
+    let mut pick = |choices: u32| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) % choices
+    };
+    let mut tree = blobs.tree([base()]);
+    for round in 0..12 {
+        let mut script = "set +e; exec 2>/dev/null\n".to_owned();
+        for operation in 0..25 {
+            let mut path = || {
+                let mut path = ["a", "b", "data", "bin"][pick(4) as usize].to_owned();
+                for _ in 0..pick(3) {
+                    path = format!("{path}/{}", ["a", "b", "deep", "c"][pick(4) as usize]);
+                }
+                path
+            };
+            let (one, two) = (path(), path());
+            let command = match pick(10) {
+                0 => format!("rm -rf {one}\n"),
+                1 => format!("mkdir -p {one}\n"),
+                2 | 3 => format!("echo {round}.{operation} > {one}\n"),
+                4 => format!("mv -T {one} {two}\n"),
+                5 => format!("ln -T {one} {two}\n"),
+                6 => format!("ln -sT {one} {two}\n"),
+                7 => format!("chmod {} {one}\n", ["700", "644", "4755"][pick(3) as usize]),
+                8 => format!("chown {} {one}\n", pick(5)),
+                _ => format!("rm -rf {one}; mkdir {one}; echo {operation} > {one}/{operation}\n"),
+            };
+            script.push_str(&command);
+        }
+        script += "set -e\n";
+        let mut overlay = snapshots.prepare(snapshots.stack(&tree).unwrap()).unwrap();
+        let Some(saw) = show(&overlay, &script) else {
+            return;
+        };
+        let led_to = after(&blobs, &tree, overlay.diff(&tree).unwrap());
+        let below = snapshots.stack(&tree).unwrap();
+        let id = ChainId(crate::oci::sha256(format!("round {round}").as_bytes()));
+        let mut stack = vec![overlay.adopt(id).unwrap()];
+        stack.extend(below);
+        let on_adopted = snapshots.prepare(stack).unwrap();
+        let on_unpacked = snapshots
+            .prepare(snapshots.stack(&led_to).unwrap())
+            .unwrap();
+        let checkout = snapshots.checkout(&led_to).unwrap();
+        let again = diff_upper(
+            &checkout.root(),
+            &checkout.owners(),
+            &LayerTree::empty(),
+            REAL,
+        );
+        let again = after(&blobs, &LayerTree::empty(), again.unwrap().changes);
+        assert_eq!(
+            show(&on_adopted, "").unwrap(),
+            saw,
+            "round {round}: {script}"
+        );
+        assert_eq!(
+            show(&on_unpacked, "").unwrap(),
+            saw,
+            "round {round}: {script}"
+        );
+        assert_eq!(listing(&again), listing(&led_to), "round {round}: {script}");
+        tree = led_to;
+    }
+}
