@@ -130,7 +130,6 @@ impl<R: Read> TarReader<R> {
             max_path_len: Some(MAX_PATH),
             ..Limits::default()
         });
-        parser.set_allow_empty_path(true);
         // Times before 1970 have a sign, which the parser takes for an error: all numbers are checked here.
         parser.set_ignore_pax_errors(true);
         parser.set_allow_empty_path(whiteouts == Whiteouts::Names);

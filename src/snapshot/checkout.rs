@@ -99,7 +99,7 @@ impl Checkout {
                 let same = before.is_some_and(|mark| mark.inode == Mark::of(stat).inode)
                     && below.is_some_and(|below| same_dir(&below, &metadata));
                 found.dirs.push((path.to_owned(), metadata, !same));
-            } else {
+            } else if !inodes.is_unchanged(path, &host, &metadata)? {
                 found.leaf(path.to_owned(), metadata, host, stat);
             }
             Ok(())

@@ -2,8 +2,8 @@
 //!
 //! What lies in the upper directory was written, or copied up to be changed. A file that equals the one below in all that a
 //! layer says of it, content and whole seconds of its time included, is no change: it was copied up to get one more
-//! name, or to be given what it had. As in BuildKit, a new name of such a file is a file of its own. A directory is also there because something in it changed; it is a change of
-//! its own only when mode, owner or capabilities are others. All directories above a change are in the layer.
+//! name, or to be given what it had. As in BuildKit, a new name of such a file is a file of its own. A directory is also there because
+//! something in it changed; it is a change of its own only when mode, owner or capabilities are others. All directories above a change are in the layer.
 //!
 //! Overlay's opaque directories hide what is below. Layers get a whiteout for each hidden name instead of an opaque marker, at
 //! every depth: on unpacking, a directory merges with what is below it, so a new directory under an opaque one has to take away too.
@@ -103,7 +103,7 @@ impl Diff<'_> {
                 Some(stat) if stat.file_type().is_socket() => {}
                 Some(stat) => {
                     let metadata = self.inodes.metadata(&path, &host, &stat)?;
-                    if !hidden && self.is_unchanged(&path, &host, &metadata)? {
+                    if !hidden && self.inodes.is_unchanged(&path, &host, &metadata)? {
                         self.unchanged.push(path);
                     } else {
                         self.found.leaf(path, metadata, host, &stat);
@@ -129,36 +129,6 @@ impl Diff<'_> {
         self.todo.push((path.clone(), hidden || opaque));
         self.found.dirs.push((path, metadata, !unchanged));
         Ok(())
-    }
-
-    /// Whether a layer would say the same of the path as those below do.
-    fn is_unchanged(
-        &self,
-        path: &Path,
-        host: &Path,
-        metadata: &Metadata,
-    ) -> Result<bool, SnapshotError> {
-        let Some(below) = self.lower.node(path)?.map(|node| node.metadata) else {
-            return Ok(false);
-        };
-        let said = |metadata: &Metadata| {
-            let mut metadata = metadata.clone();
-            metadata.mtime.nanos = 0;
-            metadata
-                .xattrs
-                .retain(|name, _| name == SECURITY_CAPABILITY);
-            metadata
-        };
-        if said(&below) != said(metadata) {
-            return Ok(false);
-        }
-        if !matches!(metadata.kind, Kind::File { size: 1.. }) {
-            return Ok(true);
-        }
-        let mut digester = Digester::new();
-        let mut file = std::fs::File::open(host).at("read", host)?;
-        std::io::copy(&mut file, &mut digester).at("read", host)?;
-        Ok(digester.finish() == self.lower.digest(path)?)
     }
 
     fn is_whiteout(&self, host: &Path, stat: &Stat) -> Result<bool, SnapshotError> {
@@ -350,6 +320,36 @@ impl<'a> Inodes<'a> {
             }
         }
         Ok(metadata)
+    }
+
+    /// Whether a layer would say the same of the path as those below do.
+    pub(super) fn is_unchanged(
+        &self,
+        path: &Path,
+        host: &Path,
+        metadata: &Metadata,
+    ) -> Result<bool, SnapshotError> {
+        let Some(below) = self.lower.node(path)?.map(|node| node.metadata) else {
+            return Ok(false);
+        };
+        let said = |metadata: &Metadata| {
+            let mut metadata = metadata.clone();
+            metadata.mtime.nanos = 0;
+            metadata
+                .xattrs
+                .retain(|name, _| name == SECURITY_CAPABILITY);
+            metadata
+        };
+        if said(&below) != said(metadata) {
+            return Ok(false);
+        }
+        if !matches!(metadata.kind, Kind::File { size: 1.. }) {
+            return Ok(true);
+        }
+        let mut digester = Digester::new();
+        let mut file = std::fs::File::open(host).at("read", host)?;
+        std::io::copy(&mut file, &mut digester).at("read", host)?;
+        Ok(digester.finish() == self.lower.digest(path)?)
     }
 
     /// The record that counts for an inode, if any.
