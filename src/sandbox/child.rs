@@ -103,16 +103,19 @@ fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word>
     connect_standard_streams(spec)?;
     set_limits(&spec.ulimits)?;
     process::umask(Mode::from_raw_mode(0o022));
-    go_to(&spec.cwd, (spec.uid, spec.gid))?;
+    let emulated = matches!(birth.supervisor, Some((Scope::All, _)));
     if let Some((scope, line)) = &birth.supervisor {
         call_supervisor(*scope, line.as_fd())?;
     }
+    // Under a supervisor this process is the user already, and so is the owner of what it makes.
+    let owner = (!emulated).then_some((spec.uid, spec.gid));
+    go_to(&spec.cwd, owner)?;
     if !spec.insecure {
         caps::limit_bounding(caps::DOCKER)?;
         // Before the privilege to do so is gone. What follows is all allowed by the filter.
         sys::set_filter(&seccomp::docker_filter()).during("install the system call filter")?;
     }
-    if !matches!(birth.supervisor, Some((Scope::All, _))) {
+    if !emulated {
         become_user(spec)?;
     }
     if !spec.insecure {
@@ -211,16 +214,17 @@ pub(super) fn resource(name: &str) -> Option<Resource> {
 }
 
 /// Enters the working directory; what is missing of it is made, and belongs to the user, as in BuildKit.
-fn go_to(cwd: &Path, (uid, gid): (u32, u32)) -> Result<(), Failure> {
+fn go_to(cwd: &Path, owner: Option<(u32, u32)>) -> Result<(), Failure> {
     if let Err(Errno::NOENT) = process::chdir(cwd) {
         for dir in cwd.ancestors().collect::<Vec<_>>().into_iter().rev() {
             match fs::mkdirat(CWD, dir, Mode::from_raw_mode(0o755)) {
-                Ok(()) if (uid, gid) != (0, 0) => {
-                    let owner = (Uid::from_raw(uid), Gid::from_raw(gid));
-                    fs::chown(dir, Some(owner.0), Some(owner.1))
-                        .during_at("set the owner of the working directory", dir)?;
+                Ok(()) => {
+                    if let Some((uid, gid)) = owner {
+                        fs::chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                            .during_at("set the owner of the working directory", dir)?;
+                    }
                 }
-                Ok(()) | Err(Errno::EXIST) => {}
+                Err(Errno::EXIST) => {}
                 Err(error) => {
                     return Err(Failure::new("make the working directory", error).at(dir));
                 }

@@ -67,7 +67,7 @@ pub(super) struct Places {
 pub(super) fn mount_sys_and_dev(
     root: &Root,
     stubs: &mut Stubs,
-    shm_size: Option<u64>,
+    shm_size: u64,
     insecure: bool,
 ) -> Result<Places, Failure> {
     let mut place = |name: &str| {
@@ -128,7 +128,7 @@ fn is_unified() -> bool {
     fs::statfs("/sys/fs/cgroup").is_ok_and(|s| u64::try_from(s.f_type) == Ok(CGROUP2_SUPER_MAGIC))
 }
 
-fn mount_dev(root: &Root, dev: &Path, shm_size: Option<u64>) -> Result<(), Failure> {
+fn mount_dev(root: &Root, dev: &Path, shm_size: u64) -> Result<(), Failure> {
     mount_new(
         "tmpfs",
         root.at(dev)?,
@@ -165,10 +165,8 @@ fn mount_dev(root: &Root, dev: &Path, shm_size: Option<u64>) -> Result<(), Failu
     sub("pts", "devpts", safe, &[&format!("{pts},gid=5"), pts])?;
     let safe = safe | MountFlags::NODEV;
     sub("mqueue", "mqueue", safe, &[""])?;
-    match shm_size {
-        Some(size) => sub("shm", "tmpfs", safe, &[&format!("mode=1777,size={size}")]),
-        None => Ok(()),
-    }
+    let options = format!("mode=1777,size={shm_size}");
+    sub("shm", "tmpfs", safe, &[&options])
 }
 
 fn device(root: &Root, path: &Path, major: u32, minor: u32) -> Result<(), Failure> {

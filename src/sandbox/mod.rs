@@ -24,9 +24,12 @@ mod mount;
 mod mounts;
 mod obstacle;
 mod overlay;
+mod probe;
 mod run;
+mod scene;
 mod seccomp;
 mod spec;
+mod step;
 mod stubs;
 mod supervisor;
 mod sys;
@@ -39,6 +42,7 @@ pub use helper::maybe_helper;
 pub use hosts::{RESOLVED_CONF, etc_hosts, is_stub, resolv_conf};
 pub use idmap::{IdMap, IdRange, subordinate_ids};
 pub use obstacle::Obstacle;
+pub use probe::{Ability, Check, Identity, Probe};
 pub use run::{Cancel, Sandbox};
 pub use spec::{
     Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, SHM_SIZE, Ulimit,

@@ -11,9 +11,9 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, Gid, Mode, OFlags, Uid},
+    fs::{self, AtFlags, Gid, Mode, OFlags, StatxAttributes, StatxFlags, Uid},
     io::Errno,
-    mount::MountFlags,
+    mount::{MountFlags, UnmountFlags},
 };
 
 use super::{
@@ -178,6 +178,7 @@ impl<'a> Mounter<'a> {
         let kind = if dir { Kind::Dir } else { Kind::File };
         let place = self.root.resolve(target)?;
         self.stubs.ensure(self.root, &place, kind, Keep::Remove)?;
+        self.clear(&place);
         bind(source, self.root.at(&place)?).during_at("bind a mount on", target)?;
         if readonly {
             let bound = self.root.at(&place)?;
@@ -240,10 +241,25 @@ impl<'a> Mounter<'a> {
         self.bind(&fd, target, !writable)
     }
 
+    /// Takes away what is mounted at `place` itself, such as an earlier mount: with BuildKit a mount replaces another at
+    /// the same place. The file systems of the kernel stay below, since more than the step depends on them.
+    fn clear(&self, place: &Path) {
+        let kernel = ["", "proc", "sys", "dev"].map(Path::new);
+        let Ok(fd) = self.root.at(place) else { return };
+        let mask = StatxFlags::BASIC_STATS;
+        let is_mount = fs::statx(&fd, "", AtFlags::EMPTY_PATH, mask)
+            .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+        if is_mount && !kernel.contains(&place) {
+            // If it does not go, it is covered.
+            let _covered = rustix::mount::unmount(fd_path(&fd), UnmountFlags::DETACH);
+        }
+    }
+
     fn tmpfs(&mut self, target: &Path, size: Option<u64>) -> Result<(), Failure> {
         let place = self.root.resolve(target)?;
         self.stubs
             .ensure(self.root, &place, Kind::Dir, Keep::Remove)?;
+        self.clear(&place);
         let options = match size {
             Some(size) => format!("mode=1777,size={size}"),
             None => "mode=1777".to_owned(),

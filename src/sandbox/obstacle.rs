@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::error::Failure;
 
 /// What stands in the way of a user namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub enum Obstacle {
     /// `user.max_user_namespaces` is used up, or zero.

@@ -6,7 +6,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt as _},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
         Arc,
@@ -24,6 +24,7 @@ use super::{
     child::resource,
     error::SandboxError,
     helper::{self, ROLE, Report},
+    probe::{self, Probe, Question},
     spec::{Exit, ProcessSpec},
 };
 use crate::progress::Stream;
@@ -107,7 +108,7 @@ impl Sandbox {
         if cancel.is_canceled() {
             return Ok(Exit::Canceled);
         }
-        let (mut child, mut socket) = self.start()?;
+        let (mut child, mut socket) = self.start(ROLE)?;
         let result = match helper::send(&mut socket, spec) {
             Ok(()) => attend(&mut child, &mut socket, cancel, sink),
             Err(source) => Err(SandboxError::Helper {
@@ -123,11 +124,24 @@ impl Sandbox {
         finish(result, status, cancel)
     }
 
-    fn start(&self) -> Result<(Child, UnixStream), SandboxError> {
+    /// Finds out what steps can do here, with their states below `dir`. Takes some milliseconds.
+    pub fn probe(&self, dir: &Path) -> Result<Probe, SandboxError> {
+        let (mut child, mut socket) = self.start(probe::ROLE)?;
+        let question = Question {
+            dir: dir.to_owned(),
+        };
+        let heard = helper::send(&mut socket, &question).and_then(|()| probe::hear(&mut socket));
+        drop(socket);
+        let failed = |action| move |source| SandboxError::Helper { action, source };
+        child.wait().map_err(failed("wait for"))?;
+        heard.map_err(failed("talk to"))
+    }
+
+    fn start(&self, role: &str) -> Result<(Child, UnixStream), SandboxError> {
         let start = || {
             let (ours, theirs) = UnixStream::pair()?;
             let child = Command::new(&self.program)
-                .arg0(ROLE)
+                .arg0(role)
                 .env_clear()
                 .stdin(OwnedFd::from(theirs))
                 .stdout(Stdio::piped())

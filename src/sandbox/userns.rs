@@ -161,6 +161,18 @@ pub(super) fn own_subordinate_ids() -> (Vec<IdRange>, Vec<IdRange>) {
     )
 }
 
+/// Whether the programs are there that map subordinate ids.
+pub(super) fn map_helpers() -> bool {
+    ["newuidmap", "newgidmap"].into_iter().all(|program| {
+        let run = Command::new(program)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        run.is_ok()
+    })
+}
+
 /// What the child says first.
 const IN_NAMESPACE: u8 = b'+';
 

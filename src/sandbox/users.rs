@@ -125,30 +125,31 @@ mod tests {
         find_user(text, PASSWD, GROUP)
     }
 
-    fn expected(uid: u32, gid: u32, groups: &[u32], home: &str) -> Result<User, UserError> {
-        Ok(User {
+    fn is(found: &Result<User, UserError>, uid: u32, gid: u32, groups: &[u32], home: &str) {
+        let expected = User {
             uid,
             gid,
             groups: groups.to_vec(),
             home: home.to_owned(),
-        })
+        };
+        assert_eq!(*found, Ok(expected));
     }
 
     #[test]
     fn users_are_found_by_name_and_number() {
-        assert_eq!(user(""), expected(0, 0, &[10], "/root"));
-        assert_eq!(user("ann"), expected(1000, 1001, &[10, 29], "/home/ann"));
-        assert_eq!(user("1000"), expected(1000, 1001, &[10, 29], "/home/ann"));
-        assert_eq!(user("bin"), expected(2, 2, &[], "/"));
-        assert_eq!(user("777"), expected(777, 0, &[], "/"));
+        is(&user(""), 0, 0, &[10], "/root");
+        is(&user("ann"), 1000, 1001, &[10, 29], "/home/ann");
+        is(&user("1000"), 1000, 1001, &[10, 29], "/home/ann");
+        is(&user("bin"), 2, 2, &[], "/");
+        is(&user("777"), 777, 0, &[], "/");
     }
 
     #[test]
     fn a_group_part_replaces_all_groups() {
-        assert_eq!(user("ann:wheel"), expected(1000, 10, &[], "/home/ann"));
-        assert_eq!(user("ann:5"), expected(1000, 5, &[], "/home/ann"));
-        assert_eq!(user("ann:"), expected(1000, 1001, &[10, 29], "/home/ann"));
-        assert_eq!(user(":audio"), expected(0, 29, &[], "/root"));
+        is(&user("ann:wheel"), 1000, 10, &[], "/home/ann");
+        is(&user("ann:5"), 1000, 5, &[], "/home/ann");
+        is(&user("ann:"), 1000, 1001, &[10, 29], "/home/ann");
+        is(&user(":audio"), 0, 29, &[], "/root");
     }
 
     #[test]
@@ -169,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_root_without_files_knows_root_by_number() {
-        assert_eq!(find_user("", b"", b""), expected(0, 0, &[], "/"));
+        is(&find_user("", b"", b""), 0, 0, &[], "/");
         assert!(find_user("root", b"", b"").is_err());
         assert_eq!(find_group("29", b""), Ok(29));
     }

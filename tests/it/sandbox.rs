@@ -1,6 +1,12 @@
 //! Steps in real namespaces, with a static busybox as the root: as root, and once more as an ordinary user with and
 //! without subordinate ids, by starting this very binary again in a user namespace.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a step of a test that fails unexpectedly may panic anywhere"
+)]
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
 use std::{
     ffi::OsString,
     fs,
@@ -12,7 +18,7 @@ use std::{
 use rbuild::{
     progress::Stream,
     sandbox::{
-        Cancel, Exit, IdMap, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Sandbox,
+        Ability, Cancel, Exit, IdMap, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Sandbox,
         SandboxError, Ulimit, etc_hosts,
     },
     snapshot::owner,
@@ -246,12 +252,14 @@ fn privileges_are_those_of_a_docker_container() {
 #[test]
 fn users_and_groups_are_taken_on() {
     let Some(stage) = Stage::new() else { return };
-    let mut spec = stage.spec("id -u; id -g; id -G; echo x > /dev/stdout; touch /tmp/f");
+    let mut spec = stage.spec("id -u; id -g; id -G; echo x > /dev/stdout; touch /tmp/f; pwd");
     fs::set_permissions(stage.path("lower/tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
     (spec.uid, spec.gid, spec.groups) = (1000, 1001, vec![5, 7]);
+    spec.cwd = "/srv/app".into();
     let ran = stage.run(&spec);
-    assert_eq!(ran.stdout, "1000\n1001\n1001 5 7\nx\n", "{ran:?}");
+    assert_eq!(ran.stdout, "1000\n1001\n1001 5 7\nx\n/srv/app\n", "{ran:?}");
     assert_eq!(stage.owner("tmp/f"), (1000, 1001));
+    assert_eq!(stage.owner("srv/app"), (1000, 1001));
 }
 
 #[test]
@@ -309,7 +317,7 @@ fn kernel_file_systems_are_there_and_masked() {
          stat -c %a /dev/shm /dev/null /dev; df -k /dev /dev/shm | awk '{print $2}'
          test -c /dev/ptmx && echo ptmx; readlink /dev/fd; hostname; pwd; ls /proc/self/fd | wc -l",
     );
-    let expected = "core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero \n0\n0\n\
+    let expected = "fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero \n0\n0\n\
                     read-only\nread-only\n4\n4\n1777\n666\n755\n1K-blocks\n65536\n65536\nptmx\n/proc/self/fd\nbuildkitsandbox\n/\n4\n";
     assert_eq!(out, expected);
 }
@@ -435,6 +443,17 @@ fn limits_and_shared_memory_are_set() {
     }];
     spec.shm_size = 128 << 20;
     assert_eq!(stage.run(&spec).stdout, "1024\n2048\n131072\n");
+    // A mount in its place replaces it.
+    let mut replaced =
+        stage.spec("grep ' /dev/shm ' /proc/mounts | grep -v inode64 | cut -d, -f1-3");
+    replaced.mounts = vec![MountSpec::new(
+        "/dev/shm",
+        MountKind::Tmpfs {
+            size: Some(64 << 20),
+        },
+    )];
+    let out = stage.run(&replaced).stdout;
+    assert_eq!(out, "tmpfs /dev/shm tmpfs rw,nosuid,relatime\n");
     spec.ulimits[0].name = "files".into();
     let error = stage.try_run(&spec).unwrap_err();
     assert_eq!(error.to_string(), "`files` is not a resource limit");
@@ -547,10 +566,10 @@ fn a_directory_can_be_the_root_itself() {
 /// Runs the tests of this file again as user 1234 in a user namespace. `files` are bound over files of the host first,
 /// in a mount namespace of their own.
 fn run_again_as_user(files: &[(&str, &Path)]) {
-    let binds: String = files
-        .iter()
-        .map(|(target, source)| format!("mount --bind '{}' {target} && ", source.display()))
-        .collect();
+    let bind = |(target, source): &(&str, &Path)| {
+        format!("mount --bind '{}' {target} && ", source.display())
+    };
+    let binds = files.iter().map(bind).collect::<Vec<_>>().concat();
     let arguments = ["sandbox::", "--skip", "again_as"];
     let script = format!(
         "{binds}exec setpriv --reuid 1234 --regid 1234 --clear-groups \
@@ -676,4 +695,17 @@ fn a_killed_program_leaves_nothing() {
     wait_for("the step is still there", &|| running() == 0);
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(&mark));
+}
+
+#[test]
+fn a_probe_finds_what_steps_can_do() {
+    let Some(stage) = Stage::new() else { return };
+    let probe = sandbox().probe(&stage.path("work")).unwrap();
+    assert!(probe.can_run(), "{probe:?}");
+    assert!(probe.can(Ability::Proc) && probe.can(Ability::Notification));
+    assert_eq!(probe.identity.uid, 0);
+    assert_eq!(probe.ids, Some(IdMap::current().unwrap()));
+    assert_eq!(fs::read_dir(stage.path("work")).unwrap().count(), 0);
+    let missing = sandbox().probe(Path::new("/no/such/directory")).unwrap();
+    assert!(!missing.can(Ability::Overlay) && missing.can(Ability::Mount));
 }

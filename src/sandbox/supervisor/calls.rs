@@ -56,63 +56,61 @@ pub(super) enum Call {
     Getgroups,
 }
 
-/// The calls and their numbers on this machine. The first five columns of old calls exist on x86 alone.
-const CALLS: &[(Call, libc::c_long)] = &[
-    #[cfg(target_arch = "x86_64")]
-    (Call::Chown, libc::SYS_chown),
-    #[cfg(target_arch = "x86_64")]
-    (Call::Lchown, libc::SYS_lchown),
-    #[cfg(target_arch = "x86_64")]
-    (Call::Mknod, libc::SYS_mknod),
-    #[cfg(target_arch = "x86_64")]
-    (Call::Stat, libc::SYS_stat),
-    #[cfg(target_arch = "x86_64")]
-    (Call::Lstat, libc::SYS_lstat),
-    #[cfg(target_arch = "x86_64")]
-    (Call::Open, libc::SYS_open),
-    #[cfg(target_arch = "x86_64")]
-    (Call::Creat, libc::SYS_creat),
-    #[cfg(target_arch = "x86_64")]
-    (Call::Mkdir, libc::SYS_mkdir),
-    #[cfg(target_arch = "x86_64")]
-    (Call::Symlink, libc::SYS_symlink),
-    (Call::Fchown, libc::SYS_fchown),
-    (Call::Fchownat, libc::SYS_fchownat),
-    (Call::Mknodat, libc::SYS_mknodat),
-    (Call::Fstat, libc::SYS_fstat),
-    (Call::Newfstatat, libc::SYS_newfstatat),
-    (Call::Statx, libc::SYS_statx),
-    (Call::Openat, libc::SYS_openat),
-    (Call::Openat2, libc::SYS_openat2),
-    (Call::Mkdirat, libc::SYS_mkdirat),
-    (Call::Symlinkat, libc::SYS_symlinkat),
-    (Call::Execve, libc::SYS_execve),
-    (Call::Execveat, libc::SYS_execveat),
-    (Call::Setuid, libc::SYS_setuid),
-    (Call::Setgid, libc::SYS_setgid),
-    (Call::Setreuid, libc::SYS_setreuid),
-    (Call::Setregid, libc::SYS_setregid),
-    (Call::Setresuid, libc::SYS_setresuid),
-    (Call::Setresgid, libc::SYS_setresgid),
-    (Call::Setfsuid, libc::SYS_setfsuid),
-    (Call::Setfsgid, libc::SYS_setfsgid),
-    (Call::Setgroups, libc::SYS_setgroups),
-    (Call::Getuid, libc::SYS_getuid),
-    (Call::Geteuid, libc::SYS_geteuid),
-    (Call::Getgid, libc::SYS_getgid),
-    (Call::Getegid, libc::SYS_getegid),
-    (Call::Getresuid, libc::SYS_getresuid),
-    (Call::Getresgid, libc::SYS_getresgid),
-    (Call::Getgroups, libc::SYS_getgroups),
+/// The calls and their numbers on 64-bit x86 and on 64-bit ARM, -1 where there is none.
+#[rustfmt::skip]
+const CALLS: &[(Call, i32, i32)] = &[
+    (Call::Chown, 92, -1),
+    (Call::Lchown, 94, -1),
+    (Call::Mknod, 133, -1),
+    (Call::Stat, 4, -1),
+    (Call::Lstat, 6, -1),
+    (Call::Open, 2, -1),
+    (Call::Creat, 85, -1),
+    (Call::Mkdir, 83, -1),
+    (Call::Symlink, 88, -1),
+    (Call::Fchown, 93, 55),
+    (Call::Fchownat, 260, 54),
+    (Call::Mknodat, 259, 33),
+    (Call::Fstat, 5, 80),
+    (Call::Newfstatat, 262, 79),
+    (Call::Statx, 332, 291),
+    (Call::Openat, 257, 56),
+    (Call::Openat2, 437, 437),
+    (Call::Mkdirat, 258, 34),
+    (Call::Symlinkat, 266, 36),
+    (Call::Execve, 59, 221),
+    (Call::Execveat, 322, 281),
+    (Call::Setuid, 105, 146),
+    (Call::Setgid, 106, 144),
+    (Call::Setreuid, 113, 145),
+    (Call::Setregid, 114, 143),
+    (Call::Setresuid, 117, 147),
+    (Call::Setresgid, 119, 149),
+    (Call::Setfsuid, 122, 151),
+    (Call::Setfsgid, 123, 152),
+    (Call::Setgroups, 116, 159),
+    (Call::Getuid, 102, 174),
+    (Call::Geteuid, 107, 175),
+    (Call::Getgid, 104, 176),
+    (Call::Getegid, 108, 177),
+    (Call::Getresuid, 118, 148),
+    (Call::Getresgid, 120, 150),
+    (Call::Getgroups, 115, 158),
 ];
+
+/// The calls of this machine.
+fn numbers() -> impl Iterator<Item = (Call, i32)> {
+    let x86 = Architecture::native() == Architecture::X86_64;
+    CALLS
+        .iter()
+        .map(move |(call, on_x86, on_arm)| (*call, if x86 { *on_x86 } else { *on_arm }))
+        .filter(|(_, number)| *number >= 0)
+}
 
 impl Call {
     /// The call with this number.
     pub(super) fn from_number(number: i32) -> Option<Self> {
-        CALLS
-            .iter()
-            .find(|(_, n)| *n == libc::c_long::from(number))
-            .map(|(call, _)| *call)
+        numbers().find(|(_, n)| *n == number).map(|(call, _)| call)
     }
 
     /// Whether it can fail for an id that is not mapped, or for a device.
@@ -142,10 +140,8 @@ impl Call {
 pub(in crate::sandbox) fn filter(scope: Scope) -> Vec<Instruction> {
     let mut sections: Vec<(Architecture, Section)> = Vec::new();
     let mut section = Section::new(Action::Allow);
-    for (call, number) in CALLS {
-        let Ok(number) = u32::try_from(*number) else {
-            continue;
-        };
+    for (call, number) in numbers() {
+        let number = number.cast_unsigned();
         if scope == Scope::Unmapped && !call.makes_owners() {
             continue;
         }
@@ -181,6 +177,18 @@ mod tests {
         assert_eq!(verdict(libc::SYS_openat, create), notify);
         assert_eq!(verdict(libc::SYS_openat, 0), allow);
         assert_eq!(bpf::evaluate(&filter, 0x4000_0003, 182, 0), allow);
+        for (call, number) in [
+            (Call::Mknodat, libc::SYS_mknodat),
+            (Call::Newfstatat, libc::SYS_newfstatat),
+            (Call::Symlinkat, libc::SYS_symlinkat),
+            (Call::Setfsgid, libc::SYS_setfsgid),
+            (Call::Getresgid, libc::SYS_getresgid),
+        ] {
+            assert_eq!(
+                Call::from_number(i32::try_from(number).unwrap()),
+                Some(call)
+            );
+        }
         assert_eq!(Call::from_number(92), Some(Call::Chown));
         assert_eq!(Call::from_number(0), None);
     }

@@ -71,7 +71,7 @@ pub(super) fn serve(charge: Charge) -> Result<(), Failure> {
     process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie to the parent")?;
     process::umask(Mode::empty());
     // All that belongs to the host is opened before the step's root takes its place.
-    let texts = charge
+    let texts: Vec<Vec<u8>> = charge
         .owners
         .iter()
         .map(|path| std::fs::read(path).unwrap_or_default())
@@ -94,7 +94,7 @@ pub(super) fn serve(charge: Charge) -> Result<(), Failure> {
     thread::move_into_link_name_space(namespace.as_fd(), Some(thread::LinkNameSpaceType::Mount))
         .during("enter the step's namespace")?;
     process::fchdir(&proc).during("go to /proc")?;
-    let mut records = Records::load(&charge.owners, own, texts);
+    let mut records = Records::load(own, &texts);
     for stranger in &charge.strangers {
         records.introduce(&stranger.path, stranger.uid, stranger.gid);
     }

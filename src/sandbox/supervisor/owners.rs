@@ -47,7 +47,9 @@ impl Supervisor {
             let mapped = |id: u32, count: u64| id == KEEP || u64::from(id) < count;
             if mapped(uid, self.mapped[0]) && mapped(gid, self.mapped[1]) {
                 // A record would count again as soon as the file is root's.
-                self.records.forget(fd.as_fd(), known);
+                if known.is_some() {
+                    self.records.forget(fd.as_fd(), &stat);
+                }
                 return Ok(Answer::Native);
             }
         }

@@ -78,10 +78,9 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// The records of the directories that make up the root, the topmost first, each with a file `owners` beside it or
-    /// none; new ones go to the first. The working directory must be `/proc`, the root directory the step's.
-    pub(super) fn load(owners: &[PathBuf], file: Option<File>, texts: Vec<Vec<u8>>) -> Self {
-        debug_assert_eq!(owners.len(), texts.len());
+    /// The records that the files `owners` of the directories that make up the root hold, the topmost first; new ones go
+    /// to `file`. The working directory must be `/proc`, the root directory the step's.
+    pub(super) fn load(file: Option<File>, texts: &[Vec<u8>]) -> Self {
         let mut by_path = HashMap::new();
         for text in texts.iter().rev() {
             for line in text.split(|b| *b == 0) {
@@ -163,11 +162,10 @@ impl Records {
     }
 
     /// Takes the record away that `fd` has, if it has one.
-    pub(super) fn forget(&mut self, fd: BorrowedFd<'_>, known: Option<Record>) {
-        if known.is_some() {
-            // It stays where it is a line of the file; what has a real owner is not looked up there.
-            let _none = fs::removexattr(name(fd), XATTR);
-        }
+    pub(super) fn forget(&mut self, fd: BorrowedFd<'_>, stat: &Stat) {
+        // Where it is a line of the file it stays: what has a real owner is not looked up there.
+        let _none = fs::removexattr(name(fd), XATTR);
+        self.by_inode.remove(&(stat.st_dev, stat.st_ino));
     }
 
     /// Adds a line, in one write so that a kill leaves whole lines.

@@ -1,0 +1,337 @@
+//! What this machine lets a build do, found by trying.
+//!
+//! Every attempt is made by a child of a helper process, which ends with whatever it has made or mounted. The helper
+//! first tells what it is; then, where it is not privileged, it becomes root of a user namespace as a build would, and
+//! the attempts are made there.
+
+use std::{
+    io::Read as _,
+    os::{fd::AsFd as _, unix::net::UnixStream},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    io::Errno,
+    mount::MountFlags,
+    pipe::PipeFlags,
+    process::{self, WaitOptions},
+    thread,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    error::{During as _, Failure},
+    helper,
+    idmap::IdMap,
+    mount::{self, Root, make_dir, mount_new},
+    obstacle::Obstacle,
+    overlay::{self, Writable},
+    seccomp::bpf::{self, Action},
+    sys::{self, Fork},
+    userns::{
+        Entry, Program, enter_user_namespace, is_privileged, map_helpers, own_subordinate_ids,
+    },
+    wire,
+};
+
+/// The name that makes this program a prober, and the one it takes on in a user namespace.
+pub(super) const ROLE: &str = "rbuild-probe";
+pub(super) const INNER_ROLE: &str = "rbuild-probe-inner";
+
+/// What is asked of a prober.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Question {
+    /// The directory in which a build would keep its states.
+    #[serde(with = "wire::path")]
+    pub(super) dir: PathBuf,
+}
+
+/// What this process is and may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Effective user.
+    pub uid: u32,
+    /// Effective group.
+    pub gid: u32,
+    /// Effective capabilities, a bit each.
+    pub capabilities: u64,
+    /// Whether set-user-ID programs are ordinary programs here.
+    pub no_new_privileges: bool,
+    /// Whether a filter of system calls is in effect.
+    pub filtered: bool,
+    /// The ids that exist here.
+    pub ids: IdMap,
+    /// How many subordinate users and groups `/etc/subuid` and `/etc/subgid` give to this user.
+    pub subordinate: (u64, u64),
+    /// Whether `newuidmap` and `newgidmap` are there to map them.
+    pub map_helpers: bool,
+}
+
+/// Something that a build needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Ability {
+    /// Being root of a user namespace, for those who are not root anyway.
+    UserNamespace,
+    /// Namespaces of mounts, processes, networks, host names.
+    Namespaces,
+    /// Mounting a file system in memory.
+    Mount,
+    /// An overlay whose upper directory is in the directory asked about.
+    Overlay,
+    /// A `/proc` of its own for a namespace of processes. Without it steps see the numbers of the host.
+    Proc,
+    /// Being told of system calls: for owners that do not exist.
+    Notification,
+    /// Changing the root directory.
+    Chroot,
+}
+
+/// The result of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was tried.
+    pub ability: Ability,
+    /// Why it failed; `None` when it did not.
+    pub failure: Option<Failure>,
+}
+
+/// What a machine lets a build do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// What this process is.
+    pub identity: Identity,
+    /// The ids that steps would have; `None` when there is no way into a user namespace.
+    pub ids: Option<IdMap>,
+    /// What was tried, in order. Where the first fails for lack of a user namespace, the others are not tried.
+    pub checks: Vec<Check>,
+    /// What stands in the way of a user namespace, if anything.
+    pub obstacle: Option<Obstacle>,
+}
+
+impl Probe {
+    /// Whether it was tried and worked.
+    pub fn can(&self, ability: Ability) -> bool {
+        self.checks
+            .iter()
+            .any(|check| check.ability == ability && check.failure.is_none())
+    }
+
+    /// Whether steps can be run.
+    pub fn can_run(&self) -> bool {
+        [Ability::Namespaces, Ability::Mount, Ability::Overlay]
+            .into_iter()
+            .all(|ability| self.can(ability))
+    }
+}
+
+/// What the attempts gave.
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    ids: Option<IdMap>,
+    checks: Vec<Check>,
+    obstacle: Option<Obstacle>,
+}
+
+/// Does the work of a prober if `args` begin with its name; gives whether it did.
+pub(super) fn serve(
+    name: &std::ffi::OsStr,
+    args: impl Iterator<Item = std::ffi::OsString>,
+) -> Option<std::io::Result<()>> {
+    let socket = || rustix::io::dup(sys::standard(0)).map(UnixStream::from);
+    if name == ROLE {
+        return Some(socket().map_err(Into::into).and_then(outer));
+    }
+    (name == INNER_ROLE).then(|| {
+        let dir = args.last().map(PathBuf::from).unwrap_or_default();
+        helper::send(&mut socket()?, &inner(&dir))
+    })
+}
+
+fn outer(mut socket: UnixStream) -> std::io::Result<()> {
+    let question: Question = helper::receive(&mut socket)?;
+    helper::send(&mut socket, &identity()?)?;
+    if is_privileged() {
+        return helper::send(&mut socket, &inner(&question.dir));
+    }
+    let program = Program {
+        file: "/proc/self/exe".into(),
+        argv: vec![INNER_ROLE.into(), question.dir.into()],
+        env: Vec::new(),
+    };
+    match enter_user_namespace(&program) {
+        // The inner one has answered.
+        Ok(Entry::Finished(0)) => Ok(()),
+        Ok(_) => Err(std::io::ErrorKind::Other.into()),
+        Err(error) => {
+            let answer = Answer {
+                ids: None,
+                checks: vec![Check {
+                    ability: Ability::UserNamespace,
+                    failure: Some(error.failure),
+                }],
+                obstacle: Some(error.obstacle),
+            };
+            helper::send(&mut socket, &answer)
+        }
+    }
+}
+
+/// Hears what a prober has to say.
+pub(super) fn hear(socket: &mut UnixStream) -> std::io::Result<Probe> {
+    let identity = helper::receive(socket)?;
+    let answer: Answer = helper::receive(socket)?;
+    Ok(Probe {
+        identity,
+        ids: answer.ids,
+        checks: answer.checks,
+        obstacle: answer.obstacle,
+    })
+}
+
+fn identity() -> std::io::Result<Identity> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let (users, groups) = own_subordinate_ids();
+    let total = |ranges: &[super::IdRange]| ranges.iter().map(|r| u64::from(r.count)).sum();
+    Ok(Identity {
+        uid: process::geteuid().as_raw(),
+        gid: process::getegid().as_raw(),
+        capabilities: thread::capabilities(None)?.effective.bits(),
+        no_new_privileges: thread::no_new_privs()?,
+        filtered: status.contains("\nSeccomp:\t2"),
+        ids: IdMap::current()?,
+        subordinate: (total(&users), total(&groups)),
+        map_helpers: map_helpers(),
+    })
+}
+
+/// A child's attempt.
+type Attempt<'a> = &'a dyn Fn() -> Result<(), Failure>;
+
+fn inner(dir: &Path) -> Answer {
+    let ids = IdMap::current().ok();
+    let userxattr = ids.is_some_and(IdMap::needs_userxattr);
+    let attempts: [(Ability, Attempt<'_>); 6] = [
+        (Ability::Namespaces, &try_namespaces),
+        (Ability::Mount, &try_mount),
+        (Ability::Overlay, &|| try_overlay(dir, userxattr)),
+        (Ability::Proc, &try_proc),
+        (Ability::Notification, &try_notification),
+        (Ability::Chroot, &|| {
+            process::chroot("/").during("change the root directory")
+        }),
+    ];
+    let checks = attempts.map(|(ability, attempt)| Check {
+        ability,
+        failure: in_child(attempt).err(),
+    });
+    Answer {
+        ids,
+        checks: checks.into(),
+        obstacle: None,
+    }
+}
+
+/// Makes an attempt in a child process.
+fn in_child(attempt: Attempt<'_>) -> Result<(), Failure> {
+    let (heard, word) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make a pipe")?;
+    match sys::clone(0).during("fork")? {
+        Fork::Child => {
+            if let Err(failure) = attempt()
+                && let Ok(text) = serde_json::to_vec(&failure)
+            {
+                let _deaf = rustix::io::write(&word, &text);
+            }
+            sys::exit_now(0)
+        }
+        Fork::Parent(pid) => {
+            drop(word);
+            let mut text = Vec::new();
+            std::fs::File::from(heard)
+                .read_to_end(&mut text)
+                .during("hear from a child")?;
+            process::waitpid(Some(pid), WaitOptions::empty()).during("wait for a child")?;
+            match serde_json::from_slice(&text) {
+                Ok(failure) => Err(failure),
+                Err(_nothing) => Ok(()),
+            }
+        }
+    }
+}
+
+fn new_mounts(more: libc::c_int) -> Result<(), Failure> {
+    let flags = libc::CLONE_NEWNS | more;
+    sys::unshare(flags).during("make namespaces")?;
+    mount::isolate()
+}
+
+fn try_namespaces() -> Result<(), Failure> {
+    let (ipc, uts, net) = (libc::CLONE_NEWIPC, libc::CLONE_NEWUTS, libc::CLONE_NEWNET);
+    match new_mounts(ipc | uts | net) {
+        // As when a step is set up: `clone` may pass where `unshare` does not.
+        Err(failure) => match sys::clone(libc::CLONE_NEWNS | ipc | uts | net) {
+            Ok(Fork::Child) => sys::exit_now(0),
+            Ok(Fork::Parent(pid)) => process::waitpid(Some(pid), WaitOptions::empty())
+                .map(drop)
+                .during("wait for a child"),
+            Err(_) => Err(failure),
+        },
+        Ok(()) => Ok(()),
+    }
+}
+
+fn try_mount() -> Result<(), Failure> {
+    new_mounts(0)?;
+    let tmp = Root::open(Path::new("/proc"))?;
+    mount_new("tmpfs", tmp.fd(), MountFlags::empty(), "").during("mount a tmpfs")
+}
+
+fn try_overlay(dir: &Path, userxattr: bool) -> Result<(), Failure> {
+    new_mounts(0)?;
+    let place = dir.join(format!(".rbuild-probe-{}", process::getpid().as_raw_pid()));
+    let clean = || std::fs::remove_dir_all(&place);
+    let result = (|| {
+        make_dir(&place)?;
+        let [lower, upper, work, root] =
+            ["lower", "upper", "work", "root"].map(|name| place.join(name));
+        for part in [&lower, &upper, &work, &root] {
+            make_dir(part)?;
+        }
+        std::fs::write(lower.join("file"), "").during_at("write in", &lower)?;
+        let changes = Writable {
+            upper: &upper,
+            work: &work,
+        };
+        overlay::mount(&root, &[&lower], Some(changes), userxattr, &lower)?;
+        // Removing shows whether whiteouts can be made.
+        let removed = std::fs::remove_file(root.join("file")).during("remove a file of an overlay");
+        rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)
+            .during("unmount the overlay")?;
+        removed
+    })();
+    let _left_over = clean();
+    result
+}
+
+fn try_proc() -> Result<(), Failure> {
+    new_mounts(libc::CLONE_NEWPID)?;
+    in_child(&|| {
+        let proc = Root::open(Path::new("/proc"))?;
+        mount_new("proc", proc.fd(), MountFlags::empty(), "").during("mount /proc")
+    })
+}
+
+fn try_notification() -> Result<(), Failure> {
+    let filter = bpf::program(&[], Action::Allow);
+    let install = || sys::set_filter_with_listener(&filter);
+    let listener = install().or_else(|error| match Errno::from_io_error(&error) {
+        Some(Errno::ACCESS) => {
+            thread::set_no_new_privs(true)?;
+            install()
+        }
+        _ => Err(error),
+    });
+    let listener = listener.during("listen to system calls")?;
+    let _open = listener.as_fd();
+    Ok(())
+}

@@ -1,0 +1,301 @@
+//! The helper's part while a step runs: fork it, give it a supervisor, wait for it, kill it.
+
+use std::{
+    io::{IoSliceMut, Read as _},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{self, Mode, OFlags},
+    io::Errno,
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags},
+    pipe::PipeFlags,
+    process::{self, Pid, Signal, WaitOptions, WaitStatus},
+};
+
+use super::{
+    child::{self, Birth, Word},
+    error::{During as _, Failure},
+    idmap::IdMap,
+    scene::Scene,
+    spec::{Exit, ProcessSpec, Rootfs},
+    supervisor::{self, Charge, Identity, Scope},
+    sys::{self, Fork},
+};
+
+/// A running step.
+#[derive(Debug)]
+pub(super) struct Step {
+    pid: Pid,
+    own_pids: bool,
+    /// The process that answers for users and owners.
+    supervisor: Option<Pid>,
+    /// Tells the child that we are there, by being open.
+    _alive: OwnedFd,
+}
+
+/// What became of an attempt to start a step.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// It runs.
+    Running(Step),
+    /// Its program cannot be started.
+    NotStarted(Exit),
+    /// It cannot have process numbers of its own.
+    ProcDenied,
+}
+
+/// Forks, and returns when the child has become the step's program or says why it cannot.
+pub(super) fn start(
+    spec: &ProcessSpec,
+    scene: &Scene,
+    place: &Path,
+    own_pids: bool,
+) -> Result<Start, Failure> {
+    let scope = match IdMap::current().during("read the id map")? {
+        IdMap::Full => None,
+        IdMap::Ranges { .. } => Some(Scope::Unmapped),
+        IdMap::Single => Some(Scope::All),
+    };
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make a pipe");
+    let (heard, word) = pipe()?;
+    let (alive, our_life) = pipe()?;
+    let line = scope
+        .map(|scope| UnixStream::pair().map(|(ours, theirs)| ((scope, ours), (scope, theirs))))
+        .transpose()
+        .during("make a socket")?;
+    let (ours, theirs) = line.unzip();
+    let mut flags = libc::CLONE_NEWNS;
+    if own_pids {
+        flags |= libc::CLONE_NEWPID;
+    } else {
+        // What the step leaves behind becomes ours, to be killed.
+        process::set_child_subreaper(Some(process::getpid())).during("adopt orphans")?;
+    }
+    let pid = match sys::clone(flags).during("fork into new namespaces")? {
+        Fork::Child => {
+            drop((heard, our_life, ours));
+            let birth = Birth {
+                root: place,
+                places: &scene.places,
+                own_pids,
+                alive,
+                supervisor: theirs.map(|(scope, line)| (scope, line.into())),
+            };
+            let reason = child::become_step(spec, &birth);
+            child::send(word.as_fd(), &reason);
+            sys::exit_now(1)
+        }
+        Fork::Parent(pid) => pid,
+    };
+    drop((word, alive, theirs));
+    let supervisor = match ours {
+        Some((scope, line)) => supervise(spec, scene, scope, pid, &line)?,
+        None => None,
+    };
+    let mut text = Vec::new();
+    std::fs::File::from(heard)
+        .read_to_end(&mut text)
+        .during("hear from the step")?;
+    if text.is_empty() {
+        return Ok(Start::Running(Step {
+            pid,
+            own_pids,
+            supervisor,
+            _alive: our_life,
+        }));
+    }
+    reap(pid)?;
+    dismiss(supervisor)?;
+    match serde_json::from_slice(&text) {
+        Ok(Word::ProcDenied) => Ok(Start::ProcDenied),
+        Ok(Word::Failed(failure)) => Err(failure),
+        Ok(Word::NotStarted { code, reason }) => {
+            Ok(Start::NotStarted(Exit::NotStarted { code, reason }))
+        }
+        Err(error) => Err(Failure::new("understand the step's child", error)),
+    }
+}
+
+/// Starts the supervisor of the step `pid`, which sends the listener through `line`; `None` when the step fails before
+/// that.
+fn supervise(
+    spec: &ProcessSpec,
+    scene: &Scene,
+    scope: Scope,
+    pid: Pid,
+    line: &UnixStream,
+) -> Result<Option<Pid>, Failure> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    rustix::net::recvmsg(
+        line,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        flags,
+    )
+    .during("receive the listener")?;
+    let listener = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    let Some(listener) = listener else {
+        return Ok(None);
+    };
+    let charge = Charge {
+        listener,
+        step: pid,
+        scope,
+        identity: Identity::new(spec.uid, spec.gid, spec.groups.clone()),
+        owners: owners(&spec.rootfs),
+        strangers: scene.strangers.clone(),
+    };
+    match sys::clone(0).during("fork the supervisor")? {
+        Fork::Parent(pid) => Ok(Some(pid)),
+        Fork::Child => {
+            let served = release_output().and_then(|()| supervisor::serve(charge));
+            // The step hears that its calls are not implemented and fails; there is nobody else to tell.
+            sys::exit_now(i32::from(served.is_err()))
+        }
+    }
+}
+
+/// The files with owners beside the directories that make up a root.
+fn owners(rootfs: &Rootfs) -> Vec<PathBuf> {
+    let beside = |dir: &PathBuf| dir.with_file_name("owners");
+    match rootfs {
+        Rootfs::Overlay { lower, upper, .. } => {
+            let mut all = vec![beside(upper)];
+            all.extend(lower.iter().map(beside));
+            all
+        }
+        Rootfs::Dir { path, .. } => vec![beside(path)],
+    }
+}
+
+/// Ends a supervisor and waits for it.
+fn dismiss(supervisor: Option<Pid>) -> Result<(), Failure> {
+    let Some(pid) = supervisor else { return Ok(()) };
+    kill(pid);
+    match process::waitpid(Some(pid), WaitOptions::empty()) {
+        // It had ended before, and was waited for with the step.
+        Ok(_) | Err(Errno::CHILD) => Ok(()),
+        Err(error) => Err(Failure::new("wait for the supervisor", error)),
+    }
+}
+
+/// Lets go of the pipes of the step's output: the step alone holds them, so that their end is its end.
+fn release_output() -> Result<(), Failure> {
+    let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .during("open /dev/null")?;
+    for number in [1, 2] {
+        sys::replace_descriptor(number, &null).during("let go of the step's output")?;
+    }
+    Ok(())
+}
+
+/// Waits for a step and serves it meanwhile; kills it when the other end of `socket` goes away.
+pub(super) fn attend(
+    step: &Step,
+    scene: &mut Scene,
+    socket: &UnixStream,
+    signals: BorrowedFd<'_>,
+) -> Result<Exit, Failure> {
+    release_output()?;
+    for proxy in scene.proxies.drain(..) {
+        proxy.serve();
+    }
+    let mut canceled = false;
+    let status = loop {
+        if let Some(status) = reap_ready(step.pid)? {
+            break status;
+        }
+        let mut fds = [
+            PollFd::from_borrowed_fd(signals, PollFlags::IN),
+            PollFd::new(socket, PollFlags::IN),
+        ];
+        // Once canceled, the closed socket would only keep us busy.
+        let watched = if canceled { 1 } else { 2 };
+        match poll(&mut fds[..watched], None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(Failure::new("wait for the step", error)),
+        }
+        let hung_up = !canceled && !fds[1].revents().is_empty();
+        while sys::read_signal(signals)
+            .during("wait for the step")?
+            .is_some()
+        {}
+        if hung_up {
+            canceled = true;
+            kill(step.pid);
+        }
+    };
+    dismiss(step.supervisor)?;
+    if !step.own_pids {
+        kill_descendants();
+    }
+    Ok(if canceled {
+        Exit::Canceled
+    } else if let Some(signal) = status.terminating_signal() {
+        Exit::Signal(signal)
+    } else {
+        Exit::Code(status.exit_status().unwrap_or(1))
+    })
+}
+
+fn kill(pid: Pid) {
+    // It fails when the process has ended already.
+    let _ended = process::kill_process(pid, Signal::KILL);
+}
+
+fn reap(pid: Pid) -> Result<(), Failure> {
+    loop {
+        match process::waitpid(Some(pid), WaitOptions::empty()) {
+            Err(Errno::INTR) => {}
+            other => return other.map(drop).during("wait for the step's child"),
+        }
+    }
+}
+
+/// Takes note of children that have ended; gives the status of `pid` when it is among them.
+fn reap_ready(pid: Pid) -> Result<Option<WaitStatus>, Failure> {
+    let mut found = None;
+    loop {
+        match process::wait(WaitOptions::NOHANG) {
+            Ok(Some((ended, status))) if ended == pid => found = Some(status),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(Errno::CHILD) => return Ok(found),
+            Err(error) => return Err(Failure::new("wait for the step", error)),
+        }
+    }
+}
+
+/// Kills all that a step without process numbers of its own has left behind.
+fn kill_descendants() {
+    let children = Path::new("/proc/thread-self/children");
+    // Each round kills what the last one made ours; a process that forks faster than we kill is killed on the way.
+    loop {
+        let Ok(text) = std::fs::read_to_string(children) else {
+            return;
+        };
+        let mut any = false;
+        for pid in text.split_ascii_whitespace().filter_map(|t| t.parse().ok()) {
+            any = true;
+            if let Some(pid) = Pid::from_raw(pid) {
+                kill(pid);
+                let _gone = reap(pid);
+            }
+        }
+        if !any {
+            return;
+        }
+    }
+}
