@@ -4,7 +4,7 @@
 //! the same traces as here, the new modification time of a directory in which a name appears included.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ffi::OsString,
     io,
     path::{Path, PathBuf},
@@ -40,7 +40,8 @@ enum Slot {
 /// A tree with changes on top. Paths have to be resolved: every directory on the way is one, and no link.
 pub(super) struct Upper {
     lower: Arc<dyn Tree>,
-    slots: BTreeMap<PathBuf, Slot>,
+    /// In no order: paths are compared slowly, and a copy of many files asks for many.
+    slots: HashMap<PathBuf, Slot>,
     inodes: Vec<Inode>,
     now: Timestamp,
 }
@@ -50,7 +51,7 @@ impl Upper {
     pub(super) fn new(lower: Arc<dyn Tree>, now: Timestamp) -> Self {
         Self {
             lower,
-            slots: BTreeMap::new(),
+            slots: HashMap::new(),
             inodes: Vec::new(),
             now,
         }
@@ -94,15 +95,10 @@ impl Upper {
 
     /// Removes what is at `path`, with all below it.
     pub(super) fn remove(&mut self, path: &Path) -> Result<(), TreeError> {
-        let below: Vec<PathBuf> = self
-            .slots
-            .range(path.to_owned()..)
-            .map(|(name, _)| name)
-            .take_while(|name| name.starts_with(path))
-            .cloned()
-            .collect();
-        for name in below {
-            self.slots.remove(&name);
+        if self.get(path)?.is_some_and(|there| there.is_dir()) {
+            self.slots.retain(|name, _| !name.starts_with(path));
+        } else {
+            self.slots.remove(path);
         }
         if self.shows_through(path) && self.lower.node(path)?.is_some() {
             self.slots.insert(path.to_owned(), Slot::Gone);
@@ -128,15 +124,22 @@ impl Upper {
 
     /// The changes: every slot, and the directories on the way to them as they are.
     pub(super) fn into_changes(self) -> Result<Vec<Change>, TreeError> {
-        let mut changes = Vec::new();
+        let mut slots: Vec<(&PathBuf, &Slot)> = self.slots.iter().collect();
+        slots.sort_unstable_by(|a, b| a.0.cmp(b.0));
+        let mut changes = Vec::with_capacity(slots.len());
         let mut first_names: Vec<Option<&Path>> = vec![None; self.inodes.len()];
-        let mut parents: BTreeSet<&Path> = BTreeSet::new();
-        for (path, slot) in &self.slots {
-            parents.extend(
-                path.ancestors()
-                    .skip(1)
-                    .filter(|p| !p.as_os_str().is_empty() && !self.slots.contains_key(*p)),
-            );
+        let mut parents: HashSet<&Path> = HashSet::new();
+        for (path, slot) in slots {
+            for parent in path.ancestors().skip(1) {
+                if parent.as_os_str().is_empty() || !parents.insert(parent) {
+                    break;
+                }
+                if !self.slots.contains_key(parent)
+                    && let Some(node) = self.lower.node(parent)?
+                {
+                    changes.push(Change::dir(parent, node.metadata));
+                }
+            }
             let Slot::Here { inode, hides } = *slot else {
                 changes.push(Change::Remove { path: path.clone() });
                 continue;
@@ -164,11 +167,7 @@ impl Upper {
                 }
             }
         }
-        for path in parents {
-            if let Some(node) = self.lower.node(path)? {
-                changes.push(Change::dir(path, node.metadata));
-            }
-        }
+        // Parents and what is hidden came with the first path that has to do with them.
         changes.sort_by(|a, b| a.path().cmp(b.path()));
         Ok(changes)
     }
@@ -252,12 +251,11 @@ impl Tree for Upper {
         if self.shows_through(path) && !hides {
             names.extend(self.lower.names(path)?);
         }
-        for (child, slot) in self
+        let children = self
             .slots
-            .range(path.to_owned()..)
-            .take_while(|(name, _)| name.starts_with(path))
-            .filter(|(name, _)| name.parent() == Some(path))
-        {
+            .iter()
+            .filter(|(name, _)| name.parent() == Some(path));
+        for (child, slot) in children {
             if let Some(name) = child.file_name() {
                 match slot {
                     Slot::Gone => names.remove(name),

@@ -313,8 +313,7 @@ impl Git<'_> {
         let list = String::from_utf8_lossy(&list);
         let branch = list
             .lines()
-            .filter_map(|line| line.strip_prefix("ref: ")?.strip_suffix("\tHEAD"))
-            .next();
+            .find_map(|line| line.strip_prefix("ref: ")?.strip_suffix("\tHEAD"));
         Ok(branch.unwrap_or("HEAD").to_owned())
     }
 
