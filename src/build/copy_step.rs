@@ -35,7 +35,11 @@ pub(super) fn run(
     let is_linked = copy::is_linked(op);
     let owner = match &op.chown {
         Some(spec) => {
-            let owner = copy::find_owner(spec, &*worker.tree(task.vertex)?)?.owner;
+            let owner = match copy::owner_by_number(spec) {
+                // The state below need not be looked into, which may spare fetching it.
+                Some(owner) => owner,
+                None => copy::find_owner(spec, &*worker.tree(task.vertex)?)?.owner,
+            };
             Some((owner.uid, owner.gid))
         }
         None => None,

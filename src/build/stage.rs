@@ -245,7 +245,10 @@ impl Worker<'_> {
     fn workdir(&self, task: &Task<'_>, step: &Step, op: &WorkdirOp) -> Result<Outcome, StepError> {
         let owner = match op.user.as_str() {
             "" => copy::Owner::default(),
-            user => copy::find_owner(user, &*self.tree(task.vertex)?)?.owner,
+            user => match copy::owner_by_number(user) {
+                Some(owner) => owner,
+                None => copy::find_owner(user, &*self.tree(task.vertex)?)?.owner,
+            },
         };
         let inputs = WorkdirInputs {
             parent: self.root.chain(),

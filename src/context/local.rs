@@ -41,7 +41,7 @@ pub struct LocalTree {
 #[derive(Default)]
 struct State {
     /// Directories seen, the root excepted.
-    dirs: HashMap<PathBuf, Dir>,
+    dirs: HashMap<PathBuf, Arc<Dir>>,
     /// A number for each inode with several names.
     inodes: HashMap<(u64, u64), u64>,
     /// Digests told.
@@ -49,7 +49,6 @@ struct State {
 }
 
 /// A directory whose parents are directories, too, and no links.
-#[derive(Clone)]
 struct Dir {
     verdict: Verdict,
     /// Whether it belongs to the context.
@@ -128,15 +127,15 @@ impl LocalTree {
     }
 
     /// What is known of the directory `path`; `None` when it is none, or is reached through a link.
-    fn dir(&self, path: &Path) -> Result<Option<Dir>, TreeError> {
+    fn dir(&self, path: &Path) -> Result<Option<Arc<Dir>>, TreeError> {
         let Some(parent) = path.parent() else {
-            return Ok(Some(Dir {
+            return Ok(Some(Arc::new(Dir {
                 verdict: Verdict::root(),
                 is_shown: true,
-            }));
+            })));
         };
         if let Some(dir) = self.lock().dirs.get(path) {
-            return Ok(Some(dir.clone()));
+            return Ok(Some(Arc::clone(dir)));
         }
         let Some(above) = self.dir(parent)? else {
             return Ok(None);
@@ -149,7 +148,7 @@ impl LocalTree {
     }
 
     /// Finds out about the directory `path`, whose parent has been entered.
-    fn enter(&self, path: &Path, above: &Verdict) -> Result<Dir, TreeError> {
+    fn enter(&self, path: &Path, above: &Verdict) -> Result<Arc<Dir>, TreeError> {
         let verdict = self.patterns.judge(path, above);
         let mut is_shown = !verdict.is_match();
         if !is_shown && self.patterns.may_bring_back_below(path) {
@@ -165,8 +164,8 @@ impl LocalTree {
                 }
             }
         }
-        let dir = Dir { verdict, is_shown };
-        self.lock().dirs.insert(path.to_owned(), dir.clone());
+        let dir = Arc::new(Dir { verdict, is_shown });
+        self.lock().dirs.insert(path.to_owned(), Arc::clone(&dir));
         Ok(dir)
     }
 

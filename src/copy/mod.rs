@@ -35,7 +35,7 @@ pub use self::{
     digest::{ContentEntry, SourceContent, content_digest, mounted_content},
     error::CopyError,
     source::url_file_name,
-    users::{FindUserError, FoundOwner, Owner, UnusableUserFile, find_owner, find_user},
+    users::{FindUserError, FoundOwner, Owner, UnusableUserFile, find_owner, find_user, owner_by_number},
 };
 use self::{
     engine::{Source, Target},

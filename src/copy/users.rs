@@ -32,6 +32,15 @@ pub struct FoundOwner {
 /// A file of users larger than this is refused, as in BuildKit.
 const MAX_USER_FILE_BYTES: u64 = 10 << 20;
 
+/// The owner that `user[:group]` means in any tree: `None` when it names somebody.
+pub fn owner_by_number(spec: &str) -> Option<Owner> {
+    let (user, group) = spec.split_once(':').unwrap_or((spec, spec));
+    Some(Owner {
+        uid: number(user)?,
+        gid: number(group)?,
+    })
+}
+
 /// Looks up `user[:group]` for files. A lone number is user and group, a lone name brings its primary group.
 pub fn find_owner(spec: &str, tree: &dyn Tree) -> Result<FoundOwner, CopyError> {
     let (user, group) = match spec.split_once(':') {
@@ -192,6 +201,15 @@ mod tests {
             assert_eq!(found.owner, Owner { uid, gid }, "{spec}");
             assert!(found.unknown.is_empty());
         }
+    }
+
+    #[test]
+    fn numbers_need_no_tree() {
+        assert_eq!(owner_by_number("1:2"), Some(Owner { uid: 1, gid: 2 }));
+        assert_eq!(owner_by_number("55"), Some(Owner { uid: 55, gid: 55 }));
+        assert_eq!(owner_by_number("root"), Some(Owner::default()));
+        assert_eq!(owner_by_number("web"), None);
+        assert_eq!(owner_by_number("1:web"), None);
     }
 
     #[test]
