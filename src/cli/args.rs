@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Pull images from registries into the store
     Pull(PullArgs),
+    /// Join images that were built apart, each for its platform
+    Manifest(ManifestArgs),
     /// Show an image: its manifest and config
     Inspect(InspectArgs),
     /// Write images of the store to an archive
@@ -135,6 +137,51 @@ pub(crate) struct PullArgs {
     /// The platform to pick of an image for several [default: $DOCKER_DEFAULT_PLATFORM, or this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,
+    #[command(flatten)]
+    pub(crate) registries: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManifestArgs {
+    #[command(subcommand)]
+    pub(crate) command: ManifestCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ManifestCommand {
+    /// Make a list of images, one for each platform; no layers are fetched
+    Create(ManifestCreateArgs),
+    /// Push a list, and what its images need that the registry does not have
+    Push(ManifestPushArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManifestCreateArgs {
+    /// The name of the list
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Images of the store, or else of their registries, with all their platforms
+    #[arg(value_name = "IMAGE", required = true)]
+    pub(crate) images: Vec<String>,
+    /// Set an annotation of the index
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) annotation: Vec<Pair>,
+    #[command(flatten)]
+    pub(crate) registries: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManifestPushArgs {
+    /// The name of the list
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Where to push to [default: NAME]
+    #[arg(value_name = "DESTINATION")]
+    pub(crate) destination: Option<String>,
     #[command(flatten)]
     pub(crate) registries: RegistryArgs,
     #[command(flatten)]

@@ -126,7 +126,11 @@ fn output_kind(error: &OutputError) -> Option<Kind> {
         | OutputError::NoIndex { .. }
         | OutputError::NoPlatform { .. }
         | OutputError::NoAnnotations { .. } => Some(Kind::Usage),
-        OutputError::Io { .. } | OutputError::Stdout { .. } => Some(Kind::Machine),
+        OutputError::Io { .. }
+        | OutputError::Stdout { .. }
+        | OutputError::NoEngine { .. }
+        | OutputError::NoEngineNamed => Some(Kind::Machine),
+        OutputError::Engine { .. } => Some(Kind::Remote),
         _ => None,
     }
 }
@@ -168,6 +172,11 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         if let Some(registry::Error::Unauthorized { .. }) = error.downcast_ref() {
             return Some(Cow::Borrowed(
                 "`rbuild login REGISTRY -u NAME --password-stdin` stores credentials",
+            ));
+        }
+        if let Some(OutputError::NoEngine { .. }) = error.downcast_ref() {
+            return Some(Cow::Borrowed(
+                "start one or name it with $DOCKER_HOST, or leave out --load: the image then goes to rbuild's own store",
             ));
         }
         let error = error.downcast_ref::<io::Error>()?;

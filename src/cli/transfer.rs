@@ -116,7 +116,7 @@ impl Transfer<'_> {
                 .into_iter()
                 .partition(|d| is_document(d));
             let blobs: Vec<&Descriptor> = blobs.iter().collect();
-            each(&blobs, |blob| self.push_blob(vertex, reference, blob))?;
+            each(&blobs, |blob| self.push_blob(vertex, reference, blob, None))?;
             // What an index names has to be there before the index: the root was listed first.
             for document in documents.iter().rev() {
                 let bytes = self.store.read_blob(document)?;
@@ -127,6 +127,29 @@ impl Transfer<'_> {
                     reference.clone().with_digest(document.digest)
                 };
                 self.push_document(vertex, &name, &document.media_type, &bytes)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Sends a list of images with all that belongs to it.
+    pub(crate) fn push_joined(
+        &self,
+        vertex: Vertex,
+        joined: &Joined,
+        reference: &Reference,
+    ) -> Result<(), TransferError> {
+        self.task(vertex, format!("push {}", reference.familiar()), || {
+            each(&joined.blobs, |part| {
+                self.push_blob(vertex, reference, &part.descriptor, part.source.as_ref())
+            })?;
+            for (n, (descriptor, bytes)) in (1..).zip(&joined.documents) {
+                let name = if n == joined.documents.len() {
+                    reference.clone()
+                } else {
+                    reference.clone().with_digest(descriptor.digest)
+                };
+                self.push_document(vertex, &name, &descriptor.media_type, bytes)?;
             }
             Ok(())
         })
@@ -147,13 +170,20 @@ impl Transfer<'_> {
         Ok(())
     }
 
+    /// Sends a blob of the store. One that is not there is fetched from `source`, unless the registry can take it
+    /// from there itself.
     fn push_blob(
         &self,
         vertex: Vertex,
         to: &Reference,
         blob: &Descriptor,
+        source: Option<&Reference>,
     ) -> Result<(), TransferError> {
         let open = || -> io::Result<Box<dyn Read + Send>> {
+            if let Some(source) = source {
+                self.pull_blob(vertex, source, blob)
+                    .map_err(io::Error::other)?;
+            }
             let file = self
                 .store
                 .open_blob(&blob.digest)
@@ -165,11 +195,12 @@ impl Transfer<'_> {
         let upload = Upload {
             descriptor: blob,
             open: &open,
-            mount_from: &[],
+            mount_from: source.map_or(&[], std::slice::from_ref),
             progress: Some(Arc::new(move |sent| told.moved(sent))),
         };
         match self.registry.push_blob(to, &upload)? {
-            Pushed::Existed | Pushed::Mounted { .. } => meter.status("exists already"),
+            Pushed::Existed => meter.status("exists already"),
+            Pushed::Mounted { from } => meter.status(&format!("mounted from {from}")),
             Pushed::Uploaded => meter.moved(blob.size),
         }
         Ok(())
@@ -197,6 +228,21 @@ impl Transfer<'_> {
         });
         result
     }
+}
+
+/// A blob of images that are joined.
+pub(crate) struct Part {
+    pub(crate) descriptor: Descriptor,
+    /// Where it can be had when the store does not have it.
+    pub(crate) source: Option<Reference>,
+}
+
+/// A list of images that is pushed.
+pub(crate) struct Joined {
+    /// Layers and configs, each once.
+    pub(crate) blobs: Vec<Part>,
+    /// The manifests, then the index.
+    pub(crate) documents: Vec<(Descriptor, Vec<u8>)>,
 }
 
 /// Calls `work` for each item, on a few threads; after a failure no more are begun, and the first failure is given.

@@ -101,6 +101,16 @@ impl Contents {
         })
     }
 
+    /// How long the archive is, in bytes.
+    pub(super) fn tar_size(&self) -> u64 {
+        const BLOCK: u64 = 512;
+        let entry = |size: u64| BLOCK + size.next_multiple_of(BLOCK);
+        let blobs: u64 = self.blobs.iter().map(|blob| entry(blob.size)).sum();
+        let files: u64 = self.files.iter().map(|(_, b)| entry(b.len() as u64)).sum();
+        // The two directories before, the two empty blocks after.
+        2 * BLOCK + blobs + files + 2 * BLOCK
+    }
+
     /// Writes an archive.
     pub(super) fn write_tar(
         &self,

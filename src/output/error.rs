@@ -84,6 +84,24 @@ pub enum OutputError {
     /// `type=docker` with several platforms.
     #[error("docker exporter does not currently support exporting manifest lists")]
     DockerIndex,
+    /// There is no Docker engine to load the image into.
+    #[error("there is no Docker engine at `{}`", socket.display())]
+    NoEngine {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why it cannot be talked to.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody says where the Docker engine is.
+    #[error("there is no Docker engine to load the image into")]
+    NoEngineNamed,
+    /// The Docker engine does not take the image.
+    #[error("the Docker engine refused the image: {reason}")]
+    Engine {
+        /// Its words.
+        reason: String,
+    },
     /// A push without a name.
     #[error("a name is needed to push; give one with `-t` or `name=`")]
     NoName,

@@ -16,6 +16,7 @@
 
 mod archive;
 mod documents;
+mod engine;
 mod error;
 mod layers;
 mod load;
@@ -29,6 +30,7 @@ mod validate;
 use std::{
     collections::BTreeSet,
     io::Write,
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -138,6 +140,8 @@ pub struct Services<'a> {
     pub layers: &'a dyn Layers,
     /// Who pushes; `None` when no output does.
     pub pusher: Option<&'a dyn Pusher>,
+    /// The socket of a Docker engine, for images that are loaded into one.
+    pub engine: Option<&'a Path>,
     /// Who is told.
     pub reporter: &'a dyn Reporter,
     /// As what; begun and ended by the caller.
@@ -247,7 +251,11 @@ fn export_archive(
     };
     let store = services.store;
     let contents = Contents::new(store, &[named], spec.format, &created)?;
-    write_archive(&contents, store, &spec.dest, spec.tar, stdout)?;
+    match (&spec.dest, services.engine) {
+        (Some(dest), _) => write_archive(&contents, store, dest, spec.tar, stdout)?,
+        (None, Some(socket)) => engine::load(&contents, store, socket)?,
+        (None, None) => return Err(OutputError::NoEngineNamed),
+    }
     services.status("sending tarball done");
     Ok(exported(request, &documents, names))
 }

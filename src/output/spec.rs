@@ -75,8 +75,8 @@ pub struct TarSpec {
 pub struct ArchiveSpec {
     /// Which of the two.
     pub format: ArchiveFormat,
-    /// The archive, or the directory.
-    pub dest: Dest,
+    /// The archive, or the directory; `None` for `type=docker` when a Docker engine gets the image.
+    pub dest: Option<Dest>,
     /// Whether it is an archive (`tar=true`, the default) or a directory.
     pub tar: bool,
     /// What the image is to be like.
@@ -290,7 +290,7 @@ impl OutputSpec {
                 dest: Dest::Stdout,
                 ..
             }) | Self::Archive(ArchiveSpec {
-                dest: Dest::Stdout,
+                dest: Some(Dest::Stdout),
                 ..
             })
         )
@@ -326,6 +326,21 @@ impl OutputSpec {
             insecure: false,
             image: ImageOptions::new(true),
         })
+    }
+
+    /// `--load`, the same as `type=docker`.
+    pub fn engine() -> Self {
+        Self::Archive(ArchiveSpec {
+            format: ArchiveFormat::Docker,
+            dest: None,
+            tar: true,
+            image: ImageOptions::new(false),
+        })
+    }
+
+    /// Whether it hands the image to a Docker engine.
+    pub fn uses_engine(&self) -> bool {
+        matches!(self, Self::Archive(ArchiveSpec { dest: None, .. }))
     }
 
     /// `--push`, the same as `type=registry`.

@@ -211,7 +211,9 @@ impl Session<'_> {
 
 /// The bytes of a blob from `offset` on.
 fn open_at(upload: &Upload<'_>, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-    let mut reader = (upload.open)()?;
+    // Whoever opens the blob may fetch it first, with this very client; a thread of the runtime could not wait for that.
+    let opened = std::thread::scope(|scope| scope.spawn(upload.open).join());
+    let mut reader = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     let skipped = io::copy(&mut reader.by_ref().take(offset), &mut io::sink())?;
     if skipped < offset {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -32,6 +32,7 @@
 
 mod blob;
 mod error;
+mod lists;
 mod lock;
 mod mounts;
 mod record;

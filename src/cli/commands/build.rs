@@ -150,7 +150,7 @@ impl Session<'_> {
         };
         let mut exported = Vec::new();
         for spec in &wanted.outputs {
-            exported.push(self.export(spec, &request, &result)?);
+            exported.push(self.export(spec, &request, &result, wanted.engine.as_deref())?);
         }
         Ok((result, exported))
     }
@@ -160,6 +160,7 @@ impl Session<'_> {
         spec: &OutputSpec,
         request: &output::Request<'_>,
         result: &BuildResult,
+        engine: Option<&Path>,
     ) -> Result<Exported, Failure> {
         if *spec == OutputSpec::CacheOnly {
             return Ok(Exported::default());
@@ -180,6 +181,7 @@ impl Session<'_> {
             store: self.services.store,
             layers: &export,
             pusher: Some(&export),
+            engine,
             reporter: &**self.renderer,
             vertex,
         };
@@ -241,6 +243,8 @@ impl Session<'_> {
 /// What a command line wants of the result.
 struct Wanted {
     outputs: Vec<OutputSpec>,
+    /// The socket of the Docker engine that an output needs.
+    engine: Option<PathBuf>,
     names: Vec<Reference>,
     annotations: Vec<Annotation>,
     with_warnings: bool,
@@ -266,9 +270,17 @@ impl Wanted {
         if args.push {
             outputs.push(OutputSpec::registry());
         }
-        if args.load || outputs.is_empty() {
-            outputs.insert(0, OutputSpec::store());
+        if args.load {
+            outputs.push(OutputSpec::engine());
         }
+        if outputs.is_empty() {
+            outputs.push(OutputSpec::store());
+        }
+        let engine = if outputs.iter().any(OutputSpec::uses_engine) {
+            Some(settings::engine(env)?)
+        } else {
+            None
+        };
         let to_stdout = outputs.iter().filter(|spec| spec.uses_stdout()).count();
         if to_stdout > 1 {
             return Err(Failure::usage("only one output can go to standard output"));
@@ -291,6 +303,7 @@ impl Wanted {
         }
         Ok(Self {
             outputs,
+            engine,
             names,
             annotations: args
                 .annotation

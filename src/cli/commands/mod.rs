@@ -4,6 +4,7 @@ mod archive;
 mod build;
 mod check;
 mod images;
+mod manifest;
 mod plan;
 mod registry;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
         Command::Rmi(args) => images::remove(&open()?, &args),
         Command::Push(args) => registry::push(&open()?, &args, env),
         Command::Pull(args) => registry::pull(&open()?, &args, env),
+        Command::Manifest(args) => manifest::run(&open()?, &args, env),
         Command::Inspect(args) => images::inspect(&open()?, &args),
         Command::Save(args) => archive::save(&open()?, &args, env),
         Command::Load(args) => archive::load(&open()?, &args),

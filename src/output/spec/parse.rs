@@ -37,7 +37,10 @@ const UNSUPPORTED: [(&str, &str); 8] = [
     ("attestation-prefix", "no attestations are made"),
     ("attestation-inline", "no attestations are made"),
     ("oci-artifact", "no attestations are made"),
-    ("context", "images are not loaded into an engine"),
+    (
+        "context",
+        "images are loaded into the engine of $DOCKER_HOST",
+    ),
     ("dangling-name-prefix", "name the image with `-t`"),
     ("name-canonical", "images are addressed by tag or by digest"),
     ("prefer-nondist-layers", "all layers are distributed"),
@@ -190,18 +193,18 @@ impl Options {
 
     fn archive(mut self, format: ArchiveFormat) -> Result<OutputSpec, SpecProblem> {
         let dest = match (self.dest()?, format) {
-            (Some(dest), _) => dest,
-            (None, ArchiveFormat::Oci) => Dest::Stdout,
-            // In BuildKit it is loaded into an engine.
-            (None, ArchiveFormat::Docker) => {
-                return Err(SpecProblem::NoDest {
-                    kind: self.kind,
-                    directory: false,
-                });
-            }
+            (Some(dest), _) => Some(dest),
+            (None, ArchiveFormat::Oci) => Some(Dest::Stdout),
+            (None, ArchiveFormat::Docker) => None,
         };
         let tar = self.flag("tar")?.unwrap_or(true);
-        if !tar && dest == Dest::Stdout {
+        if !tar && dest.is_none() {
+            return Err(SpecProblem::NoDest {
+                kind: self.kind,
+                directory: true,
+            });
+        }
+        if !tar && dest == Some(Dest::Stdout) {
             return Err(SpecProblem::DirectoryToStdout { kind: self.kind });
         }
         let image = self.image_options(format == ArchiveFormat::Oci)?;

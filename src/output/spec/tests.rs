@@ -124,7 +124,10 @@ fn what_cannot_be_done_is_refused_exactly() {
             "type=oci,tar=false",
             "output type `oci` is a directory and cannot be written to standard output",
         ),
-        ("type=docker", "output type `docker` needs `dest=FILE`"),
+        (
+            "type=docker,tar=false",
+            "output type `docker` needs `dest=DIRECTORY`",
+        ),
         (
             "type=local,dest=x,mode=move",
             "`mode=move`: expected copy or delete",

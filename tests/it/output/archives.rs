@@ -199,6 +199,7 @@ fn one_platform_can_be_an_index_too() {
         store: &fixture.store,
         layers: &layers,
         pusher: None,
+        engine: None,
         reporter: &Silent,
         vertex: Vertex(1),
     };

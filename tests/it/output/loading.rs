@@ -238,6 +238,7 @@ fn the_judge_finds_faults() {
             store: &fixture.store,
             layers: &layers,
             pusher: None,
+            engine: None,
             reporter: &Silent,
             vertex: Vertex(1),
         };

@@ -8,6 +8,7 @@
 
 mod archives;
 mod conversions;
+mod engine;
 mod files;
 mod loading;
 mod pushing;
@@ -159,6 +160,7 @@ impl Fixture {
             store: &self.store,
             layers: &layers,
             pusher: None,
+            engine: None,
             reporter: &Silent,
             vertex: Vertex(1),
         };

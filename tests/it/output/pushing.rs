@@ -73,6 +73,7 @@ fn push(fixture: &Fixture, spec: &str, images: &[Image]) -> (Exported, BTreeMap<
         store: &fixture.store,
         layers: &layers,
         pusher: Some(&registry),
+        engine: None,
         reporter: &Silent,
         vertex: Vertex(1),
     };

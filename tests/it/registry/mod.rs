@@ -1,6 +1,7 @@
 //! The registry client against a registry that lies, refuses and breaks off, and against real ones.
 
 mod access;
+mod joining;
 mod patience;
 mod pulling;
 mod pushing;

@@ -18,9 +18,9 @@ use super::{client, noise, pull, push, quick, reference, with_login};
 use crate::support::{FakeRegistry, Fault, Received};
 
 /// A running `docker-registry` with its files in a directory of its own.
-struct Server {
+pub(super) struct Server {
     process: Child,
-    host: String,
+    pub(super) host: String,
     dir: tempfile::TempDir,
 }
 
@@ -32,7 +32,7 @@ impl Drop for Server {
 }
 
 /// Whether the programs are there; says which is not.
-fn have(programs: &[&str]) -> bool {
+pub(super) fn have(programs: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     for program in programs {
         let is_there = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
@@ -89,11 +89,11 @@ impl Server {
         server
     }
 
-    fn plain() -> Self {
+    pub(super) fn plain() -> Self {
         Self::start(|_| {}, "http:\n  addr: ADDRESS\n")
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 }

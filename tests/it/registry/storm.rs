@@ -16,7 +16,7 @@ use rbuild::{
 use super::{noise, pull, push, quick, reference, with_login};
 use crate::support::{FakeRegistry, Fault, Received, Wants};
 
-/// How many images are pushed and pulled.
+/// How many images are pushed and pulled, unless `RBUILD_STORM` says another number.
 const N_IMAGES: u64 = 60;
 
 /// A stream of numbers that is the same in every run.
@@ -66,8 +66,11 @@ fn what_is_reported_as_done_is_right() {
         ..quick().retry
     };
     let layers: Vec<Vec<u8>> = [1, 3000, 60_000, 90_000].map(noise).to_vec();
+    let n_images = std::env::var("RBUILD_STORM").map_or(N_IMAGES, |text| {
+        text.parse().expect("RBUILD_STORM is a number")
+    });
     let mut n_given_up = 0;
-    for i in 0..N_IMAGES {
+    for i in 0..n_images {
         let client = Client::new(Settings {
             chunk_bytes: (i % 2 == 0).then_some(25_000),
             ..settings.clone()
@@ -131,5 +134,14 @@ fn what_is_reported_as_done_is_right() {
             }
         }
     }
-    assert!(n_given_up <= 2, "{n_given_up} transfers were given up");
+    #[expect(clippy::print_stderr, reason = "figures are for people")]
+    {
+        eprintln!(
+            "{n_images} images pushed and pulled, {n_given_up} transfers given up, none wrong"
+        );
+    }
+    assert!(
+        n_given_up <= 2 + n_images / 100,
+        "{n_given_up} transfers were given up"
+    );
 }
