@@ -1,10 +1,5 @@
 //! Options about registries, the same for every command that talks to one. They add to what configuration files say.
 
-#![expect(
-    clippy::doc_markdown,
-    reason = "comments here are help texts, and a terminal shows backticks as they are"
-)]
-
 use std::{path::PathBuf, str::FromStr};
 
 use clap::Args;

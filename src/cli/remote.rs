@@ -92,7 +92,7 @@ impl<'a> Fetcher<'a> {
         self.registry
             .download(&get, &mut file)
             .map_err(|e| classify::failure(&e))?;
-        self.archive_or_dockerfile(path, &dir)
+        archive_or_dockerfile(&path, &dir)
     }
 
     /// Takes what comes on standard input.
@@ -102,26 +102,7 @@ impl<'a> Fetcher<'a> {
         let mut file = File::create_new(&path).map_err(|e| cannot_keep(&e))?;
         io::copy(&mut io::stdin().lock(), &mut file)
             .map_err(|e| Failure::new(Kind::Machine, format!("cannot keep standard input: {e}")))?;
-        self.archive_or_dockerfile(path, &dir)
-    }
-
-    fn archive_or_dockerfile(&self, path: PathBuf, dir: &Path) -> Result<Fetched, Failure> {
-        let opened = archive::open(path.clone(), Some(dir.to_owned()))
-            .map_err(|e| Failure::from_error(classify::kind_of(&e, Kind::Build), &e))?;
-        if let Some(tree) = opened {
-            return Ok(Fetched::Files(Arc::new(tree), None));
-        }
-        let mut bytes = Vec::new();
-        File::open(&path)
-            .and_then(|file| file.take(MAX_DOCKERFILE_BYTES).read_to_end(&mut bytes))
-            .map_err(|e| cannot_keep(&e))?;
-        fs::remove_file(&path).ok();
-        if bytes.contains(&0) {
-            return Err(Failure::usage(
-                "the context is neither an archive nor a Dockerfile",
-            ));
-        }
-        Ok(Fetched::Dockerfile(bytes))
+        archive_or_dockerfile(&path, &dir)
     }
 
     fn dir(&self) -> Result<PathBuf, Failure> {
@@ -130,6 +111,25 @@ impl<'a> Fetcher<'a> {
         self.kept.borrow_mut().push(dir);
         Ok(path)
     }
+}
+
+fn archive_or_dockerfile(path: &Path, dir: &Path) -> Result<Fetched, Failure> {
+    let opened = archive::open(path.to_owned(), Some(dir.to_owned()))
+        .map_err(|e| Failure::from_error(classify::kind_of(&e, Kind::Build), &e))?;
+    if let Some(tree) = opened {
+        return Ok(Fetched::Files(Arc::new(tree), None));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_DOCKERFILE_BYTES).read_to_end(&mut bytes))
+        .map_err(|e| cannot_keep(&e))?;
+    fs::remove_file(path).ok();
+    if bytes.contains(&0) {
+        return Err(Failure::usage(
+            "the context is neither an archive nor a Dockerfile",
+        ));
+    }
+    Ok(Fetched::Dockerfile(bytes))
 }
 
 fn cannot_keep(e: &io::Error) -> Failure {
