@@ -10,7 +10,7 @@
 //!
 //! The result, laid over the state it builds on, is the file system that BuildKit makes: owners, modes, links,
 //! attributes, and modification times. Directories on the way to a change come along with the metadata they have.
-//! The rules are in [`engine`], those of archives in [`mod@unpack`].
+//! The rules are in `engine`, those of archives in `unpack`.
 
 mod chmod;
 mod digest;
