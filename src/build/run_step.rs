@@ -22,7 +22,10 @@ use crate::{
     plan::{Mount, MountKind, Network, Origin, RunOp, Sharing, Step},
     progress::Event,
     sandbox::{self, Exit, MountSpec, ProcessSpec, Rootfs},
-    snapshot::{Checkout, Marks, Snapshot},
+    snapshot::{
+        Checkout, Marks, Snapshot,
+        owner::{OwnedKind, Owner},
+    },
     store::{CacheMount, CacheMountId, CacheSharing},
     tree::{self, Last, Tree},
 };
@@ -470,11 +473,29 @@ fn cache_mount(
             }
         }
         if (*uid, *gid) != (0, 0) {
-            std::os::unix::fs::chown(dir, Some(*uid), Some(*gid)).map_err(failed)?;
+            give(dir, *uid, *gid, *mode).map_err(failed)?;
         }
         Ok(())
     };
     let mut wait = || !session.is_over();
     let cache = store.cache_mount::<StepError>(&cache_id, sharing, &mut fill, &mut wait)?;
     Ok((cache.ok_or(StepError::Canceled)?, !writable))
+}
+
+/// Makes `dir` belong to a user and group; where these do not exist, a record says so, which steps are shown.
+fn give(dir: &Path, uid: u32, gid: u32, mode: u32) -> std::io::Result<()> {
+    match std::os::unix::fs::chown(dir, Some(uid), Some(gid)) {
+        Err(error)
+            if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::INVAL) =>
+        {
+            let record = Owner {
+                uid,
+                gid,
+                mode,
+                kind: OwnedKind::Dir,
+            };
+            record.write_at(std::fs::File::open(dir)?)
+        }
+        other => other,
+    }
 }

@@ -35,7 +35,9 @@ pub use self::{
     digest::{ContentEntry, SourceContent, content_digest, mounted_content},
     error::CopyError,
     source::url_file_name,
-    users::{FindUserError, FoundOwner, Owner, UnusableUserFile, find_owner, find_user, owner_by_number},
+    users::{
+        FindUserError, FoundOwner, Owner, UnusableUserFile, find_owner, find_user, owner_by_number,
+    },
 };
 use self::{
     engine::{Source, Target},
