@@ -135,7 +135,7 @@ impl LayerBlob {
     }
 
     /// How many bytes a member yields.
-    fn tar_span(&self, index: usize) -> u64 {
+    pub(super) fn tar_span(&self, index: usize) -> u64 {
         let members = &self.toc.members;
         let end = members
             .get(index + 1)
@@ -143,7 +143,8 @@ impl LayerBlob {
         end.saturating_sub(members[index].tar_offset)
     }
 
-    fn file(&self) -> io::Result<&File> {
+    /// The blob itself.
+    pub(super) fn file(&self) -> io::Result<&File> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = self.file.get() {
             return Ok(file);

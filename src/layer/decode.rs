@@ -4,8 +4,8 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use super::toc::{Encoding, Member};
 
-/// Members closer together than this are recorded as one: a table entry per kilobyte would help nobody.
-pub(super) const MEMBER_SPACING: u64 = 256 << 10;
+/// Members closer together than this are recorded as one: a hostile blob may have one for every twenty bytes.
+pub(super) const MEMBER_SPACING: u64 = 16 << 10;
 
 /// Adds a member to a table unless the last one is near.
 pub(super) fn record(members: &mut Vec<Member>, member: Member) {

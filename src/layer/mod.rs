@@ -5,6 +5,7 @@
 //! blob ─Toc::read→ table of contents ─LayerTree::push→ a state's file system, answered without unpacking
 //! ```
 //! - [`Change`]: what a layer says about a path. Producers make them in any order; [`write_layer`] has one canonical order.
+//!   [`write_layer_after`] does the same and compresses only what the layer of last time had otherwise.
 //! - [`Toc`]: what an archive says, with content digests and offsets. Made by the writer, or by reading a blob once.
 //! - [`LayerTree`]: a stack of layers as a [`crate::tree::Tree`].
 //! - [`archive`]: recognising and reading archives that are no layers (`ADD`).
@@ -24,6 +25,7 @@ mod change;
 mod compress;
 mod decode;
 mod read;
+mod reuse;
 mod tar;
 mod toc;
 mod tree;
@@ -37,7 +39,7 @@ pub use compress::Compression;
 pub use read::ArchiveError;
 pub use toc::{Encoding, Extent, FileContent, Member, Toc, TocEntry, TocFormError, TocItem};
 pub use tree::{Difference, Different, LayerTree, StackError, Stored};
-pub use write::{WriteOptions, Written, write_layer};
+pub use write::{WriteOptions, Written, write_layer, write_layer_after};
 
 /// A layer could not be written.
 #[derive(Debug, thiserror::Error)]

@@ -11,6 +11,7 @@ use std::{
 pub use form::TocFormError;
 
 use super::{
+    compress::Compression,
     decode::Decoder,
     read::{ArchiveError, RawEntry, RawItem, TarReader, Whiteouts},
 };
@@ -104,6 +105,9 @@ pub struct Toc {
     pub blob_size: u64,
     /// How the blob wraps the tar.
     pub encoding: Encoding,
+    /// The settings by which this version of the program wrote the blob; `None` for all other blobs, also when they equal
+    /// what it would have written.
+    pub recipe: Option<Compression>,
     /// Where decompression can start, ascending; never empty, the first member yields the first byte.
     pub members: Vec<Member>,
     /// What the archive says, in its order.
@@ -166,6 +170,7 @@ impl Toc {
             tar_size: rest.length,
             blob_size,
             encoding,
+            recipe: None,
             members,
             entries,
         })

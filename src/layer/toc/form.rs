@@ -1,7 +1,7 @@
 //! The bytes of a table of contents, as the store keeps them.
 //!
 //! ```text
-//! "rbuild toc 1\n"  diffID(32)  tar size  blob size  encoding(1)
+//! "rbuild toc 2\n"  diffID(32)  tar size  blob size  encoding(1)  recipe
 //! n  (tar offset, blob offset) × n          as differences to the ones before
 //! n  entry × n                              shared prefix of the path, rest of it, item
 //! sha256 of all before (32)
@@ -18,11 +18,16 @@ use std::{
 
 use super::{Encoding, Extent, FileContent, Member, Toc, TocEntry, TocItem};
 use crate::{
+    layer::Compression,
     oci::{DiffId, Digest, sha256},
     tree::{Kind, Metadata, Timestamp},
 };
 
-const MAGIC: &[u8] = b"rbuild toc 1\n";
+const MAGIC: &[u8] = b"rbuild toc 2\n";
+
+/// Counts the versions of the code that makes members: how they are cut, what is stored, the compressor's version. The test of pinned digests
+/// says when it has to go up.
+const CODEC: u64 = 1;
 
 /// Why bytes are no table of contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +54,15 @@ impl Toc {
             Encoding::Bzip2 => 3,
             Encoding::Xz => 4,
         });
+        let (method, level) = match self.recipe {
+            None => (0, 0),
+            Some(Compression::Gzip { level }) => (1, level),
+            Some(Compression::Zstd { level }) => (2, level),
+            Some(Compression::Uncompressed) => (3, 0),
+        };
+        out.push(method);
+        number(&mut out, u64::try_from(level).unwrap_or(0));
+        number(&mut out, CODEC);
         number(&mut out, self.members.len() as u64);
         let mut last = Member {
             tar_offset: 0,
@@ -238,6 +252,16 @@ impl<'a> Input<'a> {
             4 => Encoding::Xz,
             _ => return None,
         };
+        let method = self.byte()?;
+        let level = i32::try_from(self.number()?).ok()?;
+        let is_ours = self.number()? == CODEC;
+        let recipe = match method {
+            0 => None,
+            1 => Some(Compression::Gzip { level }),
+            2 => Some(Compression::Zstd { level }),
+            3 => Some(Compression::Uncompressed),
+            _ => return None,
+        };
         let mut members = Vec::new();
         let mut last = Member {
             tar_offset: 0,
@@ -273,6 +297,7 @@ impl<'a> Input<'a> {
             tar_size,
             blob_size,
             encoding,
+            recipe: recipe.filter(|_| is_ours),
             members,
             entries,
         })
@@ -387,6 +412,7 @@ mod tests {
             tar_size: u64::MAX,
             blob_size: 7,
             encoding: Encoding::Zstd,
+            recipe: Some(Compression::Zstd { level: 7 }),
             members: vec![
                 Member {
                     tar_offset: 0,
@@ -451,7 +477,7 @@ mod tests {
             assert!(Toc::from_bytes(&damaged).is_err());
         }
         assert_eq!(
-            Toc::from_bytes(b"rbuild toc 2\n"),
+            Toc::from_bytes(b"rbuild toc 1\n"),
             Err(TocFormError::Version)
         );
     }

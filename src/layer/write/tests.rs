@@ -1,6 +1,6 @@
 use std::{
     collections::BTreeMap,
-    io::{Cursor, Write as _},
+    io::{Cursor, Read as _, Write as _},
     path::PathBuf,
     process::{Command, Stdio},
 };
@@ -8,7 +8,11 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::{oci::sha256, tree::Timestamp};
+use crate::{
+    layer::Content,
+    oci::sha256,
+    tree::{Kind, Metadata, Timestamp},
+};
 
 fn put(path: &str, kind: Kind, bytes: &[u8]) -> Change {
     Change::Put {
@@ -184,6 +188,60 @@ fn an_edit_leaves_other_members_alone() {
         new.difference(&old).count() <= 3,
         "too many members changed"
     );
+}
+
+#[test]
+fn members_of_an_earlier_blob_are_taken_over() {
+    let options = WriteOptions::default();
+    let (blob, before) = written(mixed_files(160), options.compression, 2);
+    let kept = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(&kept, &blob).unwrap();
+    let earlier = |toc: Toc| LayerBlob::new(Arc::new(toc), kept.path().to_owned(), None);
+    let again = |changes: Vec<Change>, earlier: &Arc<LayerBlob>, options: &WriteOptions| {
+        let mut blob = Vec::new();
+        let written = write_layer_after(changes, &mut blob, options, earlier).unwrap();
+        (blob, written)
+    };
+    let (same, made) = again(mixed_files(160), &earlier(before.toc.clone()), &options);
+    assert!(same == blob);
+    assert!(made.toc == before.toc);
+    assert!(
+        made.reused > made.descriptor.size / 10 * 9,
+        "{} bytes",
+        made.reused
+    );
+
+    let mut changes = mixed_files(160);
+    changes[60] = file("d4/f60", b"another text");
+    let (fresh, _) = written(changes.clone(), options.compression, 2);
+    let (edited, made) = again(changes, &earlier(before.toc.clone()), &options);
+    assert!(edited == fresh, "the same as without an earlier blob");
+    assert!(made.reused > 0 && made.reused < made.descriptor.size);
+
+    // Other settings, and blobs of unknown making, give nothing.
+    let other = WriteOptions {
+        compression: Compression::Gzip { level: 1 },
+        ..options
+    };
+    assert_eq!(
+        again(mixed_files(60), &earlier(before.toc.clone()), &other)
+            .1
+            .reused,
+        0
+    );
+    let unknown = earlier(Toc::read(&*blob).unwrap());
+    assert_eq!(again(mixed_files(60), &unknown, &options).1.reused, 0);
+    // Nor does one that is damaged, or gone.
+    let mut damaged = blob.clone();
+    for byte in damaged.iter_mut().skip(100).step_by(1000) {
+        *byte ^= 1;
+    }
+    std::fs::write(&kept, &damaged).unwrap();
+    let (whole, made) = again(mixed_files(160), &earlier(before.toc.clone()), &options);
+    assert!(whole == blob);
+    assert!(made.reused < blob.len() as u64 / 2);
+    let gone = LayerBlob::new(Arc::new(before.toc), PathBuf::from("/nonexistent"), None);
+    assert!(again(mixed_files(160), &gone, &options).0 == blob);
 }
 
 #[test]

@@ -1,0 +1,327 @@
+//! Lays out the tar of a layer and cuts it into members.
+//!
+//! Members are cut at the borders of entries where a hash of the path, weighed with the entry's size, says so: about every
+//! 1 MiB, and after an edit the cuts fall where they fell before, so that later members keep their bytes. A file of 1 MiB or
+//! more has members of its own, cut inside every 1 MiB.
+
+use std::{
+    collections::HashMap, ffi::OsStr, io::Read, os::unix::ffi::OsStrExt, path::Path,
+    sync::mpsc::SyncSender,
+};
+
+use super::super::{
+    Change, Content, LayerError,
+    change::{OPAQUE_NAME, WHITEOUT_PREFIX},
+    tar::{self, Header},
+    toc::{FileContent, TocEntry, TocItem},
+};
+use crate::{
+    oci::{Digest, Digester},
+    tree::{Kind, Metadata},
+};
+
+/// A member shorter than this is not cut between small files.
+const LEAST: usize = 256 << 10;
+/// Mean number of bytes after [`LEAST`] until a cut.
+const MEAN: u64 = 768 << 10;
+/// A member this long is cut at the next border.
+const MOST: usize = 2 << 20;
+/// A file of this size has its own members, of this size.
+const PIECE: usize = 1 << 20;
+
+/// Extended attributes that a layer keeps.
+const KEPT_XATTR: &[u8] = b"security.capability";
+
+/// Lays out the tar and cuts it into members.
+pub(super) struct Layout {
+    queues: Vec<SyncSender<Vec<u8>>>,
+    next: usize,
+    member: Vec<u8>,
+    /// Bytes of the tar before the present member.
+    before: u64,
+    mtime_limit: Option<i64>,
+    entries: Vec<TocEntry>,
+    /// Nobody takes members any more; the caller's thread knows why.
+    stopped: bool,
+}
+
+impl Layout {
+    pub(super) fn new(queues: Vec<SyncSender<Vec<u8>>>, mtime_limit: Option<i64>) -> Self {
+        Self {
+            queues,
+            next: 0,
+            member: Vec::new(),
+            before: 0,
+            mtime_limit,
+            entries: Vec::new(),
+            stopped: false,
+        }
+    }
+
+    pub(super) fn run(mut self, changes: Vec<Change>) -> Result<(Vec<TocEntry>, u64), LayerError> {
+        // Links repeat the header of what they link to, which comes earlier.
+        let mut linked = HashMap::new();
+        for change in &changes {
+            if let Change::Link { target, .. } = change {
+                linked.insert(target.clone(), None);
+            }
+        }
+        for change in changes {
+            if self.stopped {
+                break;
+            }
+            match change {
+                Change::Put {
+                    path,
+                    metadata,
+                    content,
+                } => {
+                    let metadata = self.reduce(&path, metadata)?;
+                    if let Some(of_target) = linked.get_mut(&path) {
+                        *of_target = Some(metadata.clone());
+                    }
+                    self.put(&path, metadata, &content)?;
+                }
+                Change::Link { path, target } => {
+                    let metadata = linked.get(&target).cloned().flatten();
+                    let metadata = metadata.expect("the canonical order puts a target first");
+                    let mut header = header_of(&metadata);
+                    (header.name, header.link) = (bytes(&path), bytes(&target));
+                    (header.type_flag, header.size) = (b'1', 0);
+                    self.entry(&header, &path, |_| Ok(()))?;
+                    self.entries.push(TocEntry {
+                        path,
+                        item: TocItem::Link { target },
+                    });
+                }
+                Change::Remove { path } => {
+                    let name = path.file_name().unwrap_or_default().as_bytes();
+                    let marker = [WHITEOUT_PREFIX, name].concat();
+                    self.whiteout(path.parent().unwrap_or(Path::new("")), &marker)?;
+                    self.entries.push(TocEntry {
+                        path,
+                        item: TocItem::Remove,
+                    });
+                }
+                Change::Opaque { path } => {
+                    self.whiteout(&path, OPAQUE_NAME)?;
+                    self.entries.push(TocEntry {
+                        path,
+                        item: TocItem::Opaque,
+                    });
+                }
+            }
+        }
+        self.member.extend_from_slice(&tar::END);
+        self.cut();
+        Ok((self.entries, self.before))
+    }
+
+    /// The metadata as the layer keeps it: whole seconds, no later than asked, file capabilities alone.
+    fn reduce(&self, path: &Path, mut metadata: Metadata) -> Result<Metadata, LayerError> {
+        metadata.mtime.nanos = 0;
+        if let Some(limit) = self.mtime_limit {
+            metadata.mtime.seconds = metadata.mtime.seconds.min(limit);
+        }
+        metadata.mode &= 0o7777;
+        metadata
+            .xattrs
+            .retain(|name, _| name.as_encoded_bytes() == KEPT_XATTR);
+        if let Kind::Char { major, minor } | Kind::Block { major, minor } = metadata.kind
+            && !(tar::device_fits(major) && tar::device_fits(minor))
+        {
+            let path = path.to_owned();
+            return Err(LayerError::Device { path, major, minor });
+        }
+        Ok(metadata)
+    }
+
+    fn put(
+        &mut self,
+        path: &Path,
+        metadata: Metadata,
+        content: &Content,
+    ) -> Result<(), LayerError> {
+        let mut name = bytes(path).to_vec();
+        if metadata.is_dir() {
+            name.extend_from_slice(if name.is_empty() { b"./" } else { b"/" });
+        }
+        let mut header = header_of(&metadata);
+        header.name = &name;
+        let size = header.size;
+        let is_file = matches!(metadata.kind, Kind::File { .. });
+        let digest = self.entry(&header, path, |layout| {
+            if !is_file {
+                return Ok(None);
+            }
+            let offset = layout.before + layout.member.len() as u64;
+            let digest = layout.content(path, content, size)?;
+            Ok(Some(FileContent {
+                digest,
+                offset,
+                sparse: None,
+            }))
+        })?;
+        self.entries.push(TocEntry {
+            path: path.to_owned(),
+            item: TocItem::Node {
+                metadata,
+                content: digest,
+            },
+        });
+        Ok(())
+    }
+
+    /// An empty file with neither rights nor time.
+    fn whiteout(&mut self, dir: &Path, marker: &[u8]) -> Result<(), LayerError> {
+        let path = dir.join(OsStr::from_bytes(marker));
+        let header = Header {
+            name: bytes(&path),
+            type_flag: b'0',
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            size: 0,
+            mtime: 0,
+            link: b"",
+            device: (0, 0),
+            xattrs: Vec::new(),
+        };
+        self.entry(&header, &path, |_| Ok(()))
+    }
+
+    /// Writes one entry and cuts where a cut is due before, in or after it.
+    fn entry<T>(
+        &mut self,
+        header: &Header<'_>,
+        path: &Path,
+        content: impl FnOnce(&mut Self) -> Result<T, LayerError>,
+    ) -> Result<T, LayerError> {
+        if header.size >= PIECE as u64 {
+            self.cut();
+        }
+        header.write(&mut self.member);
+        let result = content(self)?;
+        tar::pad(&mut self.member, header.size);
+        let length = header.size + tar::BLOCK as u64;
+        let due = self.member.len() >= LEAST && falls_after(path, length);
+        if header.size >= PIECE as u64 || due || self.member.len() >= MOST {
+            self.cut();
+        }
+        Ok(result)
+    }
+
+    /// Copies a file into the tar.
+    fn content(&mut self, path: &Path, content: &Content, size: u64) -> Result<Digest, LayerError> {
+        let read_error = |source| LayerError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let mut digester = Digester::new();
+        let mut reader = content.open().map_err(read_error)?;
+        let mut left = size;
+        while left > 0 && !self.stopped {
+            if self.member.len() >= PIECE && size >= PIECE as u64 {
+                self.cut();
+            }
+            let start = self.member.len();
+            let room = PIECE.saturating_sub(start) as u64;
+            // Small files go in whole, and no piece is followed by a crumb.
+            let wanted = if size < PIECE as u64 || left < room + LEAST as u64 {
+                left
+            } else {
+                room
+            };
+            let length = (&mut reader)
+                .take(wanted)
+                .read_to_end(&mut self.member)
+                .map_err(read_error)? as u64;
+            digester.update(&self.member[start..]);
+            left -= length;
+            if length < wanted {
+                return Err(LayerError::SizeChanged {
+                    path: path.to_owned(),
+                    expected: size,
+                    found: format!("{} found", size - left),
+                });
+            }
+        }
+        let mut probe = [0];
+        loop {
+            if self.stopped {
+                return Ok(digester.finish());
+            }
+            match reader.read(&mut probe) {
+                Ok(0) => return Ok(digester.finish()),
+                Ok(_) => {
+                    return Err(LayerError::SizeChanged {
+                        path: path.to_owned(),
+                        expected: size,
+                        found: "more found".to_owned(),
+                    });
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(read_error(error)),
+            }
+        }
+    }
+
+    /// Hands the present member to the next packer.
+    fn cut(&mut self) {
+        if self.member.is_empty() {
+            return;
+        }
+        let member = std::mem::take(&mut self.member);
+        self.before += member.len() as u64;
+        let queue = &self.queues[self.next % self.queues.len()];
+        self.next += 1;
+        self.stopped |= queue.send(member).is_err();
+    }
+}
+
+/// Whether a member may end after this entry: with a chance of `length / MEAN`, by the path's hash.
+fn falls_after(path: &Path, length: u64) -> bool {
+    // FNV-1a, then a finaliser: the upper bits of FNV alone hardly differ between short names.
+    let mut hash = bytes(path)
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    hash % MEAN < length
+}
+
+/// A header with all that metadata says; the name is still missing.
+fn header_of(metadata: &Metadata) -> Header<'_> {
+    let (type_flag, size, link, device): (_, _, &[u8], _) = match &metadata.kind {
+        Kind::File { size } => (b'0', *size, b"", (0, 0)),
+        Kind::Dir => (b'5', 0, b"", (0, 0)),
+        Kind::Symlink { target } => (b'2', 0, bytes(target), (0, 0)),
+        Kind::Char { major, minor } => (b'3', 0, b"", (*major, *minor)),
+        Kind::Block { major, minor } => (b'4', 0, b"", (*major, *minor)),
+        // Sockets were left out when the changes were put in order.
+        Kind::Fifo | Kind::Socket => (b'6', 0, b"", (0, 0)),
+    };
+    Header {
+        name: b"",
+        type_flag,
+        mode: metadata.mode,
+        uid: metadata.uid,
+        gid: metadata.gid,
+        size,
+        mtime: metadata.mtime.seconds,
+        link,
+        device,
+        xattrs: metadata
+            .xattrs
+            .iter()
+            .map(|(name, value)| (name.as_encoded_bytes(), &**value))
+            .collect(),
+    }
+}
+
+fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
