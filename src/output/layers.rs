@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Image, ImageLayer, LayerOptions, LayerOrigin, Layers, OutputError, Services};
+use super::{Image, ImageLayer, LayerOptions, LayerOrigin, Layers, OutputError, Services, estargz};
 use crate::{
     cache::{CacheUse, KeyBuilder, Lookup, Position, StepRecord},
     layer::{
@@ -107,8 +107,20 @@ pub(super) fn convert(
     let mut converted = image.clone();
     let limit = epoch.filter(|_| options.rewrite_timestamp);
     for (i, layer) in converted.layers.iter_mut().enumerate() {
-        let compression = wanted(layer, options, oci_media_types);
         let limit = limit.filter(|_| layer.origin == LayerOrigin::Built);
+        let as_estargz = options.estargz
+            && (layer.origin == LayerOrigin::Built || options.force)
+            && (limit.is_some() || !is_estargz(layer));
+        let compression = if as_estargz {
+            None
+        } else {
+            wanted(layer, options, oci_media_types)
+        };
+        if as_estargz && limit.is_none() {
+            let diff_id = converted.config.rootfs.diff_ids.get_mut(i);
+            to_estargz(layer, diff_id, options.compression, services)?;
+            continue;
+        }
         if compression.is_none() && limit.is_none() {
             continue;
         }
@@ -118,11 +130,60 @@ pub(super) fn convert(
         let record = remembered(services.store, layer, compression, limit)?;
         layer.diff_id = record.diff_id;
         layer.descriptor = record.descriptor;
-        if let Some(diff_id) = converted.config.rootfs.diff_ids.get_mut(i) {
+        let diff_id = converted.config.rootfs.diff_ids.get_mut(i);
+        if as_estargz {
+            to_estargz(layer, diff_id, options.compression, services)?;
+        } else if let Some(diff_id) = diff_id {
             *diff_id = record.diff_id;
         }
     }
     Ok(converted)
+}
+
+fn is_estargz(layer: &ImageLayer) -> bool {
+    let annotations = &layer.descriptor.annotations;
+    annotations.contains_key(estargz::ANNOTATION_TOC)
+}
+
+/// Makes a layer eStargz, unless that was done before; the annotations on its descriptor come with that.
+fn to_estargz(
+    layer: &mut ImageLayer,
+    diff_id: Option<&mut DiffId>,
+    compression: Option<Compression>,
+    services: &Services<'_>,
+) -> Result<(), OutputError> {
+    let level = match compression {
+        Some(Compression::Gzip { level }) => level,
+        _ => ESTARGZ_LEVEL,
+    };
+    let store = services.store;
+    services.ensure(&layer.descriptor)?;
+    let digest = layer.descriptor.digest;
+    let key = KeyBuilder::new("estargz layer")
+        .input("blob", &digest)
+        .text("level", &level.to_string())
+        .finish();
+    let position = Position::new(&["estargz layer", &digest.to_string()]);
+    let record = match key.lookup(store, position, CacheUse::On)? {
+        Lookup::Hit(record) => *record,
+        _ => {
+            let (diff_id, descriptor) = estargz::convert(store, layer, level)?;
+            let record = StepRecord {
+                diff_id,
+                descriptor,
+                created: super::rfc3339(0),
+                content: None,
+            };
+            key.record(store, position, &record)?;
+            record
+        }
+    };
+    layer.diff_id = record.diff_id;
+    layer.descriptor = record.descriptor;
+    if let Some(diff_id) = diff_id {
+        *diff_id = record.diff_id;
+    }
+    Ok(())
 }
 
 /// How a layer is to be compressed; `None` when it stays as it is.
@@ -259,7 +320,7 @@ fn failed(layer: &ImageLayer, error: LayerError) -> OutputError {
     }
 }
 
-fn sink_error(layer: &ImageLayer, source: io::Error) -> OutputError {
+pub(super) fn sink_error(layer: &ImageLayer, source: io::Error) -> OutputError {
     match source.downcast::<StoreError>() {
         Ok(error) => error.into(),
         Err(source) => OutputError::Layer {
@@ -268,6 +329,9 @@ fn sink_error(layer: &ImageLayer, source: io::Error) -> OutputError {
         },
     }
 }
+
+/// The gzip level of eStargz where none is asked for.
+const ESTARGZ_LEVEL: i32 = 4;
 
 /// How much of a tar goes into one gzip member. Members are independent, so that a reader can begin at any.
 const MEMBER_BYTES: usize = 1 << 20;

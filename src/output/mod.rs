@@ -18,6 +18,7 @@ mod archive;
 mod documents;
 mod engine;
 mod error;
+mod estargz;
 mod layers;
 mod load;
 mod metadata;

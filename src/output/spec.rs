@@ -141,6 +141,8 @@ pub struct ImageOptions {
 pub struct LayerOptions {
     /// `compression` and `compression-level`; `None` leaves layers as they are.
     pub compression: Option<Compression>,
+    /// Whether a gzip'd layer is eStargz: `compression=estargz`.
+    pub estargz: bool,
     /// Whether layers of base images are compressed anew, too.
     pub force: bool,
     /// Whether file times of new layers later than the epoch are set to it.
@@ -362,6 +364,7 @@ impl ImageOptions {
             names: Vec::new(),
             layers: LayerOptions {
                 compression: None,
+                estargz: false,
                 force: false,
                 rewrite_timestamp: false,
             },

@@ -263,6 +263,8 @@ impl Options {
             let reason = "Docker's media types have no zstd; add `oci-mediatypes=true`";
             return Err(unsupported("compression", "zstd", reason));
         }
+        // As in BuildKit: what makes a layer eStargz for its readers are annotations, which Docker's types do not have.
+        options.oci_media_types |= options.layers.estargz;
         options.epoch = self.epoch()?;
         options.annotations = self.annotations()?;
         Ok(options)
@@ -288,7 +290,7 @@ impl Options {
         };
         let compression = match name.as_deref() {
             None if level.is_none() => None,
-            None | Some("gzip") => {
+            None | Some("gzip" | "estargz") => {
                 within(0, 9)?;
                 Some(match level {
                     Some(level) => Compression::Gzip { level },
@@ -311,20 +313,17 @@ impl Options {
                     ));
                 }
             },
-            Some("estargz") => {
-                let reason = "use gzip, which is cut for reading in pieces, too";
-                return Err(unsupported("compression", "estargz", reason));
-            }
             Some(other) => {
                 return Err(wrong(
                     "compression",
                     other,
-                    "expected gzip, zstd or uncompressed",
+                    "expected gzip, estargz, zstd or uncompressed",
                 ));
             }
         };
         Ok(LayerOptions {
             compression,
+            estargz: name.as_deref() == Some("estargz"),
             force: self.flag("force-compression")?.unwrap_or(false),
             rewrite_timestamp: self.flag("rewrite-timestamp")?.unwrap_or(false),
         })

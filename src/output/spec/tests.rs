@@ -54,6 +54,7 @@ fn image_options_are_read() {
     assert_eq!(
         image.layers,
         LayerOptions {
+            estargz: false,
             compression: Some(Compression::Zstd { level: 9 }),
             force: true,
             rewrite_timestamp: true,
@@ -150,11 +151,7 @@ fn what_cannot_be_done_is_refused_exactly() {
         ),
         (
             "type=oci,compression=lzma",
-            "`compression=lzma`: expected gzip, zstd or uncompressed",
-        ),
-        (
-            "type=oci,compression=estargz",
-            "`compression=estargz` is not supported: use gzip, which is cut for reading in pieces, too",
+            "`compression=lzma`: expected gzip, estargz, zstd or uncompressed",
         ),
         (
             "type=oci,compression-level=10",

@@ -9,6 +9,7 @@
 mod archives;
 mod conversions;
 mod engine;
+mod estargz;
 mod files;
 mod loading;
 mod pushing;
