@@ -67,6 +67,8 @@ pub struct ExpandError {
     pub text: String,
     /// What is wrong in it.
     pub reason: String,
+    /// The variables that it uses up to there and that are not set.
+    pub unset: BTreeSet<String>,
 }
 
 impl Expander {
@@ -112,6 +114,7 @@ impl Expander {
             Err(reason) => Err(ExpandError {
                 text: text.to_owned(),
                 reason,
+                unset: run.unset,
             }),
         }
     }

@@ -89,22 +89,15 @@ impl Planner<'_> {
     ) -> Result<Option<ImageSource>, Diagnostic> {
         let state = &self.states[at];
         let span = state.span;
-        let reference = Reference::parse(&state.base_name).map_err(|error| {
-            let message = format!(
-                "failed to parse stage name {}: {error}",
-                quoted(&state.base_name)
-            );
-            let error = Diagnostic::error(message, span);
-            let lower = state.base_name.to_lowercase();
-            if self.by_name.contains_key(&lower) {
-                error.with_hint(format!(
-                    "FROM takes the names of stages in lower case: {lower}"
-                ))
-            } else {
-                error
+        let reference = match Reference::parse(&state.base_name) {
+            Ok(reference) => reference.with_default_tag(),
+            Err(error) => {
+                let error = self.wrong_base(at, &error.to_string());
+                self.excuse(error)?;
+                self.assume_base(at);
+                return Ok(None);
             }
-        })?;
-        let reference = reference.with_default_tag();
+        };
         let replaces_stage = state.replaced_by.is_some();
         let platform = state
             .platform
@@ -155,6 +148,39 @@ impl Planner<'_> {
         };
         self.start_from(at, source, image, platform, replaces_stage);
         Ok(None)
+    }
+
+    fn wrong_base(&self, at: usize, reason: &str) -> Diagnostic {
+        let state = &self.states[at];
+        let name = quoted(&state.base_name);
+        let message = format!("failed to parse stage name {name}: {reason}");
+        let error = Diagnostic::error(message, state.span);
+        let lower = state.base_name.to_lowercase();
+        if self.by_name.contains_key(&lower) {
+            error.with_hint(format!(
+                "FROM takes the names of stages in lower case: {lower}"
+            ))
+        } else {
+            error
+        }
+    }
+
+    /// Takes the base of a state as an image of that name, whatever the name.
+    fn assume_base(&mut self, at: usize) {
+        let state = &mut self.states[at];
+        let wanted = state.platform.as_ref();
+        let platform = wanted.unwrap_or(&self.options.platform).clone();
+        state.is_done |= state.is_bare();
+        state.image = ImageState {
+            platform: platform.clone(),
+            ..ImageState::default()
+        };
+        state.platform = Some(platform.clone());
+        state.origin = Some(Base::Image(ImageSource {
+            name: state.base_name.clone(),
+            named: false,
+            platform,
+        }));
     }
 
     /// Notes that a state starts from an image.

@@ -36,7 +36,8 @@ impl Planner<'_> {
         self.expand_text(at, command, &word.value, Expander::new(self.file.escape()))
     }
 
-    /// A text with its variables expanded; undefined ones are reported.
+    /// A text with its variables expanded; undefined ones are reported. Where errors are excused, one that cannot be
+    /// expanded stays as written.
     pub(super) fn expand_text(
         &mut self,
         at: usize,
@@ -44,8 +45,13 @@ impl Planner<'_> {
         text: &str,
         expander: Expander,
     ) -> Result<String, Diagnostic> {
-        self.expand_reporting(at, command, text, expander)
-            .map_err(|e| error(command, e.to_string()))
+        match self.expand_reporting(at, command, text, expander) {
+            Ok(text) => Ok(text),
+            Err(e) => {
+                self.excuse(error(command, e.to_string()))?;
+                Ok(text.to_owned())
+            }
+        }
     }
 
     /// The same for those who have more to say about an error.
@@ -56,9 +62,13 @@ impl Planner<'_> {
         text: &str,
         expander: Expander,
     ) -> Result<String, ExpandError> {
-        let expansion = self.expand_with(at, text, expander)?;
+        let result = self.expand_with(at, text, expander);
+        let unset = match &result {
+            Ok(expansion) => &expansion.unset,
+            Err(error) => &error.unset,
+        };
         let state = &self.states[at];
-        for name in &expansion.unset {
+        for name in unset {
             let is_declared = state.args.iter().any(|(arg, _)| arg == name);
             if !is_declared && !NOT_IN_ENV.contains(&name.as_str()) {
                 let near = suggest(name, state.env.names());
@@ -66,7 +76,7 @@ impl Planner<'_> {
                 self.linter.report(Some(&command.instruction), warning);
             }
         }
-        Ok(expansion.text)
+        result.map(|expansion| expansion.text)
     }
 
     pub(super) fn expand_with(

@@ -40,9 +40,15 @@ impl Planner<'_> {
             state.set_workdir(&paths::join_workdir(&workdir, &workdir));
         }
         let commands = std::mem::take(&mut self.states[at].commands);
-        let result = commands
-            .iter()
-            .try_for_each(|command| self.lower_command(at, command));
+        let result = commands.iter().try_for_each(|command| {
+            let Err(error) = self.lower_command(at, command) else {
+                return Ok(());
+            };
+            self.excuse(error)?;
+            let created_by = command.instruction.text.clone();
+            self.note(at, command, created_by);
+            Ok(())
+        });
         self.states[at].commands = commands;
         result
     }

@@ -39,6 +39,8 @@ pub struct Options {
     pub ignore: Patterns,
     /// Whether images without a known config count as images with an empty one, so that a plan can be had without
     /// asking a registry. Their environment then holds the default `PATH` alone, and `$PATH` expands to that.
+    /// What is wrong in a stage is then a warning: a word that cannot be expanded stays as written, and an
+    /// instruction that means nothing does nothing.
     pub assume_bases: bool,
 }
 

@@ -105,6 +105,8 @@ pub(super) struct Planner<'a> {
     pub(super) shows_platform: bool,
     /// The names of all arguments that are declared anywhere.
     pub(super) declared: BTreeSet<String>,
+    /// Errors that have become warnings.
+    excused: Vec<Diagnostic>,
 }
 
 /// The instructions of a stage: its `FROM` and what follows.
@@ -136,6 +138,7 @@ impl<'a> Planner<'a> {
                 .and_then(|value| parse_bool(value))
                 .unwrap_or(options.multi_platform),
             declared: BTreeSet::new(),
+            excused: Vec::new(),
         }
     }
 
@@ -151,7 +154,11 @@ impl<'a> Planner<'a> {
         let target_name = self.options.target.clone().unwrap_or(last);
         let predefined = Globals::predefined(self.options, &target_name);
         self.check_default_args(&predefined, head, &stages);
-        self.globals = predefined.with_args(head, &self.options.build_args, self.file.escape())?;
+        self.globals = predefined.clone();
+        match predefined.with_args(head, &self.options.build_args, self.file.escape()) {
+            Ok(globals) => self.globals = globals,
+            Err(error) => self.excuse(error)?,
+        }
         if let Some(needs) = epoch::resolve(self, &stages)? {
             return Ok(needs);
         }
@@ -219,6 +226,23 @@ impl<'a> Planner<'a> {
         Ok((head, stages))
     }
 
+    /// Turns an error about a stage into a warning where bases are assumed: what is missing may come from the base,
+    /// and the rest of the plan is worth having.
+    pub(super) fn excuse(&mut self, error: Diagnostic) -> Result<(), Diagnostic> {
+        if !self.options.assume_bases {
+            return Err(error);
+        }
+        let mut warning = match error.hint {
+            Some(_) => error,
+            None => error.with_hint("a build stops here unless the base brings what is missing"),
+        };
+        warning.severity = Severity::Warning;
+        if !self.excused.contains(&warning) {
+            self.excused.push(warning);
+        }
+        Ok(())
+    }
+
     fn find_target(&self) -> Result<usize, Diagnostic> {
         let Some(target) = &self.options.target else {
             return Ok(self.states.len() - 1);
@@ -260,6 +284,7 @@ impl<'a> Planner<'a> {
         // Instructions may read a stage that a named context replaces even in front of it.
         stages.sort_by_key(|stage| self.states[stage.id.0].replaced_by.is_none());
         let mut warnings: Vec<Diagnostic> = self.linter.warnings().iter().map(diagnostic).collect();
+        warnings.extend_from_slice(&self.excused);
         warnings.extend(args::unused(&self.build_args, &self.declared));
         Plan {
             platform: self.options.platform.clone(),

@@ -66,17 +66,27 @@ impl<'a> Planner<'a> {
         from: &From,
     ) -> Result<(), Diagnostic> {
         let span = stage.from.span;
-        let name = self.expand_from(&from.image.value, span)?;
+        let mut name = match self.expand_from(&from.image.value, span) {
+            Ok(name) => name,
+            Err(error) => {
+                self.excuse(error)?;
+                Expansion {
+                    text: from.image.value.clone(),
+                    ..Expansion::default()
+                }
+            }
+        };
         self.report_undeclared(stage.from, &name);
         if name.text.is_empty() {
             let message = format!("base name ({}) should not be blank", from.image.value);
             let error = Diagnostic::error(message, span);
-            return Err(match name.unset.iter().next() {
+            self.excuse(match name.unset.iter().next() {
                 Some(arg) => error.with_hint(format!(
                     "declare `ARG {arg}` with a value in front of the first FROM, or pass --build-arg {arg}=…"
                 )),
                 None => error,
-            });
+            })?;
+            name.text.clone_from(&from.image.value);
         }
         let mut used = name.used;
         let mut state = State::new(from.image.value.clone(), name.text, span);
@@ -90,7 +100,10 @@ impl<'a> Planner<'a> {
         state.title = state.alias.clone().unwrap_or_default();
         state.capture.all = self.globals.infos.clone();
         if let Some(platform) = &from.platform {
-            state.platform = Some(self.stage_platform(stage.from, platform, &mut used)?);
+            match self.stage_platform(stage.from, platform, &mut used) {
+                Ok(platform) => state.platform = Some(platform),
+                Err(error) => self.excuse(error)?,
+            }
         }
         if let Some(alias) = &state.alias {
             state.replaced_by = self.find_context(alias, state.platform.as_ref(), span)?;
@@ -243,7 +256,14 @@ impl<'a> Planner<'a> {
         match &instruction.kind {
             InstructionKind::Copy(copy) => {
                 if let Some(from) = &copy.from {
-                    sources.push(self.copy_source(&from.value, span)?);
+                    let source = match self.copy_source(&from.value, span) {
+                        Ok(source) => source,
+                        Err(error) => {
+                            self.excuse(error)?;
+                            self.add_bare(&from.value, span)
+                        }
+                    };
+                    sources.push(source);
                 }
             }
             InstructionKind::Run(run) => {
