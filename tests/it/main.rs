@@ -6,6 +6,7 @@ mod architecture;
 mod build;
 mod command_line;
 mod contexts;
+mod copy;
 mod interrupt;
 mod language;
 mod language_laws;
