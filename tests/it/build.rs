@@ -1,5 +1,7 @@
 //! Whole builds: what the program makes of a Dockerfile, and what it says when it cannot.
 
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
 use std::fs;
 
 use serde_json::Value;
@@ -145,6 +147,48 @@ error: COPY requires at least two arguments, but only one was provided. Destinat
     env.build(&["--target", "biuld"])
         .exits(1)
         .says("target stage \"biuld\" could not be found");
+}
+
+#[test]
+fn a_step_that_fails_repeats_its_last_lines_and_shows_the_instruction() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base AS made\nRUN for i in $(seq 1 50); do echo line $i; done; \\\n    exit 3\nFROM base\nCOPY --from=made /x /\n",
+    );
+    let built = with_base(&env, &[]);
+    if built.code == Some(3) && built.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no step can be run here:\n{built}");
+        return;
+    }
+    let built = built.exits(1).says("ERROR: process \"/bin/sh -c for i in");
+    let (_, report) = built
+        .stderr
+        .split_once("------\n > [made 1/2] RUN for i in ")
+        .expect("a final report");
+    let (said, error) = report
+        .split_once("\n------\nerror: process ")
+        .expect("an error");
+    assert!(
+        said.contains("(10 earlier lines are not repeated here)\nline 11\n"),
+        "{built}"
+    );
+    assert!(said.ends_with("\nline 50"), "{built}");
+    assert!(
+        error.ends_with(
+            "did not complete successfully: exit code: 3
+ --> Dockerfile:2:1
+  |
+1 |   FROM base AS made
+2 | / RUN for i in $(seq 1 50); do echo line $i; done; \\
+3 | |     exit 3
+  | |__________^
+4 |   FROM base
+5 |   COPY --from=made /x /
+  |
+"
+        ),
+        "{built}"
+    );
 }
 
 #[test]
