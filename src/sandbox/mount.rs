@@ -189,7 +189,26 @@ impl Root {
             path
         };
         let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-        fs::openat2(&self.fd, name, flags, Mode::empty(), how)
+        match fs::openat2(&self.fd, name, flags, Mode::empty(), how) {
+            // Before Linux 5.6.
+            Err(Errno::NOSYS) => self.walk(path, flags),
+            other => other,
+        }
+    }
+
+    /// The same name by name.
+    fn walk(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        let step = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut here = fs::openat(&self.fd, ".", step, Mode::empty())?;
+        let mut names = path.iter().peekable();
+        while let Some(name) = names.next() {
+            let flags = if names.peek().is_some() { step } else { flags };
+            here = fs::openat(&here, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
+            if FileType::from_raw_mode(fs::fstat(&here)?.st_mode).is_symlink() {
+                return Err(Errno::LOOP);
+            }
+        }
+        Ok(here)
     }
 
     /// The metadata of `path` (resolved); `None` when there is nothing.
@@ -244,6 +263,13 @@ mod tests {
         assert_eq!(resolve("/etc/dangling"), Path::new("run/missing/conf"));
         assert_eq!(resolve("/../../etc/./x"), Path::new("etc/x"));
         assert_eq!(resolve("/"), Path::new(""));
+        let stat = |fd: OwnedFd| fs::fstat(fd).unwrap().st_ino;
+        for path in ["", "run/lock"] {
+            let walked = root.walk(Path::new(path), OFlags::PATH).unwrap();
+            assert_eq!(stat(walked), stat(root.at(Path::new(path)).unwrap()));
+        }
+        let error = root.walk(Path::new("var/lock"), OFlags::PATH).unwrap_err();
+        assert_eq!(error, Errno::LOOP);
         let error = root.resolve(Path::new("/loop")).unwrap_err();
         assert_eq!(error.errno, Errno::LOOP.raw_os_error());
     }

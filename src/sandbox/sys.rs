@@ -178,15 +178,23 @@ pub(super) fn unblock_signals() {
 /// Marks all descriptors from `first` on to be closed when a program is started.
 pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: takes numbers; closes nothing now.
-    check(unsafe {
+    let result = check(unsafe {
         libc::syscall(
             libc::SYS_close_range,
             first,
             u32::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         )
-    })
-    .map(drop)
+    });
+    if result.is_ok() {
+        return Ok(());
+    }
+    // Before Linux 5.11. What we opened ourselves is marked anyway; inherited descriptors have low numbers.
+    for fd in first.cast_signed()..1024 {
+        // SAFETY: takes numbers; fails for what is not open.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
 }
 
 /// One instruction of a filter of system calls, as the kernel takes it.

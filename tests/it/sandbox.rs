@@ -563,14 +563,14 @@ fn a_directory_can_be_the_root_itself() {
     assert!(!stage.path("lower/etc/hosts").try_exists().unwrap());
 }
 
-/// Runs the tests of this file again as user 1234 in a user namespace. `files` are bound over files of the host first,
-/// in a mount namespace of their own.
-fn run_again_as_user(files: &[(&str, &Path)]) {
+/// Runs the tests of this file whose names contain one of `only` again as user 1234 in a user namespace. `files` are
+/// bound over files of the host first, in a mount namespace of their own.
+fn run_again_as_user(files: &[(&str, &Path)], only: &[&str]) {
     let bind = |(target, source): &(&str, &Path)| {
         format!("mount --bind '{}' {target} && ", source.display())
     };
     let binds = files.iter().map(bind).collect::<Vec<_>>().concat();
-    let arguments = ["sandbox::", "--skip", "again_as"];
+    let arguments = only.iter().chain(&["--skip", "again_as"]);
     let script = format!(
         "{binds}exec setpriv --reuid 1234 --regid 1234 --clear-groups \
          bash -c 'exec -a rbuild-unshare \"$@\"' - \"$@\""
@@ -584,7 +584,7 @@ fn run_again_as_user(files: &[(&str, &Path)]) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && text.contains("what_cannot_be_started"),
+        output.status.success() && text.contains("owners_are_as_the_step_made_them ... ok"),
         "{text}\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
@@ -621,17 +621,20 @@ fn again_as_a_user_with_subordinate_ids() {
     users += "rbuild-test:x:1234:1234::/:/bin/sh\n";
     fs::write(&passwd, users).unwrap();
     fs::write(&ids, "1234:200000:65536\n").unwrap();
-    run_again_as_user(&[
-        ("/etc/passwd", &passwd),
-        ("/etc/subuid", &ids),
-        ("/etc/subgid", &ids),
-    ]);
+    run_again_as_user(
+        &[
+            ("/etc/passwd", &passwd),
+            ("/etc/subuid", &ids),
+            ("/etc/subgid", &ids),
+        ],
+        &["sandbox::"],
+    );
 }
 
 #[test]
 fn again_as_a_user_with_a_single_id() {
     if can_run_again() {
-        run_again_as_user(&[]);
+        run_again_as_user(&[], &["sandbox::"]);
     }
 }
 
@@ -708,4 +711,42 @@ fn a_probe_finds_what_steps_can_do() {
     assert_eq!(fs::read_dir(stage.path("work")).unwrap().count(), 0);
     let missing = sandbox().probe(Path::new("/no/such/directory")).unwrap();
     assert!(!missing.can(Ability::Overlay) && missing.can(Ability::Mount));
+}
+
+#[test]
+fn again_as_a_user_where_proc_is_masked() {
+    if can_run_again() {
+        // As in a container: the kernel then refuses a /proc that would show what is hidden.
+        run_again_as_user(
+            &[("/proc/version", Path::new("/dev/null"))],
+            &[
+                "output_exit_status",
+                "orphans_die_where",
+                "owners_are",
+                "sandbox_files",
+                "mounts_nest",
+                "canceling",
+                "a_killed_program",
+                "hangs_when_asked",
+            ],
+        );
+    }
+}
+
+#[test]
+fn orphans_die_where_process_numbers_are_shared() {
+    let Some(stage) = Stage::new() else { return };
+    let mark = stage.dir.path().to_str().unwrap().to_owned();
+    stage.script(&format!(
+        "(setsid sh -c 'sleep 300; echo {mark}' &); (sh -c 'sleep 300; : {mark}' &); true"
+    ));
+    let left = fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| fs::read(entry.unwrap().path().join("cmdline")).ok())
+        .filter(|line| String::from_utf8_lossy(line).contains(&mark))
+        .count();
+    assert_eq!(left, 0);
+    let probe = sandbox().probe(&stage.path("work")).unwrap();
+    let own_pids = stage.script("echo $$") == "1\n";
+    assert_eq!(probe.can(Ability::Proc), own_pids);
 }

@@ -134,7 +134,21 @@ pub(super) fn send_fd(
             0
         },
     };
-    ioctl(listener, ADD_FD, &mut request)
+    let error = match ioctl(listener, ADD_FD, &mut request) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    if error.raw_os_error() != Some(libc::EINVAL) {
+        return Err(error);
+    }
+    // Before Linux 5.14: put the descriptor there, then answer with its number.
+    request.flags = 0;
+    // SAFETY: as in `ioctl`, whose result is thrown away there.
+    let number = unsafe { libc::ioctl(listener.as_raw_fd(), ADD_FD, ptr::from_mut(&mut request)) };
+    if number == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    send(listener, id, Answer::Value(number.into()))
 }
 
 /// `struct stat` of the kernel as bytes, and where it has the fields that the supervisor changes.
