@@ -164,19 +164,18 @@ fn to_estargz(
         .text("level", &level.to_string())
         .finish();
     let position = Position::new(&["estargz layer", &digest.to_string()]);
-    let record = match key.lookup(store, position, CacheUse::On)? {
-        Lookup::Hit(record) => *record,
-        _ => {
-            let (diff_id, descriptor) = estargz::convert(store, layer, level)?;
-            let record = StepRecord {
-                diff_id,
-                descriptor,
-                created: super::rfc3339(0),
-                content: None,
-            };
-            key.record(store, position, &record)?;
-            record
-        }
+    let record = if let Lookup::Hit(record) = key.lookup(store, position, CacheUse::On)? {
+        *record
+    } else {
+        let (diff_id, descriptor) = estargz::convert(store, layer, level)?;
+        let record = StepRecord {
+            diff_id,
+            descriptor,
+            created: super::rfc3339(0),
+            content: None,
+        };
+        key.record(store, position, &record)?;
+        record
     };
     layer.diff_id = record.diff_id;
     layer.descriptor = record.descriptor;

@@ -96,24 +96,27 @@ fn images_of_several_runners_are_joined() {
     // Elsewhere nothing can be mounted: layers go through the store.
     let elsewhere = Server::plain();
     let there = format!("{}/app:v1", elsewhere.host);
-    let _ = env.run(&["manifest", "push", &list, &there]).success();
+    drop(env.run(&["manifest", "push", &list, &there]).success());
     assert_eq!(
         read_back(&reference(&elsewhere.host, "app:v1")),
         ["linux/amd64", "linux/arm64"]
     );
 
     // A list can be made of lists and of the store's images, but has one image for a platform.
-    let _ = env
-        .run(&["pull", "--platform=linux/arm64", &arm64])
-        .success();
-    let _ = env
-        .run(&["manifest", "create", "x", &list, &arm64])
-        .success();
+    drop(
+        env.run(&["pull", "--platform=linux/arm64", &arm64])
+            .success(),
+    );
+    drop(
+        env.run(&["manifest", "create", "x", &list, &arm64])
+            .success(),
+    );
     env.dockerfile("FROM scratch\nCOPY a.txt /\n")
         .file("a.txt", "x");
-    let _ = env
-        .build(&["-t", "mine", "--platform=linux/arm64"])
-        .success();
+    drop(
+        env.build(&["-t", "mine", "--platform=linux/arm64"])
+            .success(),
+    );
     env.run(&["manifest", "create", "x", &list, "mine"])
         .exits(1)
         .says("`mine` is for linux/arm64, and so is an image before it");
