@@ -143,11 +143,7 @@ fn base(
                         .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?
                         .layer;
                     task.done();
-                    let entry = Entry {
-                        created_by: format!("FROM {name}"),
-                        empty_layer: false,
-                    };
-                    Ok((root.push(layer), Vec::new(), vec![entry]))
+                    Ok((root.push(layer), Vec::new(), Vec::new()))
                 }
                 Err(error) => {
                     task.failed(&error);
