@@ -7,7 +7,7 @@ use crate::{
     },
     copy::CopyError,
     layer::{ArchiveError, LayerError, StackError},
-    oci::{DiffId, Digest, Platform},
+    oci::{DiffId, Digest},
     registry,
     sandbox::SandboxError,
     snapshot::SnapshotError,
@@ -145,9 +145,9 @@ pub enum StepError {
     )]
     Foreign {
         /// The stage's platform.
-        platform: Platform,
+        platform: String,
         /// This machine's.
-        host: Platform,
+        host: String,
     },
     /// The step cannot be run on this machine.
     #[error("{0}")]

@@ -137,8 +137,8 @@ fn execute(
     }
     if !foreign::can_run(&worker.stage.platform) {
         return Err(StepError::Foreign {
-            platform: worker.stage.platform.clone(),
-            host: Platform::host(),
+            platform: worker.stage.platform.to_string(),
+            host: Platform::host().to_string(),
         });
     }
     let command = op.argv.join(" ");
