@@ -124,7 +124,7 @@ fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word>
     // The kernel forgets it when the user changes.
     die_with_parent(&birth.alive)?;
     sys::reset_signals();
-    sys::close_on_exec_from(3).during("close descriptors")?;
+    sys::close_on_exec_from(3);
     Err(execute(spec))
 }
 

@@ -176,7 +176,7 @@ pub(super) fn unblock_signals() {
 }
 
 /// Marks all descriptors from `first` on to be closed when a program is started.
-pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
+pub(super) fn close_on_exec_from(first: u32) {
     // SAFETY: takes numbers; closes nothing now.
     let result = check(unsafe {
         libc::syscall(
@@ -187,14 +187,13 @@ pub(super) fn close_on_exec_from(first: u32) -> io::Result<()> {
         )
     });
     if result.is_ok() {
-        return Ok(());
+        return;
     }
     // Before Linux 5.11. What we opened ourselves is marked anyway; inherited descriptors have low numbers.
     for fd in first.cast_signed()..1024 {
         // SAFETY: takes numbers; fails for what is not open.
         unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
-    Ok(())
 }
 
 /// One instruction of a filter of system calls, as the kernel takes it.
