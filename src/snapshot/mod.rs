@@ -197,7 +197,7 @@ impl Snapshot {
 }
 
 impl Snapshots {
-    /// The snapshots of one style below `dir`, which is made when missing.
+    /// The snapshots of one style below `dir`, which is made when missing. Leftovers of killed processes are removed.
     pub fn open(dir: &Path, style: Style) -> Result<Self, SnapshotError> {
         let path = dir.join(style.dir_name());
         let tmp = path.join("tmp");
@@ -205,10 +205,13 @@ impl Snapshots {
         // Set-user-id programs of images lie in here.
         let mode = rustix::fs::Mode::RWXU;
         rustix::fs::chmod(&path, mode).at("restrict", &path)?;
-        Ok(Self {
+        let snapshots = Self {
             dir: path.into(),
             style,
-        })
+        };
+        // Garbage is in nobody's way: what cannot be removed is left to whoever can.
+        let _best_effort = snapshots.sweep().is_ok();
+        Ok(snapshots)
     }
 
     /// How states are kept here.

@@ -468,6 +468,10 @@ fn leftovers_are_swept_and_what_is_used_is_not() {
     std::fs::create_dir_all(killed.join("upper")).unwrap();
     std::fs::write(killed.join("lock"), "").unwrap();
     assert_eq!(snapshots.sweep().unwrap(), 1);
+    std::fs::create_dir_all(killed.join("upper")).unwrap();
+    std::fs::write(killed.join("lock"), "").unwrap();
+    Snapshots::open(at.path(), REAL).unwrap();
+    assert!(!killed.try_exists().unwrap());
     assert!(overlay.upper().try_exists().unwrap());
     assert!(!snapshots.remove(id).unwrap(), "a step runs on it");
     drop(overlay);

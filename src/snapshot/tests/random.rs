@@ -12,11 +12,19 @@ fn random_steps_come_out_as_they_were() {
         let out = tempfile::NamedTempFile::new().unwrap();
         let script = format!(
             "{script}
-             {{ find . ! -path . -printf '%p %y %#m %U:%G %n %l\\n' | sed -E 's/^([^ ]+ d .*:[0-9]+) [0-9]+/\\1/' | sort
+             {{ find . -mindepth 1 -type d -printf '%p d %#m %U:%G\\n' | sort
+             find . ! -type d -printf '%p %y %#m %U:%G %l links=%n\\n' | sort
              find . -type f -exec sha256sum {{}} + | sort; }} > {}",
             out.path().display()
         );
         run(overlay, &script).map(|()| std::fs::read_to_string(out.path()).unwrap())
+    };
+    // One more name for a file of lower layers is one in the step, and a file of its own afterwards.
+    let without_links = |text: &str| -> Vec<String> {
+        let lines = text
+            .lines()
+            .map(|line| line.split(" links=").next().unwrap_or_default());
+        lines.map(str::to_owned).collect()
     };
     let mut state = 12345_u32;
     let mut pick = |choices: u32| {
@@ -70,14 +78,15 @@ fn random_steps_come_out_as_they_were() {
             REAL,
         );
         let again = after(&blobs, &LayerTree::empty(), again.unwrap().changes);
+        let adopted = show(&on_adopted, "").unwrap();
         assert_eq!(
-            show(&on_adopted, "").unwrap(),
-            saw,
+            without_links(&adopted),
+            without_links(&saw),
             "round {round}: {script}"
         );
         assert_eq!(
             show(&on_unpacked, "").unwrap(),
-            saw,
+            adopted,
             "round {round}: {script}"
         );
         assert_eq!(listing(&again), listing(&led_to), "round {round}: {script}");
