@@ -10,7 +10,7 @@
 //!   they are missing.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     ffi::OsString,
     fmt, io,
     path::{Path, PathBuf},
@@ -31,6 +31,8 @@ use crate::{
 pub struct LayerTree {
     root: Arc<Dir>,
     layers: Vec<Arc<LayerBlob>>,
+    /// How many names each inode has that ever had several.
+    names: Arc<HashMap<Origin, u32>>,
 }
 
 #[derive(Clone, Default)]
@@ -55,7 +57,7 @@ struct Leaf {
 }
 
 /// An entry of a layer's table.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Origin {
     layer: u32,
     entry: u32,
@@ -161,6 +163,7 @@ impl LayerTree {
         Self {
             root: Arc::default(),
             layers: Vec::new(),
+            names: Arc::default(),
         }
     }
 
@@ -272,7 +275,7 @@ impl LayerTree {
                         path,
                         what: Different::Leaf {
                             metadata: metadata.clone(),
-                            inode: leaf.linked.then(|| leaf.origin.inode()),
+                            inode: self.inode(*leaf),
                             stored,
                         },
                     });
@@ -393,7 +396,8 @@ impl LayerTree {
                 origin,
                 linked: false,
             };
-            parent.children.insert(name.to_owned(), Slot::Leaf(leaf));
+            let old = parent.children.insert(name.to_owned(), Slot::Leaf(leaf));
+            self.forget(old);
         } else if let Some(Slot::Dir(dir)) = parent.children.get_mut(name) {
             Arc::make_mut(dir).origin = Some(origin);
         } else {
@@ -401,9 +405,10 @@ impl LayerTree {
                 origin: Some(origin),
                 children: BTreeMap::new(),
             };
-            parent
+            let old = parent
                 .children
                 .insert(name.to_owned(), Slot::Dir(Arc::new(dir)));
+            self.forget(old);
         }
         Ok(())
     }
@@ -425,11 +430,41 @@ impl LayerTree {
             let dir = self.make_dirs(to.parent().unwrap_or(Path::new("")), target)?;
             let name = to.file_name().ok_or_else(no_file)?;
             dir.children.insert(name.to_owned(), Slot::Leaf(leaf));
+            Arc::make_mut(&mut self.names).insert(leaf.origin, 1);
         }
         let name = from.file_name().ok_or_else(no_file)?;
         let dir = self.make_dirs(from.parent().unwrap_or(Path::new("")), path)?;
-        dir.children.insert(name.to_owned(), Slot::Leaf(leaf));
+        let old = dir.children.insert(name.to_owned(), Slot::Leaf(leaf));
+        *Arc::make_mut(&mut self.names)
+            .entry(leaf.origin)
+            .or_insert(0) += 1;
+        self.forget(old);
         Ok(())
+    }
+
+    /// The number of an inode with several names.
+    fn inode(&self, leaf: Leaf) -> Option<u64> {
+        let names = self.names.get(&leaf.origin)?;
+        (leaf.linked && *names > 1).then(|| leaf.origin.inode())
+    }
+
+    /// Counts the names that went with what was taken out of the tree.
+    fn forget(&mut self, old: impl IntoIterator<Item = Slot>) {
+        if self.names.is_empty() {
+            return;
+        }
+        let mut gone: Vec<Slot> = old.into_iter().collect();
+        while let Some(slot) = gone.pop() {
+            match slot {
+                Slot::Dir(dir) => gone.extend(dir.children.values().cloned()),
+                Slot::Leaf(leaf) if leaf.linked => {
+                    if let Some(names) = Arc::make_mut(&mut self.names).get_mut(&leaf.origin) {
+                        *names = names.saturating_sub(1);
+                    }
+                }
+                Slot::Leaf(_) => {}
+            }
+        }
     }
 
     /// Takes a path out. That it was never there is fine.
@@ -438,7 +473,8 @@ impl LayerTree {
         if self.lookup(&path).is_some()
             && let (Some(parent), Some(name)) = (path.parent(), path.file_name())
         {
-            self.make_dirs(parent, &path)?.children.remove(name);
+            let old = self.make_dirs(parent, &path)?.children.remove(name);
+            self.forget(old);
         }
         Ok(())
     }
@@ -447,7 +483,8 @@ impl LayerTree {
     fn empty_dir(&mut self, path: &Path) -> Result<(), StackError> {
         let path = self.real_path(path)?;
         if let Some(Found::Dir(_)) = self.lookup(&path) {
-            self.make_dirs(&path, &path)?.children.clear();
+            let old = std::mem::take(&mut self.make_dirs(&path, &path)?.children);
+            self.forget(old.into_values());
         }
         Ok(())
     }
@@ -467,7 +504,7 @@ impl Tree for LayerTree {
             },
             Found::Leaf(leaf) => Node {
                 metadata: self.node_of(leaf.origin).0.clone(),
-                inode: leaf.linked.then(|| leaf.origin.inode()),
+                inode: self.inode(leaf),
             },
         }))
     }

@@ -259,6 +259,10 @@ fn hard_links_share_an_inode_across_layers() {
     assert_eq!(inode(&base, "a"), inode(&base, "b"));
     assert!(inode(&base, "a").is_some());
     assert_eq!(inode(&base, "c"), None);
+    let once = base.push(layer(vec![gone("b")])).unwrap();
+    assert_eq!(inode(&once, "a"), None, "its other name is gone");
+    let replaced = base.push(layer(vec![file("a", "2")])).unwrap();
+    assert_eq!(inode(&replaced, "b"), None);
     let target = |target: &str| TocItem::Link {
         target: target.into(),
     };
