@@ -179,9 +179,10 @@ fn output_exit_status_and_signals_come_through() {
 #[test]
 fn the_step_is_process_1_and_its_orphans_die_with_it() {
     let Some(stage) = Stage::new() else { return };
+    // The shell itself counts: a second process would be there at some times only.
     assert_eq!(
-        stage.script("echo $$; ls -d /proc/[0-9]* | wc -l"),
-        "1\n3\n"
+        stage.script("echo $$; set -- /proc/[0-9]*; echo $#"),
+        "1\n1\n"
     );
     let start = Instant::now();
     stage.script("sleep 1000 & (setsid sleep 1000 &) ; true");
