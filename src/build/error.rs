@@ -9,7 +9,7 @@ use crate::{
     layer::{ArchiveError, LayerError, StackError},
     oci::{DiffId, Digest},
     registry,
-    sandbox::SandboxError,
+    sandbox::{Refusal, SandboxError},
     snapshot::SnapshotError,
     source::{Diagnostic, Span},
     store::StoreError,
@@ -131,14 +131,9 @@ pub enum StepError {
     /// The step asks for something that has to be allowed on the command line.
     #[error("{0} is not allowed; allow it with --allow {0}")]
     NotAllowed(&'static str),
-    /// No process can be run apart from this machine.
-    #[error("RUN needs namespaces, which this machine refuses: {reason}")]
-    NoSandbox {
-        /// What was tried last, and what stands in the way.
-        reason: String,
-        /// What would remove it, as far as that is known.
-        remedy: Option<&'static str>,
-    },
+    /// No process can be run in the way that was asked for.
+    #[error(transparent)]
+    NoSandbox(Refusal),
     /// The step is for another kind of machine, and nothing here can run its programs.
     #[error(
         "RUN for {platform} needs an interpreter on this {host} machine, and none is registered"

@@ -40,7 +40,7 @@ use crate::{
     plan::{Outline, Plan},
     progress::{Reporter, Vertex},
     registry,
-    sandbox::{Cancel, NamespaceError, Sandbox},
+    sandbox::{Cancel, Refusal, Rung, Sandbox},
     snapshot::Snapshots,
     store::Store,
     tree::{self, Tree},
@@ -63,8 +63,8 @@ pub struct Services<'a> {
     pub registry: &'a registry::Client,
     /// Runs processes.
     pub sandbox: &'a Sandbox,
-    /// Why it cannot here, if that is so; everything else works.
-    pub refusal: Option<&'a NamespaceError>,
+    /// In which way, or why it cannot; everything else works.
+    pub rung: &'a Result<Rung, Refusal>,
     /// Takes what is to be told.
     pub reporter: &'a dyn Reporter,
     /// Asked for by the user, or by the build itself once something has failed.

@@ -129,11 +129,8 @@ fn execute(
     op: &RunOp,
 ) -> Result<Made, StepError> {
     let session = worker.session;
-    if let Some(refusal) = session.services.refusal {
-        return Err(StepError::NoSandbox {
-            reason: refusal.to_string(),
-            remedy: refusal.obstacle.remedy(),
-        });
+    if let Err(refusal) = session.services.rung {
+        return Err(StepError::NoSandbox(refusal.clone()));
     }
     if !foreign::can_run(&worker.stage.platform) {
         return Err(StepError::Foreign {

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use rbuild::output::OutputSpec;
+use rbuild::{output::OutputSpec, sandbox::Isolation};
 
 use super::{
     args::ProgressForm,
@@ -112,6 +112,10 @@ pub(crate) struct BuildArgs {
     /// Limit of a resource
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "RUN steps")]
     pub(crate) ulimit: Vec<Ulimit>,
+    /// How RUN steps are kept apart from this machine: auto, native, userns or chroot [default: $RBUILD_ISOLATION, or
+    /// auto]
+    #[arg(long, value_name = "RUNG", help_heading = "RUN steps")]
+    pub(crate) isolation: Option<Isolation>,
     /// Allow what can harm this machine: network.host, security.insecure, buildx.local.delete
     #[arg(long, value_name = "WHAT", help_heading = "RUN steps")]
     pub(crate) allow: Vec<String>,

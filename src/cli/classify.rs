@@ -92,9 +92,8 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
             _ => None,
         };
     }
-    if let Some(
-        StepError::Unsupported(_) | StepError::NoSandbox { .. } | StepError::Foreign { .. },
-    ) = error.downcast_ref()
+    if let Some(StepError::Unsupported(_) | StepError::NoSandbox(_) | StepError::Foreign { .. }) =
+        error.downcast_ref()
     {
         return Some(Kind::Machine);
     }
@@ -157,8 +156,8 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> Failure {
 /// Advice: what an error of the library knows, or what only the whole program can tell.
 pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
     chain(error).find_map(|error| {
-        if let Some(StepError::NoSandbox { remedy, .. }) = error.downcast_ref() {
-            return remedy.map(Cow::Borrowed);
+        if let Some(StepError::NoSandbox(refusal)) = error.downcast_ref() {
+            return refusal.remedy.map(Cow::Borrowed);
         }
         if let Some(StepError::Foreign { .. }) = error.downcast_ref() {
             return Some(Cow::Borrowed(

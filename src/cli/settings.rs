@@ -16,6 +16,7 @@ use rbuild::{
         RegistriesConf, Settings as RegistrySettings, parse_docker_config, parse_registries_conf,
         settings::{Proxies, Trust},
     },
+    sandbox::Isolation,
 };
 
 use super::{
@@ -41,6 +42,17 @@ pub(crate) fn store_root(flag: Option<PathBuf>, env: &Environment) -> Result<Pat
         .ok_or_else(|| {
             Failure::usage("there is no place for the store: neither --root nor $HOME is set")
         })
+}
+
+/// How steps are kept apart: `--isolation`, or its variable.
+pub(crate) fn isolation(flag: Option<Isolation>, env: &Environment) -> Result<Isolation, Failure> {
+    match (flag, env.text("RBUILD_ISOLATION")) {
+        (Some(isolation), _) => Ok(isolation),
+        (None, Some(text)) => text
+            .parse()
+            .map_err(|error| Failure::usage(format!("$RBUILD_ISOLATION: {error}"))),
+        (None, None) => Ok(Isolation::Auto),
+    }
 }
 
 /// How progress is shown.
@@ -360,6 +372,19 @@ mod tests {
             Path::new("/r")
         );
         assert_eq!(root(&[], 1000).expect_err("no place").kind, Kind::Usage);
+    }
+
+    #[test]
+    fn the_option_goes_before_the_variable_and_nonsense_is_refused() {
+        let env = Environment::of(&[("RBUILD_ISOLATION", "userns")], 0);
+        assert_eq!(isolation(None, &env).expect("known"), Isolation::Userns);
+        let flag = Some(Isolation::Native);
+        assert_eq!(isolation(flag, &env).expect("known"), Isolation::Native);
+        let env = Environment::of(&[("RBUILD_ISOLATION", "jail")], 0);
+        assert_eq!(
+            isolation(None, &env).expect_err("unknown").kind,
+            Kind::Usage
+        );
     }
 
     #[test]

@@ -93,9 +93,28 @@ pub fn enter_user_namespace(program: &Program) -> Result<Entry, NamespaceError> 
         let map = IdMap::current().unwrap_or(IdMap::Full);
         return Ok(Entry::Inside(map));
     }
-    let plans = plans();
+    enter_by(program, &plans())
+}
+
+/// The same in a process that could do without, too: the namespace then keeps its first 65536 ids.
+pub(super) fn enter_userns_anyway(program: &Program) -> Result<Entry, NamespaceError> {
+    let mut plans = plans();
+    for plan in &mut plans {
+        if let Plan::Direct { uids, gids } = plan {
+            for [first, _, count] in uids.iter_mut().chain(&mut *gids) {
+                *count = (*count).min(0x1_0000_u64.saturating_sub(*first));
+            }
+            for map in [uids, gids] {
+                map.retain(|[.., count]| *count > 0);
+            }
+        }
+    }
+    enter_by(program, &plans)
+}
+
+fn enter_by(program: &Program, plans: &[Plan]) -> Result<Entry, NamespaceError> {
     let mut last = None;
-    for plan in &plans {
+    for plan in plans {
         match enter(program, plan) {
             Ok(status) => return Ok(Entry::Finished(status)),
             Err(failure) => last = Some(failure),

@@ -12,7 +12,7 @@ use rbuild::{
     progress::{Event, Reporter as _},
     reference::Reference,
     registry::{Client, settings::Canceled},
-    sandbox::{Cancel, IdMap, NamespaceError, RESOLVED_CONF, Sandbox, is_stub, resolv_conf},
+    sandbox::{Cancel, IdMap, RESOLVED_CONF, Refusal, Rung, Sandbox, is_stub, resolv_conf},
     snapshot::{Marks, Owners, Snapshots, Style},
     store::Store,
 };
@@ -36,12 +36,12 @@ use crate::cli::{
 
 /// Builds, or does with the Dockerfile what `--call` says.
 ///
-/// `refusal` says why no process can be run here, if that is so; what needs none is built all the same.
+/// `rung` is how processes are run, or why none can be here; what needs none is built all the same.
 pub(crate) fn run(
     args: &BuildArgs,
     root: &Path,
     env: &Environment,
-    refusal: Option<&NamespaceError>,
+    rung: &Result<Rung, Refusal>,
 ) -> Result<(), Failure> {
     let wanted = Wanted::new(args, env)?;
     // What is wrong with the command line is told before anything is touched, if that can be.
@@ -63,7 +63,7 @@ pub(crate) fn run(
     let sandbox = Sandbox::new();
     let resolv_conf = host_resolv_conf();
     let renderer = Arc::new(Renderer::new(form, env.stderr_is_terminal, colour));
-    let style = state_style(refusal);
+    let style = state_style(rung.is_err());
     let snapshots =
         Snapshots::open(&store.snapshots_dir(), style).map_err(|e| classify::failure(&e))?;
     registry.warn = Some(renderer.takes_remarks());
@@ -78,7 +78,7 @@ pub(crate) fn run(
     let services = Services {
         store: &store,
         snapshots: &snapshots,
-        refusal,
+        rung,
         registry: &client,
         sandbox: &sandbox,
         reporter: &*renderer,
@@ -109,10 +109,10 @@ pub(crate) fn run(
 }
 
 /// How states are kept on disk for processes with the ids that there are here.
-fn state_style(refusal: Option<&NamespaceError>) -> Style {
+fn state_style(refused: bool) -> Style {
     let map = IdMap::current().unwrap_or(IdMap::Single);
     match map {
-        IdMap::Full if refusal.is_none() => Style {
+        IdMap::Full if !refused => Style {
             marks: Marks::Trusted,
             owners: Owners::Real,
         },

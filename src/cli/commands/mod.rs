@@ -47,10 +47,9 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
 
 /// Builds in a user namespace where that takes one.
 fn build(args: &BuildArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
-    match namespace::enter(root, env) {
-        Place::Here(refusal) => {
-            build::run(args, root, env, refusal.as_ref()).map(|()| ExitCode::SUCCESS)
-        }
+    let isolation = settings::isolation(args.isolation, env)?;
+    match namespace::enter(isolation, root, env) {
+        Place::Here(rung) => build::run(args, root, env, &rung).map(|()| ExitCode::SUCCESS),
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }
 }
