@@ -253,4 +253,8 @@ fn warnings_come_at_the_end_and_check_shows_their_places() {
     env.build(&["--call", "targets"])
         .success()
         .prints("x (default)");
+    env.dockerfile("FROM scratch AS x\nFROM x\n");
+    env.build(&["--call", "targets"])
+        .success()
+        .prints("TARGET    DESCRIPTION\nx         \n(default) \n");
 }

@@ -4,7 +4,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rbuild::{
     build::{self, BuildError, Checked},
     dockerfile::lint::Warning,
-    plan::{self, Outline, Targets},
+    plan,
     source::{Diagnostic, Severity, Span},
 };
 use serde_json::{Value, json};
@@ -52,25 +52,8 @@ fn targets(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
     let found = plan::targets(&file);
     match format {
         DataFormat::Json => stdout::print_json(&found),
-        DataFormat::Text => stdout::print(&targets_text(&found)),
+        DataFormat::Text => stdout::print(&found.to_string()),
     }
-}
-
-fn targets_text(found: &Targets) -> String {
-    let heading = ["TARGET", "DESCRIPTION"].map(ToOwned::to_owned);
-    let mut rows = vec![heading];
-    for (n, target) in found.targets.iter().enumerate() {
-        let mut name = if target.name.is_empty() {
-            n.to_string()
-        } else {
-            target.name.clone()
-        };
-        if target.default {
-            name.push_str(" (default)");
-        }
-        rows.push([name, target.description.clone()]);
-    }
-    stdout::table(&rows)
 }
 
 fn outline(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
@@ -79,40 +62,8 @@ fn outline(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
         .map_err(|error| session.failure(&error))?;
     match format {
         DataFormat::Json => stdout::print_json(&outline),
-        DataFormat::Text => stdout::print(&outline_text(&outline)),
+        DataFormat::Text => stdout::print(&outline.to_string()),
     }
-}
-
-fn outline_text(outline: &Outline) -> String {
-    let mut parts = Vec::new();
-    if !outline.name.is_empty() {
-        parts.push(format!("TARGET: {}\n", outline.name));
-    }
-    if !outline.description.is_empty() {
-        parts.push(format!("DESCRIPTION: {}\n", outline.description));
-    }
-    if !outline.args.is_empty() {
-        let mut rows = vec![["BUILD ARG", "VALUE", "DESCRIPTION"].map(ToOwned::to_owned)];
-        rows.extend(
-            outline
-                .args
-                .iter()
-                .map(|arg| [arg.name.clone(), arg.value.clone(), arg.description.clone()]),
-        );
-        parts.push(stdout::table(&rows));
-    }
-    for (heading, needs) in [("SECRET", &outline.secrets), ("SSH", &outline.ssh)] {
-        if needs.is_empty() {
-            continue;
-        }
-        let mut rows = vec![[heading, "REQUIRED"].map(ToOwned::to_owned)];
-        rows.extend(needs.iter().map(|need| {
-            let required = if need.required { "true" } else { "" };
-            [need.name.clone(), required.to_owned()]
-        }));
-        parts.push(stdout::table(&rows));
-    }
-    parts.join("\n")
 }
 
 /// Reports findings; with any, the exit status is 1, unless `ignorestatus=true`.
