@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Login(LoginArgs),
     /// Forget the credentials for a registry
     Logout(LogoutArgs),
+    /// Show what this machine lets a build do, and what to change for more
+    Doctor(DoctorArgs),
     /// Print the version
     Version(VersionArgs),
 }
@@ -307,6 +309,16 @@ pub(crate) struct LogoutArgs {
     /// The registry, as it stands in image names
     #[arg(value_name = "REGISTRY", default_value = "docker.io")]
     pub(crate) registry: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: DataFormat,
+    /// Short for --format=json
+    #[arg(long, conflicts_with = "format")]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

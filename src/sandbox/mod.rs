@@ -36,6 +36,7 @@ mod supervisor;
 mod sys;
 mod userns;
 mod users;
+mod verdict;
 mod wire;
 
 pub use error::{Failure, SandboxError};
@@ -51,3 +52,4 @@ pub use spec::{
 };
 pub use userns::{Entry, NamespaceError, Program, enter_user_namespace, is_privileged};
 pub use users::{User, UserError, find_group, find_user};
+pub use verdict::{Advice, Gain, Verdict};

@@ -2,7 +2,7 @@
 //!
 //! Every attempt is made by a child of a helper process, which ends with whatever it has made or mounted. The helper
 //! first tells what it is; then, where it is not privileged, it becomes root of a user namespace as a build would, and
-//! the attempts are made there.
+//! the attempts are made there. Where there is no way into one, those that need none are made where it is.
 
 use std::{
     io::Read as _,
@@ -81,10 +81,31 @@ pub enum Ability {
     Overlay,
     /// A `/proc` of its own for a namespace of processes. Without it steps see the numbers of the host.
     Proc,
-    /// Being told of system calls: for owners that do not exist.
+    /// Being told of system calls: for owners that do not exist, and for `/proc` where nothing can be mounted.
     Notification,
     /// Changing the root directory.
     Chroot,
+    /// Giving a file to another user.
+    Owners,
+    /// Writing to the directory asked about.
+    Write,
+}
+
+impl Ability {
+    /// What it is, in few words.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UserNamespace => "user namespace",
+            Self::Namespaces => "namespaces",
+            Self::Mount => "mount",
+            Self::Overlay => "overlay",
+            Self::Proc => "own /proc",
+            Self::Notification => "system call notification",
+            Self::Chroot => "chroot",
+            Self::Owners => "owners",
+            Self::Write => "write to the store",
+        }
+    }
 }
 
 /// The result of an attempt.
@@ -103,21 +124,27 @@ pub struct Probe {
     pub identity: Identity,
     /// The ids that steps would have; `None` when there is no way into a user namespace.
     pub ids: Option<IdMap>,
-    /// What was tried, in order. Where the first fails for lack of a user namespace, the others are not tried.
+    /// What was tried, in order. Where there is no way into a user namespace, what needs one is not tried.
     pub checks: Vec<Check>,
     /// What stands in the way of a user namespace, if anything.
     pub obstacle: Option<Obstacle>,
+    /// The kind of file system of the directory asked about; `None` when it has no name here.
+    pub filesystem: Option<String>,
 }
 
 impl Probe {
-    /// Whether it was tried and worked.
-    pub fn can(&self, ability: Ability) -> bool {
-        self.checks
-            .iter()
-            .any(|check| check.ability == ability && check.failure.is_none())
+    /// The result of the attempt at `ability`; `None` when it was not tried.
+    pub fn check(&self, ability: Ability) -> Option<&Check> {
+        self.checks.iter().find(|check| check.ability == ability)
     }
 
-    /// Whether steps can be run.
+    /// Whether it was tried and worked.
+    pub fn can(&self, ability: Ability) -> bool {
+        self.check(ability)
+            .is_some_and(|check| check.failure.is_none())
+    }
+
+    /// Whether steps can be run in namespaces, on overlays.
     pub fn can_run(&self) -> bool {
         [Ability::Namespaces, Ability::Mount, Ability::Overlay]
             .into_iter()
@@ -131,6 +158,7 @@ struct Answer {
     ids: Option<IdMap>,
     checks: Vec<Check>,
     obstacle: Option<Obstacle>,
+    filesystem: Option<String>,
 }
 
 /// Does the work of a prober if `args` begin with its name; gives whether it did.
@@ -144,7 +172,13 @@ pub(super) fn serve(
     }
     (name == INNER_ROLE).then(|| {
         let dir = args.last().map(PathBuf::from).unwrap_or_default();
-        helper::send(&mut socket()?, &inner(&dir))
+        let mut answer = inner(&dir);
+        let entered = Check {
+            ability: Ability::UserNamespace,
+            failure: None,
+        };
+        answer.checks.insert(0, entered);
+        helper::send(&mut socket()?, &answer)
     })
 }
 
@@ -156,7 +190,7 @@ fn outer(mut socket: UnixStream) -> std::io::Result<()> {
     }
     let program = Program {
         file: "/proc/self/exe".into(),
-        argv: vec![INNER_ROLE.into(), question.dir.into()],
+        argv: vec![INNER_ROLE.into(), question.dir.as_os_str().to_owned()],
         env: Vec::new(),
     };
     match enter_user_namespace(&program) {
@@ -164,13 +198,15 @@ fn outer(mut socket: UnixStream) -> std::io::Result<()> {
         Ok(Entry::Finished(0)) => Ok(()),
         Ok(_) => Err(std::io::ErrorKind::Other.into()),
         Err(error) => {
+            let refused = Check {
+                ability: Ability::UserNamespace,
+                failure: Some(error.failure),
+            };
             let answer = Answer {
                 ids: None,
-                checks: vec![Check {
-                    ability: Ability::UserNamespace,
-                    failure: Some(error.failure),
-                }],
+                checks: [vec![refused], outside(&question.dir)].concat(),
                 obstacle: Some(error.obstacle),
+                filesystem: filesystem(&question.dir),
             };
             helper::send(&mut socket, &answer)
         }
@@ -186,6 +222,7 @@ pub(super) fn hear(socket: &mut UnixStream) -> std::io::Result<Probe> {
         ids: answer.ids,
         checks: answer.checks,
         obstacle: answer.obstacle,
+        filesystem: answer.filesystem,
     })
 }
 
@@ -211,25 +248,57 @@ type Attempt<'a> = &'a dyn Fn() -> Result<(), Failure>;
 fn inner(dir: &Path) -> Answer {
     let ids = IdMap::current().ok();
     let userxattr = ids.is_some_and(IdMap::needs_userxattr);
-    let attempts: [(Ability, Attempt<'_>); 6] = [
+    let namespaced: [(Ability, Attempt<'_>); 4] = [
         (Ability::Namespaces, &try_namespaces),
         (Ability::Mount, &try_mount),
         (Ability::Overlay, &|| try_overlay(dir, userxattr)),
         (Ability::Proc, &try_proc),
+    ];
+    Answer {
+        ids,
+        checks: [namespaced.map(check).into(), outside(dir)].concat(),
+        obstacle: None,
+        filesystem: filesystem(dir),
+    }
+}
+
+/// What needs no namespace.
+fn outside(dir: &Path) -> Vec<Check> {
+    let attempts: [(Ability, Attempt<'_>); 4] = [
         (Ability::Notification, &try_notification),
         (Ability::Chroot, &|| {
             process::chroot("/").during("change the root directory")
         }),
+        (Ability::Owners, &|| try_owners(dir)),
+        (Ability::Write, &|| in_own_dir(dir, &|_| Ok(()))),
     ];
-    let checks = attempts.map(|(ability, attempt)| Check {
+    attempts.map(check).into()
+}
+
+fn check((ability, attempt): (Ability, Attempt<'_>)) -> Check {
+    Check {
         ability,
         failure: in_child(attempt).err(),
-    });
-    Answer {
-        ids,
-        checks: checks.into(),
-        obstacle: None,
     }
+}
+
+/// The name of the file system that `dir` is on.
+fn filesystem(dir: &Path) -> Option<String> {
+    let known: [(u32, &str); 10] = [
+        (0x794c_7630, "overlay"),
+        (0x0102_1994, "tmpfs"),
+        (0xef53, "ext4"),
+        (0x5846_5342, "xfs"),
+        (0x9123_683e, "btrfs"),
+        (0x2fc1_2fc1, "zfs"),
+        (0xf2f5_2010, "f2fs"),
+        (0x6969, "nfs"),
+        (0x0102_1997, "9p"),
+        (0x6573_5546, "fuse"),
+    ];
+    let kind = rustix::fs::statfs(dir).ok()?.f_type;
+    let name = known.iter().find(|(magic, _)| i64::from(*magic) == kind)?.1;
+    Some(name.to_owned())
 }
 
 /// Makes an attempt in a child process.
@@ -288,10 +357,7 @@ fn try_mount() -> Result<(), Failure> {
 
 fn try_overlay(dir: &Path, userxattr: bool) -> Result<(), Failure> {
     new_mounts(0)?;
-    let place = dir.join(format!(".rbuild-probe-{}", process::getpid().as_raw_pid()));
-    let clean = || std::fs::remove_dir_all(&place);
-    let result = (|| {
-        make_dir(&place)?;
+    in_own_dir(dir, &|place| {
         let [lower, upper, work, root] =
             ["lower", "upper", "work", "root"].map(|name| place.join(name));
         for part in [&lower, &upper, &work, &root] {
@@ -308,9 +374,32 @@ fn try_overlay(dir: &Path, userxattr: bool) -> Result<(), Failure> {
         rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)
             .during("unmount the overlay")?;
         removed
-    })();
-    let _left_over = clean();
+    })
+}
+
+/// Makes an attempt in a directory of its own below `dir`, which goes away with what was put into it.
+fn in_own_dir(dir: &Path, attempt: &dyn Fn(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
+    let place = dir.join(format!(".rbuild-probe-{}", process::getpid().as_raw_pid()));
+    make_dir(&place)?;
+    let result = attempt(&place);
+    let _left_over = std::fs::remove_dir_all(&place);
     result
+}
+
+fn try_owners(dir: &Path) -> Result<(), Failure> {
+    use rustix::fs::{Gid, Uid};
+    /// Any user that is not the one who tries.
+    const OTHER: u32 = 1;
+    in_own_dir(dir, &|place| {
+        let file = place.join("file");
+        std::fs::write(&file, "").during_at("write", &file)?;
+        rustix::fs::chown(
+            &file,
+            Some(Uid::from_raw(OTHER)),
+            Some(Gid::from_raw(OTHER)),
+        )
+        .during("give a file to another user")
+    })
 }
 
 fn try_proc() -> Result<(), Failure> {

@@ -7,6 +7,7 @@ mod build;
 mod command_line;
 mod contexts;
 mod copy;
+mod doctor;
 mod interrupt;
 mod language;
 mod language_laws;

@@ -3,6 +3,7 @@
 mod archive;
 mod build;
 mod check;
+mod doctor;
 mod images;
 mod manifest;
 mod plan;
@@ -40,6 +41,7 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
         Command::Plan(args) => plan::run(&args, env),
         Command::Login(args) => registry::login(&args, env),
         Command::Logout(args) => registry::logout(&args, env),
+        Command::Doctor(args) => doctor::run(&args, &root?),
         Command::Version(args) => version(&args),
     }?;
     Ok(ExitCode::SUCCESS)
