@@ -298,7 +298,8 @@ impl Core {
             .auth
             .header(&self.transport, call.endpoint, &home, &need)
             .await?;
-        // A first refusal tells what the server wants, a second that a token had run out or lacked a scope.
+        // A first refusal tells what the server wants, a second that a token had run out or lacked a scope, a third
+        // that the new one did so before its turn came, or was not known yet to another of the registry's machines.
         let mut n_refusals = 0;
         loop {
             let request = Request {
@@ -314,7 +315,7 @@ impl Core {
             let answer = self.transport.send(&request, body).await?;
             let status = answer.status();
             let is_refusal = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-            if !is_refusal || n_refusals == 2 {
+            if !is_refusal || n_refusals == 3 {
                 return Ok(answer);
             }
             n_refusals += 1;

@@ -172,6 +172,21 @@ impl Client {
 
 impl Core {
     async fn exists(&self, endpoint: &Endpoint, descriptor: &Descriptor) -> Result<bool, Error> {
+        let mut attempts = self.attempts();
+        loop {
+            match self.exists_now(endpoint, descriptor).await {
+                Ok(exists) => return Ok(exists),
+                Err(failure) => attempts.after(failure).await?,
+            }
+        }
+    }
+
+    /// Asks once.
+    pub(super) async fn exists_now(
+        &self,
+        endpoint: &Endpoint,
+        descriptor: &Descriptor,
+    ) -> Result<bool, Failure> {
         let key = (
             endpoint.host.clone(),
             endpoint.repository.clone(),
@@ -189,30 +204,24 @@ impl Core {
             limit: None,
             meter: None,
         };
-        let mut attempts = self.attempts();
-        loop {
-            let failure = match self.ask(&call).await {
-                Ok(answer) if answer.status() == StatusCode::OK => {
-                    let is_same = answer
-                        .declared_len()
-                        .is_none_or(|len| len == descriptor.size);
-                    if is_same {
-                        self.known().blobs.insert(key);
-                    }
-                    return Ok(is_same);
-                }
-                Ok(answer) if retry::is_transient(answer.status()) => {
-                    let what = format!("blob {}", descriptor.digest);
-                    answer
-                        .refusal(&what, &Method::HEAD, &self.describe(endpoint))
-                        .await
-                }
-                // Not there, or not for us to see; the upload will tell.
-                Ok(_) => return Ok(false),
-                Err(failure) => failure,
-            };
-            attempts.after(failure).await?;
+        let answer = self.ask(&call).await?;
+        if answer.status() == StatusCode::OK {
+            let is_same = answer
+                .declared_len()
+                .is_none_or(|len| len == descriptor.size);
+            if is_same {
+                self.known().blobs.insert(key);
+            }
+            return Ok(is_same);
         }
+        if retry::is_transient(answer.status()) {
+            let what = format!("blob {}", descriptor.digest);
+            return Err(answer
+                .refusal(&what, &Method::HEAD, &self.describe(endpoint))
+                .await);
+        }
+        // Not there, or not for us to see; the upload will tell.
+        Ok(false)
     }
 
     async fn push_blob(&self, endpoint: &Endpoint, upload: &Upload<'_>) -> Result<Pushed, Error> {
@@ -231,6 +240,7 @@ impl Core {
                 offset: 0,
                 chunk: self.settings().chunk_bytes.filter(|bytes| *bytes > 0),
                 may_resume: true,
+                is_ending: false,
             };
             if let Err(error) = session.run().await {
                 if let Some(location) = &session.location {

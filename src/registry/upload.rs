@@ -24,7 +24,7 @@ use super::{
 /// The pieces that are tried when a proxy refuses the whole, one after the other. The first stays below the 100 MB
 /// that a large content delivery network admits, the last below the 1 MB that nginx comes with.
 const CHUNK_BYTES: [u64; 3] = [64 << 20, 8 << 20, 1_000_000];
-/// Blobs up to this size are not resumed but sent again.
+/// Blobs up to this size are not resumed but sent again, unless they travel in pieces.
 const MIN_RESUME_BYTES: u64 = 1 << 20;
 
 /// An upload under way.
@@ -42,6 +42,8 @@ pub(super) struct Session<'a> {
     pub(super) chunk: Option<u64>,
     /// Whether the registry can be asked how far it is.
     pub(super) may_resume: bool,
+    /// Whether the latest request was the one that ends the upload.
+    pub(super) is_ending: bool,
 }
 
 impl Session<'_> {
@@ -50,7 +52,8 @@ impl Session<'_> {
         let mut attempts = self.core.attempts();
         let mut mark = 0;
         loop {
-            if self.offset >= mark + PROGRESS_BYTES {
+            // `mark` only grows, so a registry that forgets uploads cannot make this endless.
+            if self.offset >= mark + self.chunk.map_or(PROGRESS_BYTES, |c| c.min(PROGRESS_BYTES)) {
                 attempts.progressed();
                 mark = self.offset;
             }
@@ -70,6 +73,19 @@ impl Session<'_> {
             }
             if failure.transient {
                 attempts.after(failure).await?;
+                // What broke may have been the answer alone.
+                if self.is_ending
+                    && let Ok(true) = self
+                        .core
+                        .exists_now(self.endpoint, self.upload.descriptor)
+                        .await
+                {
+                    return Ok(());
+                }
+                // Some registries cannot end an upload with an empty request.
+                if before > 0 && before == self.upload.descriptor.size {
+                    self.may_resume = false;
+                }
                 self.resync().await;
                 continue;
             }
@@ -89,9 +105,8 @@ impl Session<'_> {
                 // The registry lost the upload, or does not agree on how far it is.
                 Error::NotFound { .. } | Error::Status { status: 416, .. } if had_session => {
                     failure.transient = true;
-                    self.location = None;
-                    self.offset = 0;
                     self.may_resume = false;
+                    self.restart().await;
                     attempts.after(failure).await?;
                 }
                 // Going on where a broken upload stopped did not work out; the whole may.
@@ -110,6 +125,7 @@ impl Session<'_> {
     async fn step(&mut self) -> Result<bool, Failure> {
         let Some(location) = self.location.clone() else {
             self.offset = 0;
+            self.is_ending = false;
             self.location = Some(self.core.begin(self.endpoint, &self.what).await?);
             return Ok(false);
         };
@@ -118,6 +134,7 @@ impl Session<'_> {
         let len = self.chunk.map_or(left, |chunk| chunk.min(left));
         // The last piece travels with the request that ends the upload: some registries refuse an empty one.
         let is_last = len == left;
+        self.is_ending = is_last;
         let digest = self.upload.descriptor.digest.to_string();
         let (method, url) = if is_last {
             (Method::PUT, location::with_digest(&location, &digest))
@@ -178,7 +195,8 @@ impl Session<'_> {
         let Some(location) = self.location.clone() else {
             return;
         };
-        if self.may_resume && self.upload.descriptor.size > MIN_RESUME_BYTES {
+        let is_worth_it = self.offset > 0 || self.upload.descriptor.size > MIN_RESUME_BYTES;
+        if self.may_resume && is_worth_it {
             let call = Call {
                 endpoint: self.endpoint,
                 method: Method::GET,

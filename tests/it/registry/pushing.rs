@@ -140,6 +140,14 @@ fn broken_uploads_go_on_or_begin_again() {
         2
     );
 
+    // Does not begin again when only the answer was lost.
+    let fake = FakeRegistry::start();
+    let image = reference(&fake.host(), "app:1");
+    fake.faults(move |r, _| is_put(r).then_some(Fault::DropAnswer));
+    push(&client(), &image, &bytes, &[]).expect("it is there");
+    assert!(fake.blob("app", digest).expect("there") == bytes);
+    assert_eq!(fake.log().iter().filter(|r| is_put(r)).count(), 1);
+
     // In pieces, some of which break.
     let fake = FakeRegistry::start();
     let image = reference(&fake.host(), "app:1");

@@ -13,7 +13,7 @@ use rbuild::{
     registry::{Client, Settings, settings::Retry},
 };
 
-use super::{noise, pull, push, quick, reference, with_login};
+use super::{is_blob_get, noise, pull, push, quick, reference, with_login};
 use crate::support::{FakeRegistry, Fault, Received, Wants};
 
 /// How many images are pushed and pulled, unless `RBUILD_STORM` says another number.
@@ -37,7 +37,7 @@ fn misfortune(dice: &Dice, received: &Received) -> Option<Fault> {
     }
     let len: usize = received.header("content-length").parse().unwrap_or(0);
     let somewhere = usize::try_from(dice.roll(1 << 16)).unwrap_or(0);
-    Some(match dice.roll(9) {
+    Some(match dice.roll(10) {
         0 => Fault::Answer(429, vec![("Retry-After", "0".to_owned())], vec![]),
         1 => Fault::Answer(500, vec![], b"oops".to_vec()),
         2 => Fault::Answer(503, vec![], vec![]),
@@ -47,8 +47,47 @@ fn misfortune(dice: &Dice, received: &Received) -> Option<Fault> {
         6 if received.target.contains("/uploads/") => Fault::ForgetUploads,
         7 => Fault::NoRanges,
         8 => Fault::Late(Duration::from_millis(5)),
+        9 => Fault::DropAnswer,
         _ => return None,
     })
+}
+
+/// Each transfer breaks at another place: within the first bytes, the last, and all along.
+#[test]
+fn a_reset_at_any_byte_does_no_harm() {
+    const N_BYTES: usize = 1_200_000;
+    let bytes = noise(N_BYTES);
+    let descriptor = Descriptor::of(MediaType::OCI_LAYER, &bytes);
+    let places = (0..24).map(|i| i * N_BYTES / 24);
+    for (i, place) in places
+        .chain([1, 2, N_BYTES - 2, N_BYTES - 1, N_BYTES])
+        .enumerate()
+    {
+        let fake = FakeRegistry::start();
+        let image = reference(&fake.host(), "app:1");
+        let n_broken = AtomicU64::new(0);
+        fake.faults(move |r, _| {
+            let is_body = matches!(r.method.as_str(), "PUT" | "PATCH");
+            let len: usize = r.header("content-length").parse().unwrap_or(0);
+            // Every other request breaks, so that going on breaks as well.
+            let is_turn = (is_body || is_blob_get(r))
+                && n_broken.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+            match (is_turn, is_body) {
+                (true, true) => Some(Fault::CutRequest(place.min(len))),
+                (true, false) => Some(Fault::CutAnswer(place)),
+                _ => None,
+            }
+        });
+        let client = Client::new(Settings {
+            chunk_bytes: (i % 2 == 1).then_some(500_000),
+            ..quick()
+        })
+        .expect("a client can be made");
+        push(&client, &image, &bytes, &[]).expect("in the end");
+        assert!(fake.blob("app", descriptor.digest).as_ref() == Some(&bytes));
+        assert_eq!(fake.n_uploads(), 0, "{place}: {:#?}", fake.lines());
+        assert!(pull(&client, &image, &descriptor).expect("in the end") == bytes);
+    }
 }
 
 #[test]
@@ -70,6 +109,7 @@ fn what_is_reported_as_done_is_right() {
         text.parse().expect("RBUILD_STORM is a number")
     });
     let mut n_given_up = 0;
+    let mut done = Vec::new();
     for i in 0..n_images {
         let client = Client::new(Settings {
             chunk_bytes: (i % 2 == 0).then_some(25_000),
@@ -115,6 +155,7 @@ fn what_is_reported_as_done_is_right() {
             let stored = fake.blob(&format!("app{i}"), sha256(bytes));
             assert!(stored.as_ref() == Some(bytes), "image {i}");
         }
+        done.push((i, manifest.clone(), config.clone()));
         let fresh = Client::new(settings.clone()).expect("a client can be made");
         let Ok(got) = fresh.manifest(&image) else {
             n_given_up += 1;
@@ -132,6 +173,15 @@ fn what_is_reported_as_done_is_right() {
                 Ok(pulled) => assert!(pulled == *bytes, "image {i}"),
                 Err(_) => n_given_up += 1,
             }
+        }
+    }
+    // Nothing was lost meanwhile.
+    for (i, manifest, config) in &done {
+        let repository = format!("app{i}");
+        assert_eq!(fake.manifest(&repository, "1").as_ref(), Some(manifest));
+        for bytes in layers.iter().map(Vec::as_slice).chain([config.as_bytes()]) {
+            let stored = fake.blob(&repository, sha256(bytes));
+            assert!(stored.as_deref() == Some(bytes), "image {i}");
         }
     }
     #[expect(clippy::print_stderr, reason = "figures are for people")]

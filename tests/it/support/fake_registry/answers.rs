@@ -286,7 +286,9 @@ impl State {
                     .split('-')
                     .next()
                     .and_then(|f| f.parse::<usize>().ok());
-                if first.unwrap_or(0) != upload.len() {
+                // An empty end of an upload has no range.
+                let expected = if body.is_empty() { upload.len() } else { 0 };
+                if first.unwrap_or(expected) != upload.len() {
                     return Reply::error(416, "BLOB_UPLOAD_INVALID");
                 }
                 upload.extend_from_slice(body);

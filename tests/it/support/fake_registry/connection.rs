@@ -46,11 +46,7 @@ impl Connection {
             };
             let n_before = {
                 let mut state = self.state.lock().expect("no panic");
-                let n = state
-                    .log
-                    .iter()
-                    .filter(|r| r.line() == received.line())
-                    .count();
+                let n = state.count(&received);
                 state.log.push(received.clone());
                 n
             };
@@ -121,6 +117,10 @@ impl Connection {
                 .answer(&asked, &body, false);
             let mut cut = None;
             match fault {
+                Some(Fault::DropAnswer) => {
+                    self.stream.shutdown(Shutdown::Both)?;
+                    return Ok(());
+                }
                 Some(Fault::CutAnswer(n)) => cut = Some(n),
                 Some(Fault::Body(bytes)) => reply = reply.body(bytes),
                 Some(Fault::Headers(headers)) => {

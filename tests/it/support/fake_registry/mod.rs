@@ -45,6 +45,8 @@ pub(crate) enum Fault {
     Answer(u16, Vec<(&'static str, String)>, Vec<u8>),
     /// The connection ends without an answer.
     Drop,
+    /// All is done as asked, but the connection ends before the answer.
+    DropAnswer,
     /// The connection ends after that many bytes of the answer's body.
     CutAnswer(usize),
     /// The connection ends after that many bytes of the request's body, which are kept.
@@ -84,10 +86,21 @@ struct State {
     /// Token to its scopes and remaining uses.
     tokens: HashMap<String, (String, usize)>,
     log: Vec<Received>,
+    /// How often each line is in the log; counting there takes longer with each request.
+    n_asked: HashMap<String, usize>,
     n_made: usize,
     max_body: Option<usize>,
     can_mount: bool,
     is_relative: bool,
+}
+
+impl State {
+    /// Counts a request; gives how many before it had the same line.
+    fn count(&mut self, received: &Received) -> usize {
+        let n = self.n_asked.entry(received.line()).or_default();
+        *n += 1;
+        *n - 1
+    }
 }
 
 type Plan = dyn Fn(&Received, usize) -> Option<Fault> + Send + Sync;
@@ -229,7 +242,9 @@ impl FakeRegistry {
     }
 
     pub(crate) fn clear_log(&self) {
-        self.state().log.clear();
+        let mut state = self.state();
+        state.log.clear();
+        state.n_asked.clear();
     }
 
     pub(crate) fn n_uploads(&self) -> usize {
