@@ -148,6 +148,13 @@ pub trait Tree: Send + Sync {
     /// The digest of the bytes of the regular file `path`, remembered where that is cheaper than reading.
     fn digest(&self, path: &Path) -> Result<Digest, TreeError>;
 
+    /// The digest of the bytes that [`Tree::open`] gives, where it is known without reading them. They are those bytes,
+    /// or reading them fails.
+    fn known_digest(&self, path: &Path) -> Option<Digest> {
+        let _ = path;
+        None
+    }
+
     /// Whether a missing `path` is missing because an ignore file took it out.
     fn is_ignored(&self, path: &Path) -> bool {
         let _ = path;

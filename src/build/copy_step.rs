@@ -10,7 +10,7 @@ use std::{
 use super::{
     error::StepError,
     session::{Session, Task},
-    stage::{Outcome, Worker, write},
+    stage::{Outcome, Worker, write_after},
 };
 use crate::{
     cache::{CopyInputs, copy_key},
@@ -64,7 +64,9 @@ pub(super) fn run(
         for warning in copied.warnings {
             session.warn(format!("{}: {warning}", step.label));
         }
-        write(session, copied.changes, step.label.clone())
+        let earlier = worker.earlier(step);
+        let label = step.label.clone();
+        write_after(session, copied.changes, label, earlier.as_ref())
     })
 }
 

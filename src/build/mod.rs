@@ -11,6 +11,7 @@
 mod blobs;
 mod contexts;
 mod copy_step;
+mod earlier;
 mod error;
 mod foreign;
 mod image;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    copy_step,
+    copy_step, earlier,
     error::{BuildError, FailedImage, FailedStep, StepError},
     image::Entry,
     request::NoCache,
@@ -17,7 +17,7 @@ use crate::{
         CacheUse, Key, Lookup, Position, StepRecord, WorkdirInputs, content_digest, workdir_key,
     },
     copy,
-    layer::{Change, WriteOptions, write_layer},
+    layer::{Change, LayerBlob, WriteOptions, write_layer, write_layer_after},
     oci::{Digest, History},
     plan::{Base, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
@@ -347,6 +347,14 @@ impl Worker<'_> {
         Ok(Outcome::Made(made.layer))
     }
 
+    /// The layer that the step made last time; `None` also when nothing from earlier is wanted.
+    pub(super) fn earlier(&self, step: &Step) -> Option<Arc<LayerBlob>> {
+        if self.cache_use() == CacheUse::Off {
+            return None;
+        }
+        earlier::layer(self.session, self.position(step))
+    }
+
     fn cache_use(&self) -> CacheUse {
         let is_off = match &self.session.request.no_cache {
             NoCache::Never => false,
@@ -380,10 +388,24 @@ pub(super) fn write(
     changes: Vec<Change>,
     description: String,
 ) -> Result<Made, StepError> {
+    write_after(session, changes, description, None)
+}
+
+/// As [`write`], taking over what `earlier` has of the layer.
+pub(super) fn write_after(
+    session: &Session<'_>,
+    changes: Vec<Change>,
+    description: String,
+    earlier: Option<&Arc<LayerBlob>>,
+) -> Result<Made, StepError> {
     let store = session.services.store;
-    let mut blob = store.blob_writer()?;
-    let written = write_layer(changes, &mut blob, &WriteOptions::default())?;
-    blob.commit(Some(&written.descriptor.digest))?;
+    let mut blob = store.blob_file()?;
+    let options = WriteOptions::default();
+    let written = match earlier {
+        Some(earlier) => write_layer_after(changes, &mut blob, &options, earlier)?,
+        None => write_layer(changes, &mut blob, &options)?,
+    };
+    blob.commit(&written.descriptor.digest)?;
     store.put_layer(&LayerRecord {
         diff_id: written.diff_id,
         descriptor: written.descriptor.clone(),

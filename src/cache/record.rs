@@ -31,6 +31,22 @@ impl Position {
     }
 }
 
+impl Position {
+    /// What the step here made last time, whatever its inputs were; its blob is in the store.
+    pub fn last_result(self, store: &Store) -> Result<Option<StepRecord>, StoreError> {
+        let Some(last) = last(store, self)? else {
+            return Ok(None);
+        };
+        let Found::Valid(bytes) = store.step(StepFolder::Key, &last.key)? else {
+            return Ok(None);
+        };
+        let Ok(Stored { record, .. }) = serde_json::from_slice::<Stored>(&bytes) else {
+            return Ok(None);
+        };
+        Ok(store.has(&record.descriptor)?.then_some(record))
+    }
+}
+
 /// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepRecord {
@@ -271,6 +287,19 @@ mod tests {
             Lookup::Miss(reason) => reason,
             Lookup::Hit(record) => panic!("a hit: {record:?}"),
         }
+    }
+
+    #[test]
+    fn the_last_result_is_that_of_the_step_that_stood_there() {
+        let (_dir, store) = store();
+        let (here, there) = (Position::new(&["here"]), Position::new(&["there"]));
+        assert_eq!(here.last_result(&store).unwrap(), None);
+        let record = layer(&store);
+        key("one").record(&store, here, &record).unwrap();
+        assert_eq!(here.last_result(&store).unwrap(), Some(record.clone()));
+        assert_eq!(there.last_result(&store).unwrap(), None);
+        std::fs::remove_file(store.blob_path(&record.descriptor.digest)).unwrap();
+        assert_eq!(here.last_result(&store).unwrap(), None, "its blob is gone");
     }
 
     #[test]

@@ -304,6 +304,25 @@ impl LocalTree {
 #[error("it was changed while the build was reading it")]
 struct Changed;
 
+/// A file whose digest was told. One that is changed while it is read fails at its end.
+struct Watched {
+    file: File,
+    stamp: Stamp,
+}
+
+impl Read for Watched {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read(out)?;
+        if length == 0
+            && !out.is_empty()
+            && Stamp::of(&rustix::fs::fstat(&self.file)?) != self.stamp
+        {
+            return Err(io::Error::other(Changed));
+        }
+        Ok(length)
+    }
+}
+
 const CAPABILITY: &str = "security.capability";
 
 impl Tree for LocalTree {
@@ -355,17 +374,22 @@ impl Tree for LocalTree {
 
     fn open(&self, path: &Path) -> Result<Box<dyn Read + Send>, TreeError> {
         let mut file = self.open_file(path)?;
-        let told = self.lock().told.get(path).copied();
-        if let Some((stamp, digest)) = told
-            && self.stamp(path, &file)? != stamp
-        {
+        let Some((told, digest)) = self.lock().told.get(path).copied() else {
+            return Ok(Box::new(file));
+        };
+        let stamp = self.stamp(path, &file)?;
+        if stamp != told {
             if self.hash(path, &file)? != digest {
                 return Err(self.error("read", path, io::Error::other(Changed)));
             }
             file.rewind()
                 .map_err(|error| self.error("read", path, error))?;
         }
-        Ok(Box::new(file))
+        Ok(Box::new(Watched { file, stamp }))
+    }
+
+    fn known_digest(&self, path: &Path) -> Option<Digest> {
+        self.lock().told.get(path).map(|(_, digest)| *digest)
     }
 
     fn digest(&self, path: &Path) -> Result<Digest, TreeError> {

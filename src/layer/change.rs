@@ -12,7 +12,10 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::LayerError;
-use crate::tree::{Kind, Metadata, Tree};
+use crate::{
+    oci::{Digest, sha256},
+    tree::{Kind, Metadata, Tree},
+};
 
 /// What one layer says about one path. Paths are relative, without `.` and `..`.
 ///
@@ -94,6 +97,16 @@ impl Content {
         Self::Bytes(bytes.into())
     }
 
+    /// The digest of the bytes, where it is known without reading them.
+    pub(super) fn known_digest(&self) -> Option<Digest> {
+        match self {
+            Self::Empty => Some(EMPTY),
+            Self::Tree { tree, path } => tree.known_digest(path),
+            Self::Bytes(bytes) => Some(sha256(bytes)),
+            Self::Host(_) => None,
+        }
+    }
+
     /// Starts reading.
     pub fn open(&self) -> io::Result<Box<dyn io::Read + Send>> {
         Ok(match self {
@@ -118,6 +131,12 @@ impl fmt::Debug for Content {
         }
     }
 }
+
+/// The digest of no bytes.
+const EMPTY: Digest = Digest::from_bytes([
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
+    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+]);
 
 /// The start of the names that stand for something removed (image-spec, layer.md, "Whiteouts").
 pub(super) const WHITEOUT_PREFIX: &[u8] = b".wh.";

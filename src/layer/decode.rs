@@ -7,14 +7,15 @@ use super::toc::{Encoding, Member};
 /// Members closer together than this are recorded as one: a hostile blob may have one for every twenty bytes.
 pub(super) const MEMBER_SPACING: u64 = 16 << 10;
 
-/// Adds a member to a table unless the last one is near.
-pub(super) fn record(members: &mut Vec<Member>, member: Member) {
+/// Adds a member to a table unless the last one is near; whether it did.
+pub(super) fn record(members: &mut Vec<Member>, member: Member) -> bool {
     let far = members
         .last()
         .is_none_or(|last| member.tar_offset - last.tar_offset >= MEMBER_SPACING);
     if far {
         members.push(member);
     }
+    far
 }
 
 /// Yields the bytes inside a blob, whatever wraps them, and notes where its members begin.
@@ -78,6 +79,7 @@ impl<R: Read> Decoder<R> {
             members: vec![Member {
                 tar_offset: 0,
                 blob_offset: 0,
+                made: None,
             }],
         })
     }
@@ -126,6 +128,7 @@ impl<R: Read> Decoder<R> {
             Member {
                 tar_offset: self.yielded,
                 blob_offset: input.taken,
+                made: None,
             },
         );
         self.state = if self.encoding == Encoding::Gzip {

@@ -37,7 +37,9 @@ pub use blob::{BlobSource, LayerBlob};
 pub use change::{Change, Content};
 pub use compress::Compression;
 pub use read::ArchiveError;
-pub use toc::{Encoding, Extent, FileContent, Member, Toc, TocEntry, TocFormError, TocItem};
+pub use toc::{
+    Checkpoint, Encoding, Extent, FileContent, Made, Member, Toc, TocEntry, TocFormError, TocItem,
+};
 pub use tree::{Difference, Different, LayerTree, StackError, Stored};
 pub use write::{WriteOptions, Written, write_layer, write_layer_after};
 

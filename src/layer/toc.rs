@@ -16,7 +16,7 @@ use super::{
     read::{ArchiveError, RawEntry, RawItem, TarReader, Whiteouts},
 };
 use crate::{
-    oci::{DiffId, Digest, Digester},
+    oci::{DiffId, Digest, DigestState, Digester},
     tree::{Kind, Metadata},
 };
 
@@ -42,6 +42,28 @@ pub struct Member {
     pub tar_offset: u64,
     /// Offset in the blob of the member's first byte.
     pub blob_offset: u64,
+    /// For recognising it, where this program wrote it.
+    pub made: Option<Made>,
+}
+
+/// What tells whether a member can stand in another blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Made {
+    /// A digest of what the member yields: the headers' bytes, and the digests of files and which part of them.
+    pub composition: Digest,
+    /// CRC-32 of the member's bytes in the blob.
+    pub checksum: u32,
+}
+
+/// A place before a member where hashing can go on without the bytes before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The index of the member.
+    pub member: usize,
+    /// What the tar's digest comes from.
+    pub tar: DigestState,
+    /// What the blob's digest comes from.
+    pub blob: DigestState,
 }
 
 /// A run of bytes of a sparse file that the archive holds; what lies between runs is zeros.
@@ -110,6 +132,8 @@ pub struct Toc {
     pub recipe: Option<Compression>,
     /// Where decompression can start, ascending; never empty, the first member yields the first byte.
     pub members: Vec<Member>,
+    /// Where hashing can go on, ascending; only for blobs with a `recipe`.
+    pub checkpoints: Vec<Checkpoint>,
     /// What the archive says, in its order.
     pub entries: Vec<TocEntry>,
 }
@@ -172,6 +196,7 @@ impl Toc {
             encoding,
             recipe: None,
             members,
+            checkpoints: Vec::new(),
             entries,
         })
     }

@@ -1,7 +1,7 @@
 //! Writing a layer: changes in, blob out, one pass over every byte.
 //!
 //! ```text
-//! producer ─members, round robin→ packers (n threads) ─in the same order→ caller: diffID, digest, sink
+//! layout ─members, round robin→ packers (n threads): read, compress ─in the same order→ caller: diffID, digest, sink
 //! ```
 //! Channels hold one member each, so memory is bounded by the number of threads and not by the layer. The order of the members
 //! is kept by taking them from the packers in the order in which they were handed out.
@@ -9,6 +9,7 @@
 //! Where members are cut is decided in `layout.rs`.
 
 mod layout;
+mod member;
 
 use std::{
     io::Write,
@@ -20,18 +21,18 @@ use std::{
     thread,
 };
 
-use libdeflater::Decompressor;
+use libdeflater::crc32;
 
-use self::layout::Layout;
+use self::{layout::Layout, member::Parts};
 use super::{
     Change, LayerBlob, LayerError,
     change::canonical,
     compress::{Compression, Packer},
     decode::record,
     reuse::Earlier,
-    toc::{Member, Toc},
+    toc::{Checkpoint, Made, Member, Toc, TocEntry, TocItem},
 };
-use crate::oci::{Descriptor, DiffId, Digester};
+use crate::oci::{Descriptor, DiffId, Digest, Digester};
 
 /// How to write a layer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -70,7 +71,8 @@ pub fn write_layer(
 }
 
 /// As [`write_layer`], with the very same result, but members that `earlier` has are taken from there instead of being
-/// compressed again: it is the layer that the same step made last time.
+/// compressed again, and not even read as long as all before them are its members, too: it is the layer that the same
+/// step made last time.
 pub fn write_layer_after(
     changes: Vec<Change>,
     sink: impl Write,
@@ -95,21 +97,27 @@ fn write(
         let (queues, packed): (Vec<_>, Vec<_>) = packers
             .into_iter()
             .map(|packer| {
-                let (queue, raw) = sync_channel(1);
+                let (queue, jobs) = sync_channel(1);
                 let (done, packed) = sync_channel(1);
-                scope.spawn(move || pack_all(packer, earlier, &raw, &done));
+                scope.spawn(move || pack_all(packer, earlier, &jobs, &done));
                 (queue, packed)
             })
             .unzip();
         let limit = options.rewrite_timestamp;
-        let producer = scope.spawn(move || Layout::new(queues, limit).run(changes));
-        let collected = collect(packed, &mut sink);
-        let produced = producer
+        let (start, started) = sync_channel(1);
+        let layout = scope.spawn(move || Layout::new(queues, start, limit, earlier).run(changes));
+        let collected = collect(packed, &started, earlier, &mut sink);
+        // One that waits for somebody to listen has to know that nobody does.
+        drop(started);
+        let laid_out = layout
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // Where the sink fails, the producer only sees that nobody listens any more.
+        // Where the sink fails, the layout only sees that nobody listens any more.
         let blob = collected?;
-        let (entries, tar_size) = produced?;
+        let (mut entries, tar_size) = laid_out?;
+        for (entry, digest) in blob.digests {
+            fill_in(&mut entries[entry], digest);
+        }
         let diff_id = DiffId(blob.tar.finish());
         let media_type = options.compression.media_type();
         Ok(Written {
@@ -123,10 +131,22 @@ fn write(
                 encoding: options.compression.encoding(),
                 recipe: Some(options.compression),
                 members: blob.members,
+                checkpoints: blob.checkpoints,
                 entries,
             },
         })
     })
+}
+
+/// Notes the digest of a file that was read after its entry was made.
+fn fill_in(entry: &mut TocEntry, digest: Digest) {
+    if let TocItem::Node {
+        content: Some(content),
+        ..
+    } = &mut entry.item
+    {
+        content.digest = digest;
+    }
 }
 
 /// How many threads compress.
@@ -140,49 +160,142 @@ fn threads(options: &WriteOptions) -> usize {
     )
 }
 
+/// A member that is to be packed.
+#[derive(Debug)]
+struct Job {
+    parts: Parts,
+    /// What it consists of, where that is known yet.
+    composition: Option<Digest>,
+}
+
+/// Where the blob begins to be made of jobs.
+#[derive(Debug, Default)]
+struct Start {
+    /// All before this is as in the earlier blob.
+    checkpoint: Option<Checkpoint>,
+}
+
 /// A member on its way.
 struct OnItsWay {
     /// The tar's bytes.
     raw: Vec<u8>,
     /// The blob's, where they are others.
     packed: Option<Vec<u8>>,
+    /// What it consists of, where that is known.
+    composition: Option<Digest>,
+    /// Digests of files that were not known, with the entries they belong to.
+    digests: Vec<(usize, Digest)>,
     /// Whether an earlier blob had them.
     is_reused: bool,
 }
 
-/// One packer thread: until the producer or the caller is gone.
+/// One packer thread: until the layout or the caller is gone.
 fn pack_all(
     mut packer: Packer,
     earlier: Option<&Earlier>,
-    raw: &Receiver<Vec<u8>>,
-    done: &SyncSender<std::io::Result<OnItsWay>>,
+    jobs: &Receiver<Job>,
+    done: &SyncSender<Result<OnItsWay, LayerError>>,
 ) {
-    let mut inflater = Decompressor::new();
-    for raw in raw {
-        let found = earlier.and_then(|earlier| earlier.find(&raw, &mut inflater));
-        let is_reused = found.is_some();
-        let packed = match found {
-            Some(found) => Ok(Some(found)),
-            None => packer.pack(&raw),
-        };
-        let member = packed.map(|packed| OnItsWay {
-            raw,
-            packed,
-            is_reused,
-        });
-        if done.send(member).is_err() {
+    for job in jobs {
+        if done.send(pack(&mut packer, earlier, job)).is_err() {
             return;
         }
     }
+}
+
+fn pack(packer: &mut Packer, earlier: Option<&Earlier>, job: Job) -> Result<OnItsWay, LayerError> {
+    let filled = job.parts.fill(job.composition)?;
+    let found = earlier
+        .zip(filled.composition)
+        .and_then(|(earlier, composition)| earlier.find(&composition));
+    let is_reused = found.is_some();
+    let packed = match found {
+        Some(found) => Some(found),
+        None => packer
+            .pack(&filled.raw)
+            .map_err(|source| LayerError::Sink { source })?,
+    };
+    Ok(OnItsWay {
+        raw: filled.raw,
+        packed,
+        composition: filled.composition,
+        digests: filled.digests,
+        is_reused,
+    })
 }
 
 /// What the caller's thread has of the blob.
 struct Blob {
     tar: Digester,
     digest: Digester,
+    tar_size: u64,
     size: u64,
     reused: u64,
     members: Vec<Member>,
+    checkpoints: Vec<Checkpoint>,
+    digests: Vec<(usize, Digest)>,
+}
+
+/// How many bytes of the tar lie between two checkpoints, at least.
+const CHECKPOINT_SPACING: u64 = 8 << 20;
+
+impl Blob {
+    /// Nothing, or all before a checkpoint of an earlier blob.
+    fn begin(
+        start: &Start,
+        earlier: Option<&Earlier>,
+        sink: &mut impl Write,
+    ) -> Result<Self, LayerError> {
+        let mut blob = Self {
+            tar: Digester::new(),
+            digest: Digester::new(),
+            tar_size: 0,
+            size: 0,
+            reused: 0,
+            members: Vec::new(),
+            checkpoints: Vec::new(),
+            digests: Vec::new(),
+        };
+        if let (Some(checkpoint), Some(earlier)) = (&start.checkpoint, earlier) {
+            let next = earlier.member(checkpoint.member);
+            earlier
+                .copy_start(next.blob_offset, sink)
+                .map_err(|source| LayerError::Sink { source })?;
+            let resumed = |state| Digester::resume(state).expect("checkpoints are usable");
+            (blob.tar, blob.digest) = (resumed(&checkpoint.tar), resumed(&checkpoint.blob));
+            (blob.tar_size, blob.size) = (next.tar_offset, next.blob_offset);
+            blob.reused = blob.size;
+            (blob.members, blob.checkpoints) = earlier.before(checkpoint);
+        }
+        Ok(blob)
+    }
+
+    /// Notes the member that begins here.
+    fn note(&mut self, made: Option<Made>) {
+        let member = Member {
+            tar_offset: self.tar_size,
+            blob_offset: self.size,
+            made,
+        };
+        if !record(&mut self.members, member) {
+            // A row that stands for several members is none that could be taken over.
+            if let Some(last) = self.members.last_mut() {
+                last.made = None;
+            }
+            return;
+        }
+        let index = self.members.len() - 1;
+        let last = self.checkpoints.last();
+        let since = last.map_or(0, |last| self.members[last.member].tar_offset);
+        let is_known = last.is_some_and(|last| last.member == index);
+        if !is_known && self.tar_size >= since + CHECKPOINT_SPACING {
+            self.checkpoints.push(Checkpoint {
+                member: index,
+                tar: self.tar.state(),
+                blob: self.digest.state(),
+            });
+        }
+    }
 }
 
 /// Takes members in order, hashes both sides, writes the blob.
@@ -191,38 +304,32 @@ struct Blob {
     reason = "the packers stop when the receivers are dropped"
 )]
 fn collect(
-    packed: Vec<Receiver<std::io::Result<OnItsWay>>>,
+    packed: Vec<Receiver<Result<OnItsWay, LayerError>>>,
+    start: &Receiver<Start>,
+    earlier: Option<&Earlier>,
     sink: &mut impl Write,
 ) -> Result<Blob, LayerError> {
-    let mut blob = Blob {
-        tar: Digester::new(),
-        digest: Digester::new(),
-        size: 0,
-        reused: 0,
-        members: Vec::new(),
-    };
-    let mut tar_offset = 0;
+    let start = start.recv().unwrap_or_default();
+    let mut blob = Blob::begin(&start, earlier, sink)?;
     for queue in packed.iter().cycle() {
         let Ok(member) = queue.recv() else { break };
-        let OnItsWay {
-            raw,
-            packed,
-            is_reused,
-        } = member.map_err(|source| LayerError::Sink { source })?;
+        let member = member?;
+        let bytes = member.packed.as_deref().unwrap_or(&member.raw);
         // Bytes that stand for themselves can be read from anywhere.
-        if packed.is_some() || blob.members.is_empty() {
-            let member = Member {
-                tar_offset,
-                blob_offset: blob.size,
-            };
-            record(&mut blob.members, member);
+        if member.packed.is_some() {
+            blob.note(member.composition.map(|composition| Made {
+                composition,
+                checksum: crc32(bytes),
+            }));
+        } else if blob.members.is_empty() {
+            blob.note(None);
         }
-        tar_offset += raw.len() as u64;
-        blob.tar.update(&raw);
-        let bytes = packed.as_deref().unwrap_or(&raw);
+        blob.digests.extend(member.digests);
+        blob.tar.update(&member.raw);
+        blob.tar_size += member.raw.len() as u64;
         blob.digest.update(bytes);
         blob.size += bytes.len() as u64;
-        if is_reused {
+        if member.is_reused {
             blob.reused += bytes.len() as u64;
         }
         sink.write_all(bytes)

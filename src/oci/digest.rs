@@ -4,7 +4,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use sha2::{Digest as _, Sha256, digest::common::hazmat::SerializableState as _};
 
 /// The digest of exact stored bytes, `sha256:<64 lower-case hex digits>`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -120,6 +120,41 @@ impl Digester {
     pub fn finish(self) -> Digest {
         Digest(self.0.finalize().into())
     }
+
+    /// How far it is, for going on later without the bytes so far.
+    pub fn state(&self) -> DigestState {
+        DigestState(self.0.serialize().into())
+    }
+
+    /// A digester that has seen what another one had; `None` when no digester ever has this state.
+    pub fn resume(state: &DigestState) -> Option<Self> {
+        Sha256::deserialize(&state.0.into()).ok().map(Self)
+    }
+}
+
+/// How far a [`Digester`] is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct DigestState([u8; Self::LEN]);
+
+impl DigestState {
+    /// How many bytes a state has: the words, the count of blocks, and what does not fill a block yet.
+    pub const LEN: usize = 32 + 8 + 64;
+
+    /// The bytes of the state.
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// The state that these bytes are.
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for DigestState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DigestState")
+    }
 }
 
 impl fmt::Debug for Digester {
@@ -195,6 +230,18 @@ mod tests {
             "sha256:E3".parse::<Digest>(),
             Err(DigestError::Hex(_))
         ));
+    }
+
+    #[test]
+    fn a_digester_goes_on_where_another_one_was() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        for middle in [0, 1, 63, 64, 65, 512, 1000] {
+            let mut first = Digester::new();
+            first.update(&bytes[..middle]);
+            let mut second = Digester::resume(&first.state()).unwrap();
+            second.update(&bytes[middle..]);
+            assert_eq!(second.finish(), sha256(&bytes), "{middle} bytes before");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod platform;
 
 pub use config::{Config, ConfigFile, Healthcheck, History, RootFs};
 pub use descriptor::{Descriptor, MediaType};
-pub use digest::{ChainId, DiffId, Digest, DigestError, Digester, sha256};
+pub use digest::{ChainId, DiffId, Digest, DigestError, DigestState, Digester, sha256};
 pub use manifest::{Index, Manifest};
 pub use platform::{Platform, PlatformError};
 

@@ -18,75 +18,35 @@ use crate::oci::{Descriptor, Digest, Digester, sha256};
 /// configs with inline caches are the largest documents there are.
 pub const MAX_DOCUMENT_BYTES: u64 = 32 << 20;
 
-/// Takes the bytes of a new blob. Dropped without [`BlobWriter::commit`], nothing remains.
+/// A file that is to become a blob. Dropped without [`BlobFile::commit`], nothing remains.
 #[derive(Debug)]
-pub struct BlobWriter<'a> {
+pub struct BlobFile<'a> {
     store: &'a Store,
     path: PathBuf,
     file: File,
-    digester: Digester,
     size: u64,
     committed: bool,
 }
 
-impl BlobWriter<'_> {
-    /// How many bytes were written.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Forgets all that was written, for beginning again.
-    pub fn restart(&mut self) -> Result<(), StoreError> {
-        self.file
-            .set_len(0)
-            .and_then(|()| self.file.rewind())
-            .at("write", &self.path)?;
-        self.digester = Digester::new();
-        self.size = 0;
-        Ok(())
-    }
-
-    /// Makes what was written a blob of the store and says which. With `expected`, other bytes are refused and
-    /// thrown away.
-    pub fn commit(mut self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
-        let digest = std::mem::take(&mut self.digester).finish();
-        if let Some(expected) = expected
-            && *expected != digest
-        {
-            return Err(StoreError::Corrupt {
-                digest: *expected,
-                actual: digest,
-            });
-        }
-        let path = self.store.blob_path(&digest);
+impl BlobFile<'_> {
+    /// Makes what was written the blob `digest`, which the caller has computed from the very bytes that it wrote.
+    pub fn commit(mut self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.store.blob_path(digest);
         // A blob that is there stays: somebody may be reading it. One of another size was torn by a power loss.
-        if self.store.blob_size(&digest)? != Some(self.size) {
+        if self.store.blob_size(digest)? != Some(self.size) {
             self.committed = true;
             rename(&self.path, &path)?;
         }
-        Ok((digest, self.size))
-    }
-
-    /// [`BlobWriter::commit`] for bytes that a descriptor announced, which must have its digest and its size.
-    pub fn commit_as(self, descriptor: &Descriptor) -> Result<(), StoreError> {
-        if self.size != descriptor.size {
-            return Err(StoreError::Size {
-                digest: descriptor.digest,
-                expected: descriptor.size,
-                actual: self.size,
-            });
-        }
-        self.commit(Some(&descriptor.digest)).map(|_| ())
+        Ok(())
     }
 }
 
-impl Write for BlobWriter<'_> {
+impl Write for BlobFile<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self
             .file
             .write(bytes)
             .map_err(with_path("write", &self.path))?;
-        self.digester.update(&bytes[..n]);
         self.size += n as u64;
         Ok(n)
     }
@@ -96,11 +56,76 @@ impl Write for BlobWriter<'_> {
     }
 }
 
-impl Drop for BlobWriter<'_> {
+impl Drop for BlobFile<'_> {
     fn drop(&mut self) {
         if !self.committed {
             fs::remove_file(&self.path).ok();
         }
+    }
+}
+
+/// Takes the bytes of a new blob and finds out its digest. Dropped without [`BlobWriter::commit`], nothing remains.
+#[derive(Debug)]
+pub struct BlobWriter<'a> {
+    file: BlobFile<'a>,
+    digester: Digester,
+}
+
+impl BlobWriter<'_> {
+    /// How many bytes were written.
+    pub fn size(&self) -> u64 {
+        self.file.size
+    }
+
+    /// Forgets all that was written, for beginning again.
+    pub fn restart(&mut self) -> Result<(), StoreError> {
+        let BlobFile { file, path, .. } = &mut self.file;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .at("write", path)?;
+        self.digester = Digester::new();
+        self.file.size = 0;
+        Ok(())
+    }
+
+    /// Makes what was written a blob of the store and says which. With `expected`, other bytes are refused and
+    /// thrown away.
+    pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
+        let (digest, size) = (self.digester.finish(), self.file.size);
+        if let Some(expected) = expected
+            && *expected != digest
+        {
+            return Err(StoreError::Corrupt {
+                digest: *expected,
+                actual: digest,
+            });
+        }
+        self.file.commit(&digest)?;
+        Ok((digest, size))
+    }
+
+    /// [`BlobWriter::commit`] for bytes that a descriptor announced, which must have its digest and its size.
+    pub fn commit_as(self, descriptor: &Descriptor) -> Result<(), StoreError> {
+        if self.file.size != descriptor.size {
+            return Err(StoreError::Size {
+                digest: descriptor.digest,
+                expected: descriptor.size,
+                actual: self.file.size,
+            });
+        }
+        self.commit(Some(&descriptor.digest)).map(|_| ())
+    }
+}
+
+impl Write for BlobWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.file.write(bytes)?;
+        self.digester.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -132,12 +157,19 @@ impl Store {
 
     /// Begins a new blob.
     pub fn blob_writer(&self) -> Result<BlobWriter<'_>, StoreError> {
-        let (path, file) = self.workspace.file()?;
         Ok(BlobWriter {
+            file: self.blob_file()?,
+            digester: Digester::new(),
+        })
+    }
+
+    /// Begins a new blob whose digest the caller computes.
+    pub fn blob_file(&self) -> Result<BlobFile<'_>, StoreError> {
+        let (path, file) = self.workspace.file()?;
+        Ok(BlobFile {
             store: self,
             path,
             file,
-            digester: Digester::new(),
             size: 0,
             committed: false,
         })

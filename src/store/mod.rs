@@ -49,7 +49,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use blob::{BlobWriter, MAX_DOCUMENT_BYTES};
+pub use blob::{BlobFile, BlobWriter, MAX_DOCUMENT_BYTES};
 pub use error::StoreError;
 pub use lock::StepLock;
 pub use mounts::{CacheMount, CacheMountId, CacheSharing};

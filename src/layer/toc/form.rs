@@ -1,8 +1,10 @@
 //! The bytes of a table of contents, as the store keeps them.
 //!
 //! ```text
-//! "rbuild toc 2\n"  diffID(32)  tar size  blob size  encoding(1)  recipe
-//! n  (tar offset, blob offset) × n          as differences to the ones before
+//! "rbuild toc 3\n"  diffID(32)  tar size  blob size  encoding(1)  recipe
+//! n  member × n                             tar offset, blob offset: as differences to those before;
+//!                                           0, or 1 composition(32) checksum(4)
+//! n  checkpoint × n                         member, states of the tar's and the blob's digest (104 each)
 //! n  entry × n                              shared prefix of the path, rest of it, item
 //! sha256 of all before (32)
 //! ```
@@ -16,14 +18,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Encoding, Extent, FileContent, Member, Toc, TocEntry, TocItem};
+use super::{Checkpoint, Encoding, Extent, FileContent, Made, Member, Toc, TocEntry, TocItem};
 use crate::{
     layer::Compression,
-    oci::{DiffId, Digest, sha256},
+    oci::{DiffId, Digest, DigestState, sha256},
     tree::{Kind, Metadata, Timestamp},
 };
 
-const MAGIC: &[u8] = b"rbuild toc 2\n";
+const MAGIC: &[u8] = b"rbuild toc 3\n";
 
 /// Counts the versions of the code that makes members: how they are cut, what is stored, the compressor's version. The test of pinned digests
 /// says when it has to go up.
@@ -67,11 +69,23 @@ impl Toc {
         let mut last = Member {
             tar_offset: 0,
             blob_offset: 0,
+            made: None,
         };
         for &member in &self.members {
             number(&mut out, member.tar_offset.wrapping_sub(last.tar_offset));
             number(&mut out, member.blob_offset.wrapping_sub(last.blob_offset));
+            out.push(member.made.is_some().into());
+            if let Some(made) = member.made {
+                out.extend_from_slice(made.composition.as_bytes());
+                out.extend_from_slice(&made.checksum.to_le_bytes());
+            }
             last = member;
+        }
+        number(&mut out, self.checkpoints.len() as u64);
+        for checkpoint in &self.checkpoints {
+            number(&mut out, checkpoint.member as u64);
+            out.extend_from_slice(checkpoint.tar.as_bytes());
+            out.extend_from_slice(checkpoint.blob.as_bytes());
         }
         number(&mut out, self.entries.len() as u64);
         let mut last = Path::new("");
@@ -266,15 +280,33 @@ impl<'a> Input<'a> {
         let mut last = Member {
             tar_offset: 0,
             blob_offset: 0,
+            made: None,
         };
         for _ in 0..self.count()? {
             last = Member {
                 tar_offset: last.tar_offset.checked_add(self.number()?)?,
                 blob_offset: last.blob_offset.checked_add(self.number()?)?,
+                made: match self.byte()? {
+                    0 => None,
+                    1 => Some(self.made()?),
+                    _ => return None,
+                },
             };
             members.push(last);
         }
         if members.first()?.tar_offset != 0 {
+            return None;
+        }
+        let mut checkpoints = Vec::new();
+        for _ in 0..self.count()? {
+            let member = usize::try_from(self.number()?).ok()?;
+            let (tar, blob) = (self.state()?, self.state()?);
+            checkpoints.push(Checkpoint { member, tar, blob });
+        }
+        if !checkpoints
+            .iter()
+            .all(|checkpoint| checkpoint.member < members.len())
+        {
             return None;
         }
         let count = self.count()?;
@@ -299,8 +331,21 @@ impl<'a> Input<'a> {
             encoding,
             recipe: recipe.filter(|_| is_ours),
             members,
+            checkpoints,
             entries,
         })
+    }
+
+    fn made(&mut self) -> Option<Made> {
+        Some(Made {
+            composition: self.digest()?,
+            checksum: u32::from_le_bytes(self.take(4)?.try_into().ok()?),
+        })
+    }
+
+    fn state(&mut self) -> Option<DigestState> {
+        let bytes = self.take(DigestState::LEN)?.try_into().ok()?;
+        Some(DigestState::from_bytes(bytes))
     }
 
     fn item(&mut self) -> Option<TocItem> {
@@ -379,6 +424,7 @@ impl<'a> Input<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Digester;
 
     fn sample() -> Toc {
         let node = |kind, content| TocItem::Node {
@@ -417,12 +463,22 @@ mod tests {
                 Member {
                     tar_offset: 0,
                     blob_offset: 0,
+                    made: None,
                 },
                 Member {
                     tar_offset: 1 << 20,
                     blob_offset: 300,
+                    made: Some(Made {
+                        composition: sha256(b"parts"),
+                        checksum: 7,
+                    }),
                 },
             ],
+            checkpoints: vec![Checkpoint {
+                member: 1,
+                tar: Digester::new().state(),
+                blob: Digester::new().state(),
+            }],
             entries: vec![
                 entry("", node(Kind::Dir, None)),
                 entry("usr/a", node(Kind::File { size: 9 }, Some(content))),

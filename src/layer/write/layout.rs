@@ -5,60 +5,96 @@
 //! more has members of its own, cut inside every 1 MiB.
 
 use std::{
-    collections::HashMap, ffi::OsStr, io::Read, os::unix::ffi::OsStrExt, path::Path,
-    sync::mpsc::SyncSender,
+    collections::HashMap,
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    sync::{Arc, Mutex, mpsc::SyncSender},
 };
 
-use super::super::{
-    Change, Content, LayerError,
-    change::{OPAQUE_NAME, WHITEOUT_PREFIX},
-    tar::{self, Header},
-    toc::{FileContent, TocEntry, TocItem},
+use super::{
+    super::{
+        Change, Content, LayerError,
+        change::{OPAQUE_NAME, WHITEOUT_PREFIX},
+        reuse::Earlier,
+        tar::{self, Header},
+        toc::{Checkpoint, FileContent, TocEntry, TocItem},
+    },
+    Job, Start,
+    member::{LargeFile, Part, Parts, append, at_end, read_error},
 };
 use crate::{
-    oci::{Digest, Digester},
+    oci::{Digest, Digester, sha256},
     tree::{Kind, Metadata},
 };
 
 /// A member shorter than this is not cut between small files.
-const LEAST: usize = 256 << 10;
+const LEAST: u64 = 256 << 10;
 /// Mean number of bytes after [`LEAST`] until a cut.
 const MEAN: u64 = 768 << 10;
 /// A member this long is cut at the next border.
-const MOST: usize = 2 << 20;
+const MOST: u64 = 2 << 20;
 /// A file of this size has its own members, of this size.
-const PIECE: usize = 1 << 20;
+const PIECE: u64 = 1 << 20;
 
 /// Extended attributes that a layer keeps.
 const KEPT_XATTR: &[u8] = b"security.capability";
 
 /// Lays out the tar and cuts it into members.
-pub(super) struct Layout {
-    queues: Vec<SyncSender<Vec<u8>>>,
+pub(super) struct Layout<'a> {
+    queues: Vec<SyncSender<Job>>,
     next: usize,
-    member: Vec<u8>,
+    parts: Parts,
     /// Bytes of the tar before the present member.
     before: u64,
     mtime_limit: Option<i64>,
     entries: Vec<TocEntry>,
     /// Nobody takes members any more; the caller's thread knows why.
     stopped: bool,
+    start: SyncSender<Start>,
+    /// Until the first member that an earlier blob does not have in the same place.
+    prefix: Option<Prefix<'a>>,
 }
 
-impl Layout {
-    pub(super) fn new(queues: Vec<SyncSender<Vec<u8>>>, mtime_limit: Option<i64>) -> Self {
+/// Members that are those of an earlier blob, from the first one on.
+struct Prefix<'a> {
+    earlier: &'a Earlier,
+    length: usize,
+    /// Where hashing can go on.
+    checkpoint: Option<Checkpoint>,
+    /// The members after the checkpoint.
+    held: Vec<Job>,
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn new(
+        queues: Vec<SyncSender<Job>>,
+        start: SyncSender<Start>,
+        mtime_limit: Option<i64>,
+        earlier: Option<&'a Earlier>,
+    ) -> Self {
         Self {
             queues,
             next: 0,
-            member: Vec::new(),
+            parts: Parts::default(),
             before: 0,
             mtime_limit,
             entries: Vec::new(),
             stopped: false,
+            start,
+            prefix: earlier.map(|earlier| Prefix {
+                earlier,
+                length: 0,
+                checkpoint: None,
+                held: Vec::new(),
+            }),
         }
     }
 
     pub(super) fn run(mut self, changes: Vec<Change>) -> Result<(Vec<TocEntry>, u64), LayerError> {
+        if self.prefix.is_none() {
+            self.stopped |= self.start.send(Start::default()).is_err();
+        }
         // Links repeat the header of what they link to, which comes earlier.
         let mut linked = HashMap::new();
         for change in &changes {
@@ -112,8 +148,9 @@ impl Layout {
                 }
             }
         }
-        self.member.extend_from_slice(&tar::END);
-        self.cut();
+        self.parts.bytes(|out| out.extend_from_slice(&tar::END));
+        self.cut()?;
+        self.end_prefix()?;
         Ok((self.entries, self.before))
     }
 
@@ -154,7 +191,7 @@ impl Layout {
             if !is_file {
                 return Ok(None);
             }
-            let offset = layout.before + layout.member.len() as u64;
+            let offset = layout.before + layout.parts.length();
             let digest = layout.content(path, content, size)?;
             Ok(Some(FileContent {
                 digest,
@@ -197,85 +234,137 @@ impl Layout {
         path: &Path,
         content: impl FnOnce(&mut Self) -> Result<T, LayerError>,
     ) -> Result<T, LayerError> {
-        if header.size >= PIECE as u64 {
-            self.cut();
+        if header.size >= PIECE {
+            self.cut()?;
         }
-        header.write(&mut self.member);
+        self.parts.bytes(|out| header.write(out));
         let result = content(self)?;
-        tar::pad(&mut self.member, header.size);
+        if tar::padding(header.size) > 0 {
+            self.parts.bytes(|out| tar::pad(out, header.size));
+        }
         let length = header.size + tar::BLOCK as u64;
-        let due = self.member.len() >= LEAST && falls_after(path, length);
-        if header.size >= PIECE as u64 || due || self.member.len() >= MOST {
-            self.cut();
+        let due = self.parts.length() >= LEAST && falls_after(path, length);
+        if header.size >= PIECE || due || self.parts.length() >= MOST {
+            self.cut()?;
         }
         Ok(result)
     }
 
-    /// Copies a file into the tar.
+    /// Puts a file into the tar. Its digest is filled in later where it is not known and the packers read the file.
     fn content(&mut self, path: &Path, content: &Content, size: u64) -> Result<Digest, LayerError> {
-        let read_error = |source| LayerError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let mut digester = Digester::new();
-        let mut reader = content.open().map_err(read_error)?;
-        let mut left = size;
-        while left > 0 && !self.stopped {
-            if self.member.len() >= PIECE && size >= PIECE as u64 {
-                self.cut();
-            }
-            let start = self.member.len();
-            let room = PIECE.saturating_sub(start) as u64;
-            // Small files go in whole, and no piece is followed by a crumb.
-            let wanted = if size < PIECE as u64 || left < room + LEAST as u64 {
-                left
-            } else {
-                room
-            };
-            let length = (&mut reader)
-                .take(wanted)
-                .read_to_end(&mut self.member)
-                .map_err(read_error)? as u64;
-            digester.update(&self.member[start..]);
-            left -= length;
-            if length < wanted {
-                return Err(LayerError::SizeChanged {
+        let digest = content.known_digest();
+        if size < PIECE {
+            if size > 0 || !matches!(content, Content::Empty) {
+                self.parts.push(Part::File {
                     path: path.to_owned(),
-                    expected: size,
-                    found: format!("{} found", size - left),
+                    content: content.clone(),
+                    size,
+                    entry: self.entries.len(),
+                    digest,
                 });
             }
+            return Ok(digest.unwrap_or_else(|| sha256(b"")));
         }
-        let mut probe = [0];
-        loop {
-            if self.stopped {
-                return Ok(digester.finish());
-            }
-            match reader.read(&mut probe) {
-                Ok(0) => return Ok(digester.finish()),
-                Ok(_) => {
-                    return Err(LayerError::SizeChanged {
-                        path: path.to_owned(),
-                        expected: size,
-                        found: "more found".to_owned(),
-                    });
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(read_error(error)),
-            }
+        if let Some(digest) = digest {
+            let file = Arc::new(LargeFile {
+                path: path.to_owned(),
+                content: content.clone(),
+                size,
+                digest,
+                reader: Mutex::new(None),
+            });
+            self.pieces(size, |layout, start, length| {
+                layout.parts.push(Part::Piece {
+                    file: Arc::clone(&file),
+                    start,
+                    length,
+                });
+                Ok(())
+            })?;
+            return Ok(digest);
         }
+        let mut digester = Digester::new();
+        let mut reader = content.open().map_err(|source| read_error(path, source))?;
+        self.pieces(size, |layout, start, length| {
+            let mut bytes = Vec::new();
+            append(&mut reader, length, &mut bytes)
+                .map_err(|source| read_error(path, source))?
+                .check(path, start, size)?;
+            digester.update(&bytes);
+            layout.parts.push(Part::Read(bytes));
+            Ok(())
+        })?;
+        if !self.stopped {
+            at_end(&mut reader, path, size)?;
+        }
+        Ok(digester.finish())
     }
 
-    /// Hands the present member to the next packer.
-    fn cut(&mut self) {
-        if self.member.is_empty() {
-            return;
+    /// Cuts inside a large file.
+    fn pieces(
+        &mut self,
+        size: u64,
+        mut put: impl FnMut(&mut Self, u64, u64) -> Result<(), LayerError>,
+    ) -> Result<(), LayerError> {
+        let mut left = size;
+        while left > 0 && !self.stopped {
+            if self.parts.length() >= PIECE {
+                self.cut()?;
+            }
+            let room = PIECE.saturating_sub(self.parts.length());
+            // No piece is followed by a crumb.
+            let length = if left < room + LEAST { left } else { room };
+            put(self, size - left, length)?;
+            left -= length;
         }
-        let member = std::mem::take(&mut self.member);
-        self.before += member.len() as u64;
+        Ok(())
+    }
+
+    /// Hands the present member to the next packer, unless an earlier blob has it in the same place.
+    fn cut(&mut self) -> Result<(), LayerError> {
+        if self.parts.is_empty() {
+            return Ok(());
+        }
+        let parts = std::mem::take(&mut self.parts);
+        self.before += parts.length();
+        let composition = parts.composition();
+        let job = Job { parts, composition };
+        if let Some(prefix) = &mut self.prefix
+            && composition.is_some_and(|it| prefix.earlier.has_at(prefix.length, &it))
+        {
+            prefix.length += 1;
+            prefix.held.push(job);
+            if let Some(checkpoint) = prefix.earlier.checkpoint(prefix.length) {
+                prefix.checkpoint = Some(*checkpoint);
+                prefix.held.clear();
+            }
+            return Ok(());
+        }
+        self.end_prefix()?;
+        self.send(job)
+    }
+
+    /// From here on, every member is made or read.
+    fn end_prefix(&mut self) -> Result<(), LayerError> {
+        let Some(prefix) = self.prefix.take() else {
+            return Ok(());
+        };
+        let start = Start {
+            checkpoint: prefix.checkpoint,
+        };
+        self.stopped |= self.start.send(start).is_err();
+        prefix.held.into_iter().try_for_each(|job| self.send(job))
+    }
+
+    fn send(&mut self, mut job: Job) -> Result<(), LayerError> {
+        if self.stopped {
+            return Ok(());
+        }
+        job.parts.read_pieces()?;
         let queue = &self.queues[self.next % self.queues.len()];
         self.next += 1;
-        self.stopped |= queue.send(member).is_err();
+        self.stopped |= queue.send(job).is_err();
+        Ok(())
     }
 }
 

@@ -190,58 +190,162 @@ fn an_edit_leaves_other_members_alone() {
     );
 }
 
-#[test]
-fn members_of_an_earlier_blob_are_taken_over() {
-    let options = WriteOptions::default();
-    let (blob, before) = written(mixed_files(160), options.compression, 2);
-    let kept = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(&kept, &blob).unwrap();
-    let earlier = |toc: Toc| LayerBlob::new(Arc::new(toc), kept.path().to_owned(), None);
-    let again = |changes: Vec<Change>, earlier: &Arc<LayerBlob>, options: &WriteOptions| {
-        let mut blob = Vec::new();
-        let written = write_layer_after(changes, &mut blob, options, earlier).unwrap();
-        (blob, written)
-    };
-    let (same, made) = again(mixed_files(160), &earlier(before.toc.clone()), &options);
-    assert!(same == blob);
-    assert!(made.toc == before.toc);
-    assert!(
-        made.reused > made.descriptor.size / 10 * 9,
-        "{} bytes",
-        made.reused
-    );
+/// A blob on disk, and writing again with it at hand.
+struct Before {
+    blob: Vec<u8>,
+    written: Written,
+    file: tempfile::NamedTempFile,
+}
 
-    let mut changes = mixed_files(160);
-    changes[60] = file("d4/f60", b"another text");
-    let (fresh, _) = written(changes.clone(), options.compression, 2);
-    let (edited, made) = again(changes, &earlier(before.toc.clone()), &options);
-    assert!(edited == fresh, "the same as without an earlier blob");
-    assert!(made.reused > 0 && made.reused < made.descriptor.size);
-
-    // Other settings, and blobs of unknown making, give nothing.
-    let other = WriteOptions {
-        compression: Compression::Gzip { level: 1 },
-        ..options
-    };
-    assert_eq!(
-        again(mixed_files(60), &earlier(before.toc.clone()), &other)
-            .1
-            .reused,
-        0
-    );
-    let unknown = earlier(Toc::read(&*blob).unwrap());
-    assert_eq!(again(mixed_files(60), &unknown, &options).1.reused, 0);
-    // Nor does one that is damaged, or gone.
-    let mut damaged = blob.clone();
-    for byte in damaged.iter_mut().skip(100).step_by(1000) {
-        *byte ^= 1;
+impl Before {
+    fn new(changes: Vec<Change>, compression: Compression) -> Self {
+        let (blob, written) = written(changes, compression, 2);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, &blob).unwrap();
+        Self {
+            blob,
+            written,
+            file,
+        }
     }
-    std::fs::write(&kept, &damaged).unwrap();
-    let (whole, made) = again(mixed_files(160), &earlier(before.toc.clone()), &options);
-    assert!(whole == blob);
-    assert!(made.reused < blob.len() as u64 / 2);
-    let gone = LayerBlob::new(Arc::new(before.toc), PathBuf::from("/nonexistent"), None);
-    assert!(again(mixed_files(160), &gone, &options).0 == blob);
+
+    fn again_with(
+        &self,
+        changes: Vec<Change>,
+        toc: Toc,
+        compression: Compression,
+        threads: usize,
+    ) -> (Vec<u8>, Written) {
+        let options = WriteOptions {
+            compression,
+            threads: NonZeroUsize::new(threads),
+            ..WriteOptions::default()
+        };
+        let earlier = LayerBlob::new(Arc::new(toc), self.file.path().to_owned(), None);
+        let mut blob = Vec::new();
+        let written = write_layer_after(changes, &mut blob, &options, &earlier).unwrap();
+        assert_eq!(written.descriptor.digest, sha256(&blob));
+        (blob, written)
+    }
+
+    fn again(&self, changes: Vec<Change>) -> (Vec<u8>, Written) {
+        let toc = Toc::from_bytes(&self.written.toc.to_bytes()).unwrap();
+        self.again_with(changes, toc, Compression::default(), 2)
+    }
+}
+
+#[test]
+fn bytes_are_the_same_with_and_without_an_earlier_blob_and_with_any_number_of_threads() {
+    for compression in [Compression::default(), Compression::Zstd { level: 3 }] {
+        let before = Before::new(mixed_files(160), compression);
+        assert!(before.written.toc.checkpoints.len() > 1);
+        // In the first member, between checkpoints, in the last one; a file more, a file less, and nothing.
+        for edited in [Some(0), Some(60), Some(159), Some(160), Some(80), None] {
+            let mut changes = mixed_files(160);
+            match edited {
+                Some(160) => changes.push(file("d3/more", b"a new text")),
+                Some(80) => drop(changes.remove(80)),
+                Some(at) => changes[at] = file(&format!("d{}/f{at}", at % 7), b"another text"),
+                None => {}
+            }
+            let (fresh, plain) = written(changes.clone(), compression, 1);
+            for threads in [1, 2, 8] {
+                let toc = before.written.toc.clone();
+                let (blob, made) = before.again_with(changes.clone(), toc, compression, threads);
+                assert!(blob == fresh, "{edited:?} edited, {threads} threads");
+                assert!(made.toc == plain.toc);
+                assert!(made.reused > made.descriptor.size / 2);
+            }
+        }
+    }
+}
+
+#[test]
+fn files_before_the_first_change_are_not_read() {
+    /// Knows digests, and counts how often it is read.
+    struct Watched(std::sync::atomic::AtomicUsize);
+    const BYTES: &[u8] = &[7; 100_000];
+    impl crate::tree::Tree for Watched {
+        fn node(
+            &self,
+            _: &std::path::Path,
+        ) -> Result<Option<crate::tree::Node>, crate::tree::TreeError> {
+            Ok(None)
+        }
+        fn names(
+            &self,
+            _: &std::path::Path,
+        ) -> Result<Vec<std::ffi::OsString>, crate::tree::TreeError> {
+            Ok(Vec::new())
+        }
+        fn open(
+            &self,
+            _: &std::path::Path,
+        ) -> Result<Box<dyn std::io::Read + Send>, crate::tree::TreeError> {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Ok(Box::new(Cursor::new(BYTES)))
+        }
+        fn digest(&self, _: &std::path::Path) -> Result<Digest, crate::tree::TreeError> {
+            Ok(sha256(BYTES))
+        }
+        fn known_digest(&self, _: &std::path::Path) -> Option<Digest> {
+            Some(sha256(BYTES))
+        }
+    }
+    let tree = Arc::new(Watched(std::sync::atomic::AtomicUsize::new(0)));
+    let changes = || -> Vec<Change> {
+        let put = |i: usize| {
+            let mut change = file(&format!("f{i:04}"), BYTES);
+            if let Change::Put { content, path, .. } = &mut change {
+                *content = Content::Tree {
+                    tree: Arc::clone(&tree) as Arc<dyn crate::tree::Tree>,
+                    path: path.clone(),
+                };
+            }
+            change
+        };
+        (0..400).map(put).collect()
+    };
+    let before = Before::new(changes(), Compression::default());
+    let count = || tree.0.swap(0, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(count(), 400);
+    let (same, _) = before.again(changes());
+    assert!(same == before.blob);
+    let tail = count();
+    assert!(tail < 120, "{tail} files after the last checkpoint");
+    let mut edited = changes();
+    edited[200] = file("f0200", b"edited");
+    before.again(edited);
+    let behind = count();
+    assert!((199..199 + 120).contains(&behind), "{behind} files read");
+}
+
+#[test]
+fn an_earlier_blob_that_is_of_no_use_changes_nothing() {
+    let before = Before::new(mixed_files(160), Compression::default());
+    let (toc, gzip) = (before.written.toc.clone(), Compression::default());
+    // Other settings, and blobs of unknown making, give nothing.
+    let other = Compression::Gzip { level: 1 };
+    let made = before.again_with(mixed_files(60), toc.clone(), other, 2).1;
+    assert_eq!(made.reused, 0);
+    let unknown = Toc::read(&*before.blob).unwrap();
+    let made = before.again_with(mixed_files(60), unknown, gzip, 2).1;
+    assert_eq!(made.reused, 0);
+    // Nor does one that is damaged, or gone.
+    for damage in [100, 3_000_000] {
+        let mut damaged = before.blob.clone();
+        for byte in damaged.iter_mut().skip(damage).step_by(1000) {
+            *byte ^= 1;
+        }
+        std::fs::write(&before.file, &damaged).unwrap();
+        let (whole, made) = before.again(mixed_files(160));
+        assert!(whole == before.blob, "damaged from byte {damage} on");
+        assert!(made.reused < before.blob.len() as u64 / 2);
+    }
+    let gone = LayerBlob::new(Arc::new(toc), PathBuf::from("/nonexistent"), None);
+    let mut blob = Vec::new();
+    write_layer_after(mixed_files(160), &mut blob, &WriteOptions::default(), &gone).unwrap();
+    assert!(blob == before.blob);
 }
 
 #[test]

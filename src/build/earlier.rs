@@ -1,0 +1,20 @@
+//! Layers of last time, from which unchanged parts are taken when a step makes its layer again.
+
+use std::sync::Arc;
+
+use super::session::Session;
+use crate::{
+    cache::Position,
+    layer::{LayerBlob, Toc},
+};
+
+/// The layer that the step at a position made last time, if it is still there. Whatever is wrong with it, the step can do
+/// without.
+pub(super) fn layer(session: &Session<'_>, position: Position) -> Option<Arc<LayerBlob>> {
+    let store = session.services.store;
+    let record = position.last_result(store).ok()??;
+    let blob = &record.descriptor.digest;
+    let layer = store.layer_record_of(record.diff_id, blob).ok()??;
+    let toc = Toc::from_bytes(&layer.toc).ok()?;
+    Some(LayerBlob::new(Arc::new(toc), store.blob_path(blob), None))
+}
