@@ -14,6 +14,7 @@ mod copy_step;
 mod earlier;
 mod error;
 mod foreign;
+mod ground;
 mod image;
 mod image_source;
 mod planning;

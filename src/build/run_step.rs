@@ -10,7 +10,9 @@ use std::{
 use super::{
     copy_step,
     error::StepError,
-    foreign, secrets,
+    foreign,
+    ground::Ground,
+    secrets,
     session::{Session, Task},
     stage::{Made, Outcome, Worker, write},
 };
@@ -21,9 +23,9 @@ use crate::{
     oci::{ChainId, Platform},
     plan::{Mount, MountKind, Network, Origin, RunOp, Sharing, Step},
     progress::Event,
-    sandbox::{self, Exit, MountSpec, ProcessSpec, Rootfs},
+    sandbox::{self, Exit, MountSpec, ProcessSpec, Rung},
     snapshot::{
-        Checkout, Marks, Snapshot,
+        Checkout, Snapshot,
         owner::{OwnedKind, Owner},
     },
     store::{CacheMount, CacheMountId, CacheSharing},
@@ -129,9 +131,10 @@ fn execute(
     op: &RunOp,
 ) -> Result<Made, StepError> {
     let session = worker.session;
-    if let Err(refusal) = session.services.rung {
-        return Err(StepError::NoSandbox(refusal.clone()));
-    }
+    let rung = match session.services.rung {
+        Ok(rung) => *rung,
+        Err(refusal) => return Err(StepError::NoSandbox(refusal.clone())),
+    };
     if !foreign::can_run(&worker.stage.platform) {
         return Err(StepError::Foreign {
             platform: worker.stage.platform.to_string(),
@@ -153,7 +156,7 @@ fn execute(
         mounts.add(worker, task, mount)?;
     }
     let snapshots = session.services.snapshots;
-    let mut overlay = snapshots.prepare(snapshots.stack(&tree)?)?;
+    let mut ground = Ground::prepare(snapshots, rung, &tree)?;
     let hostname = worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME);
     let spec = ProcessSpec {
         argv: op.argv.iter().map(OsString::from).collect(),
@@ -173,12 +176,7 @@ fn execute(
         shm_size: session.request.shm_size.unwrap_or(sandbox::SHM_SIZE),
         ulimits: session.request.ulimits.clone(),
         insecure: op.insecure,
-        rootfs: Rootfs::Overlay {
-            lower: overlay.lower(),
-            upper: overlay.upper(),
-            work: overlay.work(),
-            userxattr: snapshots.style().marks == Marks::User,
-        },
+        rootfs: ground.rootfs(),
     };
     let reporter = session.services.reporter;
     let mut sink = |stream, bytes: &[u8]| {
@@ -211,8 +209,8 @@ fn execute(
             });
         }
     }
-    let made = write(session, overlay.diff(&tree)?, step.label.clone())?;
-    overlay.adopt(ChainId::after(worker.root.chain(), made.layer.diff_id))?;
+    let made = write(session, ground.changes(&tree)?, step.label.clone())?;
+    ground.adopt(ChainId::after(worker.root.chain(), made.layer.diff_id))?;
     Ok(made)
 }
 
@@ -299,7 +297,7 @@ impl Mounts {
                 let (cache, readonly) = cache_mount(worker, task, &mount.kind)?;
                 let source = cache.path().to_owned();
                 self.caches.push(cache);
-                let kind = sandbox::MountKind::Bind { source, readonly };
+                let kind = sandbox::MountKind::Own { source, readonly };
                 self.specs.push(MountSpec::new(target, kind));
             }
             MountKind::Secret {
@@ -352,6 +350,16 @@ impl Mounts {
         Ok(())
     }
 
+    /// What lies at `path` of a directory that nobody else uses.
+    fn own(&mut self, checkout: Checkout, path: &Path, writable: bool) -> sandbox::MountKind {
+        let source = checkout.root().join(path);
+        self.checkouts.push(checkout);
+        sandbox::MountKind::Own {
+            source,
+            readonly: !writable,
+        }
+    }
+
     /// The files that a bind mount shows. Those of a state are shown where they are; those of a context are put on
     /// disk first, with the owners that a step has to see.
     fn files(
@@ -369,6 +377,10 @@ impl Mounts {
             if tree.node(&path)?.is_none() {
                 return Err(StepError::MountSource(source.to_owned()));
             }
+            if is_chroot(session) {
+                let checkout = session.services.snapshots.checkout(&tree)?;
+                return Ok(self.own(checkout, &path, writable));
+            }
             let stack = session.services.snapshots.stack(&tree)?;
             let lower = stack.iter().map(Snapshot::fs).collect();
             self.snapshots.extend(stack);
@@ -380,6 +392,9 @@ impl Mounts {
         }
         let tree = worker.origin_tree(from, task.vertex)?;
         let checkout = check_out(session, tree, source, "/mounted")?;
+        if is_chroot(session) {
+            return Ok(self.own(checkout, Path::new("mounted"), writable));
+        }
         let lower = vec![checkout.root()];
         self.checkouts.push(checkout);
         Ok(sandbox::MountKind::Tree {
@@ -388,6 +403,11 @@ impl Mounts {
             writable,
         })
     }
+}
+
+/// Whether nothing can be mounted.
+fn is_chroot(session: &Session<'_>) -> bool {
+    *session.services.rung == Ok(Rung::Chroot)
 }
 
 /// Puts what `source` of a tree is at `dest` of a directory.
@@ -452,6 +472,8 @@ fn cache_mount(
         gid: *gid,
     };
     let sharing = match sharing {
+        // Where it cannot be mounted it is moved into the root, and so it is in one place at a time.
+        Sharing::Shared if is_chroot(session) => CacheSharing::Locked,
         Sharing::Shared => CacheSharing::Shared,
         Sharing::Private => CacheSharing::Private,
         Sharing::Locked => CacheSharing::Locked,

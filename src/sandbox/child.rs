@@ -128,6 +128,53 @@ fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word>
     Err(execute(spec))
 }
 
+/// What the child of a step without mounts is given beside the spec.
+#[derive(Debug)]
+pub(super) struct Way<'a> {
+    /// The root directory.
+    pub(super) root: &'a Root,
+    /// The filter that announces calls to the keeper.
+    pub(super) filter: &'a [sys::Instruction],
+    /// Where its listener goes.
+    pub(super) listener: OwnedFd,
+    /// Closed for writing when the parent is gone.
+    pub(super) alive: OwnedFd,
+}
+
+/// Becomes the step's program in a root changed by `chroot`; returns the reason when that is not possible.
+pub(super) fn become_step_by_chroot(spec: &ProcessSpec, way: &Way<'_>) -> Word {
+    match try_become_by_chroot(spec, way) {
+        Ok(never) => match never {},
+        Err(word) => word,
+    }
+}
+
+fn try_become_by_chroot(spec: &ProcessSpec, way: &Way<'_>) -> Result<Infallible, Word> {
+    die_with_parent(&way.alive)?;
+    process::setsid().during("start a session")?;
+    process::fchdir(way.root.fd()).during("enter the root")?;
+    process::chroot(".").during("change the root")?;
+    connect_standard_streams(spec)?;
+    set_limits(&spec.ulimits)?;
+    process::umask(Mode::from_raw_mode(0o022));
+    go_to(&spec.cwd, Some((spec.uid, spec.gid)))?;
+    let keep = caps::DOCKER - thread::CapabilitySet::SYS_CHROOT;
+    caps::limit_bounding(keep)?;
+    // Without CAP_SYS_ADMIN there are no filters but for programs that cannot gain any privilege.
+    thread::set_no_new_privs(true).during("give up new privileges")?;
+    let listener =
+        sys::set_filter_with_listener(way.filter).during("install the filter of the keeper")?;
+    send_listener(&listener, way.listener.as_fd())?;
+    drop(listener);
+    sys::set_filter(&seccomp::docker_filter()).during("install the system call filter")?;
+    become_user(spec)?;
+    caps::limit(keep)?;
+    die_with_parent(&way.alive)?;
+    sys::reset_signals();
+    sys::close_on_exec_from(3);
+    Err(execute(spec))
+}
+
 /// Has the kernel kill this process when its parent ends, however it ends.
 fn die_with_parent(alive: &OwnedFd) -> Result<(), Failure> {
     process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie to the parent")?;
@@ -254,6 +301,10 @@ fn call_supervisor(scope: Scope, to: BorrowedFd<'_>) -> Result<(), Failure> {
         .during("mark the step's identity")?;
     let listener = sys::set_filter_with_listener(&supervisor::filter(scope))
         .during("install the filter of the supervisor")?;
+    send_listener(&listener, to)
+}
+
+fn send_listener(listener: &OwnedFd, to: BorrowedFd<'_>) -> Result<(), Failure> {
     let fds = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);

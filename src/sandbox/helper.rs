@@ -23,10 +23,11 @@ use rustix::{fs::Mode, io::Errno, process};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    chroot,
     error::{During as _, Failure},
     probe,
     scene::{self, Scene},
-    spec::{Exit, ProcessSpec},
+    spec::{Exit, ProcessSpec, Rootfs},
     step::{self, Start},
     sys,
     userns::{Entry, Program, enter_user_namespace},
@@ -116,14 +117,19 @@ fn run(spec: &ProcessSpec, socket: &UnixStream) -> Result<Exit, Failure> {
     // Modes are what we say, not what the caller's mask leaves of them.
     process::umask(Mode::empty());
     let signals = sys::signal_fd(&[libc::SIGCHLD]).during("watch for the end of the step")?;
+    if let Rootfs::Chroot { path, work } = &spec.rootfs {
+        return chroot::run(spec, (path, work), socket, signals.as_fd());
+    }
     scene::enter_namespaces(spec)?;
     let place = spec.rootfs.work().join("root");
     let mut scene = Scene::set_up(spec, &place)?;
     let exit = match step::start(spec, &scene, &place, true)? {
-        Start::Running(step) => step::attend(&step, &mut scene, socket, signals.as_fd())?,
+        Start::Running(step) => step::attend(&step, scene.take_proxies(), socket, signals.as_fd())?,
         Start::NotStarted(exit) => exit,
         Start::ProcDenied => match step::start(spec, &scene, &place, false)? {
-            Start::Running(step) => step::attend(&step, &mut scene, socket, signals.as_fd())?,
+            Start::Running(step) => {
+                step::attend(&step, scene.take_proxies(), socket, signals.as_fd())?
+            }
             Start::NotStarted(exit) => exit,
             Start::ProcDenied => return Err(Failure::new("mount /proc", Errno::PERM)),
         },

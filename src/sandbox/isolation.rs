@@ -8,8 +8,16 @@
 
 use std::{fmt, str::FromStr};
 
+use rustix::{
+    io::Errno,
+    process,
+    thread::{self, CapabilitySet},
+};
+
 use super::{
+    error::{During as _, Failure},
     idmap::IdMap,
+    probe,
     userns::{
         Entry, NamespaceError, Program, enter_user_namespace, enter_userns_anyway, is_privileged,
     },
@@ -137,7 +145,15 @@ pub enum Choice {
 pub fn choose(isolation: Isolation, program: &Program) -> Result<Choice, Refusal> {
     match isolation {
         Isolation::Auto if is_privileged() => Ok(Choice::Here(present())),
-        Isolation::Auto => enter(isolation, enter_user_namespace(program)),
+        Isolation::Auto => match (enter_user_namespace(program), can_chroot()) {
+            (Err(_), Ok(())) => Ok(Choice::Here(Rung::Chroot)),
+            (Err(error), Err(failure)) => {
+                let mut refusal = Refusal::of(isolation, &error);
+                refusal.reason = format!("{}; without: {failure}", refusal.reason);
+                Err(refusal)
+            }
+            (entered, _) => enter(isolation, entered),
+        },
         Isolation::Native if is_privileged() => Ok(Choice::Here(present())),
         Isolation::Native => Err(Refusal {
             isolation,
@@ -150,12 +166,40 @@ pub fn choose(isolation: Isolation, program: &Program) -> Result<Choice, Refusal
             Ok(Choice::Here(Rung::Userns))
         }
         Isolation::Userns => enter(isolation, enter_userns_anyway(program)),
-        Isolation::Chroot => Err(Refusal {
-            isolation,
-            reason: "this version does not have it".to_owned(),
-            remedy: None,
-        }),
+        Isolation::Chroot => match can_chroot() {
+            Ok(()) => Ok(Choice::Here(Rung::Chroot)),
+            Err(failure) => Err(Refusal {
+                isolation,
+                reason: failure.to_string(),
+                remedy: Some(
+                    "run it as root of a container with Docker's default capabilities, or add SYS_CHROOT, SETFCAP and \
+                     MKNOD to those that it has",
+                ),
+            }),
+        },
     }
+}
+
+/// Whether steps can be run by `chroot`: tries all that it takes, in a child.
+pub(super) fn can_chroot() -> Result<(), Failure> {
+    let needed = CapabilitySet::SYS_CHROOT
+        | CapabilitySet::SETUID
+        | CapabilitySet::SETGID
+        | CapabilitySet::CHOWN
+        | CapabilitySet::DAC_OVERRIDE
+        | CapabilitySet::FOWNER
+        | CapabilitySet::SETPCAP;
+    let sets = thread::capabilities(None).during("read the capabilities")?;
+    if !sets.effective.contains(needed) {
+        return Err(Failure::new(
+            "change the root directory as this user",
+            Errno::PERM,
+        ));
+    }
+    probe::in_child(&|| {
+        process::chroot("/").during("change the root directory")?;
+        probe::try_notification()
+    })
 }
 
 fn enter(isolation: Isolation, entered: Result<Entry, NamespaceError>) -> Result<Choice, Refusal> {

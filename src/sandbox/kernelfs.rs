@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Not to be seen: they tell of the host or reach into it. Relative to `/proc`.
-const MASKED_PROC: [&str; 9] = [
+pub(super) const MASKED_PROC: [&str; 9] = [
     "acpi",
     "asound",
     "kcore",
@@ -31,13 +31,13 @@ const MASKED_PROC: [&str; 9] = [
 ];
 
 /// The same in `/sys`.
-const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+pub(super) const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 
 /// To be read only. Relative to `/proc`.
 const READONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 /// Devices of `/dev`: name, major, minor.
-const DEVICES: [(&str, u32, u32); 6] = [
+pub(super) const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
     ("zero", 1, 5),
     ("full", 1, 7),
@@ -47,7 +47,7 @@ const DEVICES: [(&str, u32, u32); 6] = [
 ];
 
 /// Links of `/dev`: name, target.
-const LINKS: [(&str, &str); 5] = [
+pub(super) const LINKS: [(&str, &str); 5] = [
     ("fd", "/proc/self/fd"),
     ("stdin", "/proc/self/fd/0"),
     ("stdout", "/proc/self/fd/1"),

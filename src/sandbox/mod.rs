@@ -15,11 +15,13 @@
 
 mod caps;
 mod child;
+mod chroot;
 mod error;
 mod helper;
 mod hosts;
 mod idmap;
 mod isolation;
+mod keeper;
 mod kernelfs;
 mod mount;
 mod mounts;

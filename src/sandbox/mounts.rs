@@ -92,7 +92,7 @@ impl<'a> Mounter<'a> {
     /// Mounts what `spec` says.
     pub(super) fn mount(&mut self, spec: &MountSpec) -> Result<(), Failure> {
         match &spec.kind {
-            MountKind::Bind { source, readonly } => {
+            MountKind::Bind { source, readonly } | MountKind::Own { source, readonly } => {
                 let fd = open_host(source)?;
                 self.bind(&fd, &spec.target, *readonly)
             }
@@ -292,6 +292,14 @@ impl<'a> Mounter<'a> {
 }
 
 impl Proxy {
+    /// Connections to `listener` are passed on to the socket `host`.
+    pub(super) fn new(listener: UnixListener, host: &Path) -> Self {
+        Self {
+            listener,
+            host: host.to_owned(),
+        }
+    }
+
     /// Passes connections on, in threads of their own, until the process ends.
     pub(super) fn serve(self) {
         thread::spawn(move || {

@@ -302,7 +302,7 @@ fn filesystem(dir: &Path) -> Option<String> {
 }
 
 /// Makes an attempt in a child process.
-fn in_child(attempt: Attempt<'_>) -> Result<(), Failure> {
+pub(super) fn in_child(attempt: Attempt<'_>) -> Result<(), Failure> {
     let (heard, word) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make a pipe")?;
     match sys::clone(0).during("fork")? {
         Fork::Child => {
@@ -410,7 +410,7 @@ fn try_proc() -> Result<(), Failure> {
     })
 }
 
-fn try_notification() -> Result<(), Failure> {
+pub(super) fn try_notification() -> Result<(), Failure> {
     let filter = bpf::program(&[], Action::Allow);
     let install = || sys::set_filter_with_listener(&filter);
     let listener = install().or_else(|error| match Errno::from_io_error(&error) {

@@ -52,7 +52,7 @@ impl Scene {
                 overlay::mount(place, lower, Some(changes), *userxattr, &empty)?;
                 *userxattr
             }
-            Rootfs::Dir { path, .. } => {
+            Rootfs::Dir { path, .. } | Rootfs::Chroot { path, .. } => {
                 let target = Root::open(place)?;
                 mount::bind(mount::open_host(path)?, target.fd())
                     .during_at("bind the root", path)?;
@@ -84,6 +84,11 @@ impl Scene {
         })
     }
 
+    /// The sockets to serve while the step runs.
+    pub(super) fn take_proxies(&mut self) -> Vec<Proxy> {
+        std::mem::take(&mut self.proxies)
+    }
+
     /// Unmounts the root and takes away what was put into it to mount on.
     pub(super) fn take_down(self, spec: &ProcessSpec, place: &Path) -> Result<(), Failure> {
         // With everything that is mounted on it; the root itself stays reachable by its descriptor.
@@ -92,7 +97,7 @@ impl Scene {
         drop(self.root);
         match &spec.rootfs {
             Rootfs::Overlay { upper, .. } => self.stubs.prune(upper),
-            Rootfs::Dir { .. } => Ok(()),
+            Rootfs::Dir { .. } | Rootfs::Chroot { .. } => Ok(()),
         }
     }
 }

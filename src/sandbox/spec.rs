@@ -115,13 +115,23 @@ pub enum Rootfs {
         #[serde(with = "wire::path")]
         work: PathBuf,
     },
+    /// A directory that is changed in place by processes that `chroot` confines to it. Nothing is mounted: what would be
+    /// is put into the directory and taken out again, and `/proc` and `/sys` are answered by a supervisor.
+    Chroot {
+        /// The directory.
+        #[serde(with = "wire::path")]
+        path: PathBuf,
+        /// An empty directory on the same file system, for the sandbox's own use; to be removed afterwards.
+        #[serde(with = "wire::path")]
+        work: PathBuf,
+    },
 }
 
 impl Rootfs {
     /// The directory for the sandbox's own use.
     pub(super) fn work(&self) -> &Path {
         match self {
-            Self::Overlay { work, .. } | Self::Dir { work, .. } => work,
+            Self::Overlay { work, .. } | Self::Dir { work, .. } | Self::Chroot { work, .. } => work,
         }
     }
 }
@@ -152,6 +162,15 @@ impl MountSpec {
 pub enum MountKind {
     /// A file or directory of the host. Its last component is not followed when it is a symbolic link.
     Bind {
+        /// Where it is.
+        #[serde(with = "wire::path")]
+        source: PathBuf,
+        /// Whether writing is refused.
+        readonly: bool,
+    },
+    /// A directory of the caller's own, which nobody else looks at meanwhile: without mounts, it is moved into the root
+    /// and back.
+    Own {
         /// Where it is.
         #[serde(with = "wire::path")]
         source: PathBuf,

@@ -23,6 +23,7 @@ use super::{
     child::{self, Birth, Word},
     error::{During as _, Failure},
     idmap::IdMap,
+    mounts::Proxy,
     scene::Scene,
     spec::{Exit, ProcessSpec, Rootfs},
     supervisor::{self, Charge, Identity, Scope},
@@ -38,6 +39,24 @@ pub(super) struct Step {
     supervisor: Option<Pid>,
     /// Tells the child that we are there, by being open.
     _alive: OwnedFd,
+}
+
+impl Step {
+    /// A step that shares the process numbers of its parent.
+    pub(super) fn without_own_pids(pid: Pid, supervisor: Option<Pid>, alive: OwnedFd) -> Self {
+        Self {
+            pid,
+            own_pids: false,
+            supervisor,
+            _alive: alive,
+        }
+    }
+
+    /// Waits for a step that has failed to start, and ends what was to serve it.
+    pub(super) fn dismiss(&self) -> Result<(), Failure> {
+        reap(self.pid)?;
+        dismiss(self.supervisor)
+    }
 }
 
 /// What became of an attempt to start a step.
@@ -132,22 +151,7 @@ fn supervise(
     pid: Pid,
     line: &UnixStream,
 ) -> Result<Option<Pid>, Failure> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let flags = RecvFlags::CMSG_CLOEXEC;
-    rustix::net::recvmsg(
-        line,
-        &mut [IoSliceMut::new(&mut byte)],
-        &mut ancillary,
-        flags,
-    )
-    .during("receive the listener")?;
-    let listener = ancillary.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    let Some(listener) = listener else {
+    let Some(listener) = receive_listener(line)? else {
         return Ok(None);
     };
     let charge = Charge {
@@ -168,6 +172,25 @@ fn supervise(
     }
 }
 
+/// The listener of a filter, which a step's child sends through `line`; `None` when the child ends before that.
+pub(super) fn receive_listener(line: &UnixStream) -> Result<Option<OwnedFd>, Failure> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    rustix::net::recvmsg(
+        line,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        flags,
+    )
+    .during("receive the listener")?;
+    Ok(ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    }))
+}
+
 /// The files with owners beside the directories that make up a root.
 fn owners(rootfs: &Rootfs) -> Vec<PathBuf> {
     let beside = |dir: &PathBuf| dir.with_file_name("owners");
@@ -177,7 +200,7 @@ fn owners(rootfs: &Rootfs) -> Vec<PathBuf> {
             all.extend(lower.iter().map(beside));
             all
         }
-        Rootfs::Dir { path, .. } => vec![beside(path)],
+        Rootfs::Dir { path, .. } | Rootfs::Chroot { path, .. } => vec![beside(path)],
     }
 }
 
@@ -193,7 +216,7 @@ fn dismiss(supervisor: Option<Pid>) -> Result<(), Failure> {
 }
 
 /// Lets go of the pipes of the step's output: the step alone holds them, so that their end is its end.
-fn release_output() -> Result<(), Failure> {
+pub(super) fn release_output() -> Result<(), Failure> {
     let null = fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .during("open /dev/null")?;
     for number in [1, 2] {
@@ -205,12 +228,12 @@ fn release_output() -> Result<(), Failure> {
 /// Waits for a step and serves it meanwhile; kills it when the other end of `socket` goes away.
 pub(super) fn attend(
     step: &Step,
-    scene: &mut Scene,
+    proxies: Vec<Proxy>,
     socket: &UnixStream,
     signals: BorrowedFd<'_>,
 ) -> Result<Exit, Failure> {
     release_output()?;
-    for proxy in scene.proxies.drain(..) {
+    for proxy in proxies {
         proxy.serve();
     }
     let mut canceled = false;

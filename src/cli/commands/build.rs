@@ -63,7 +63,7 @@ pub(crate) fn run(
     let sandbox = Sandbox::new();
     let resolv_conf = host_resolv_conf();
     let renderer = Arc::new(Renderer::new(form, env.stderr_is_terminal, colour));
-    let style = state_style(rung.is_err());
+    let style = state_style(rung.as_ref().ok().copied());
     let snapshots =
         Snapshots::open(&store.snapshots_dir(), style).map_err(|e| classify::failure(&e))?;
     registry.warn = Some(renderer.takes_remarks());
@@ -109,10 +109,10 @@ pub(crate) fn run(
 }
 
 /// How states are kept on disk for processes with the ids that there are here.
-fn state_style(refused: bool) -> Style {
+fn state_style(rung: Option<Rung>) -> Style {
     let map = IdMap::current().unwrap_or(IdMap::Single);
     match map {
-        IdMap::Full if !refused => Style {
+        IdMap::Full if rung.is_some() => Style {
             marks: Marks::Trusted,
             owners: Owners::Real,
         },

@@ -180,6 +180,34 @@ impl Section {
         self.rule(number, test);
     }
 
+    /// Allows the call `number` if its argument `index` has one of the bits `mask`; announces it otherwise.
+    pub(in crate::sandbox) fn notify_when_argument_lacks(
+        &mut self,
+        number: u32,
+        index: u32,
+        mask: u32,
+    ) {
+        let test = vec![
+            load(ARGUMENTS_OFFSET + 8 * index),
+            step(AND, mask),
+            jump(JUMP_EQUAL, 0, 0, 1),
+            ret(Action::Notify),
+            ret(Action::Allow),
+        ];
+        self.rule(number, test);
+    }
+
+    /// Gives the call `number` the verdict `hit` if the lower half of its argument `index` is one of `values`, else `miss`.
+    pub(in crate::sandbox) fn judge_argument(
+        &mut self,
+        number: u32,
+        index: u32,
+        values: &[u32],
+        [hit, miss]: [Action; 2],
+    ) {
+        self.rule(number, compare_all(index, values, hit, miss));
+    }
+
     /// Runs `body` for the call `number`.
     fn rule(&mut self, number: u32, body: Vec<Instruction>) {
         let skip = u8::try_from(body.len()).expect("rules have a handful of instructions");

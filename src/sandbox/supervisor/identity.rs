@@ -41,12 +41,12 @@ impl Identity {
     }
 
     /// The effective user.
-    pub(super) fn user(&self) -> u32 {
+    pub(in crate::sandbox) fn user(&self) -> u32 {
         self.users[1]
     }
 
     /// The effective group.
-    pub(super) fn group(&self) -> u32 {
+    pub(in crate::sandbox) fn group(&self) -> u32 {
         self.groups[1]
     }
 

@@ -15,8 +15,8 @@ mod calls;
 mod identity;
 mod owners;
 mod record;
-mod sys;
-mod tracee;
+pub(super) mod sys;
+pub(super) mod tracee;
 
 use std::{
     fs::File,

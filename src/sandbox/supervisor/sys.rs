@@ -13,19 +13,19 @@ use std::{
 /// A call that waits for an answer: `struct seccomp_notif`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(super) struct Notification {
+pub(in crate::sandbox) struct Notification {
     /// Names it in the answer.
-    pub(super) id: u64,
+    pub(in crate::sandbox) id: u64,
     /// The thread that makes it.
-    pub(super) thread: u32,
+    pub(in crate::sandbox) thread: u32,
     flags: u32,
     /// Its number.
-    pub(super) number: i32,
+    pub(in crate::sandbox) number: i32,
     /// `AUDIT_ARCH_…`
-    pub(super) architecture: u32,
+    pub(in crate::sandbox) architecture: u32,
     instruction: u64,
     /// Its arguments.
-    pub(super) arguments: [u64; 6],
+    pub(in crate::sandbox) arguments: [u64; 6],
 }
 
 /// `struct seccomp_notif_resp`.
@@ -69,14 +69,14 @@ fn ioctl<T>(listener: BorrowedFd<'_>, request: u64, argument: &mut T) -> io::Res
 }
 
 /// Has the kernel run listener and caller on one processor in turn, which halves the cost (Linux 6.6).
-pub(super) fn wake_in_turn(listener: BorrowedFd<'_>) {
+pub(in crate::sandbox) fn wake_in_turn(listener: BorrowedFd<'_>) {
     // The argument is the flags themselves.
     // SAFETY: takes numbers.
     let _older_kernel = unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
 }
 
 /// Waits for a call.
-pub(super) fn receive(listener: BorrowedFd<'_>) -> io::Result<Notification> {
+pub(in crate::sandbox) fn receive(listener: BorrowedFd<'_>) -> io::Result<Notification> {
     let mut notification = Notification::default();
     ioctl(listener, RECEIVE, &mut notification)?;
     Ok(notification)
@@ -84,14 +84,14 @@ pub(super) fn receive(listener: BorrowedFd<'_>) -> io::Result<Notification> {
 
 /// Whether the call still waits: after this, what was learnt of its thread was about that thread and no later one of
 /// the same number.
-pub(super) fn is_valid(listener: BorrowedFd<'_>, id: u64) -> bool {
+pub(in crate::sandbox) fn is_valid(listener: BorrowedFd<'_>, id: u64) -> bool {
     let mut id = id;
     ioctl(listener, IS_VALID, &mut id).is_ok()
 }
 
 /// The answer to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(in crate::sandbox) enum Answer {
     /// The kernel makes the call.
     Native,
     /// It has been made, with this result.
@@ -101,7 +101,11 @@ pub(super) enum Answer {
 }
 
 /// Answers a call. An error says that nobody waits any more.
-pub(super) fn send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> io::Result<()> {
+pub(in crate::sandbox) fn send(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    answer: Answer,
+) -> io::Result<()> {
     let (value, error, flags) = match answer {
         Answer::Native => (0, 0, CONTINUE),
         Answer::Value(value) => (value, 0, 0),
@@ -117,7 +121,7 @@ pub(super) fn send(listener: BorrowedFd<'_>, id: u64, answer: Answer) -> io::Res
 }
 
 /// Answers a call with a new descriptor of the caller that is a copy of `fd`.
-pub(super) fn send_fd(
+pub(in crate::sandbox) fn send_fd(
     listener: BorrowedFd<'_>,
     id: u64,
     fd: BorrowedFd<'_>,
@@ -153,7 +157,7 @@ pub(super) fn send_fd(
 
 /// `struct stat` of the kernel as bytes, and where it has the fields that the supervisor changes.
 #[derive(Debug, Clone)]
-pub(super) struct RawStat(pub(super) [u8; STAT_LEN]);
+pub(in crate::sandbox) struct RawStat(pub(in crate::sandbox) [u8; STAT_LEN]);
 
 #[cfg(target_arch = "x86_64")]
 mod layout {
@@ -177,16 +181,16 @@ use layout::STAT_LEN;
 
 /// What the supervisor changes in metadata.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Changed {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub(in crate::sandbox) struct Changed {
+    pub(in crate::sandbox) uid: u32,
+    pub(in crate::sandbox) gid: u32,
     /// Type bits of the mode, and device number.
-    pub(super) device: Option<(u32, u32, u32)>,
+    pub(in crate::sandbox) device: Option<(u32, u32, u32)>,
 }
 
 impl RawStat {
     /// The metadata of what `fd` is open on.
-    pub(super) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(in crate::sandbox) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let mut raw = Self([0; STAT_LEN]);
         // SAFETY: the path is an empty string; the buffer has the size of the kernel's `struct stat`.
         let result = unsafe {
@@ -206,7 +210,7 @@ impl RawStat {
     }
 
     /// Puts other values in.
-    pub(super) fn change(&mut self, changed: Changed) {
+    pub(in crate::sandbox) fn change(&mut self, changed: Changed) {
         self.put(layout::UID, &changed.uid.to_ne_bytes());
         self.put(layout::GID, &changed.gid.to_ne_bytes());
         if let Some((kind, major, minor)) = changed.device {
@@ -227,11 +231,11 @@ impl RawStat {
 
 /// `struct statx` as bytes.
 #[derive(Debug, Clone)]
-pub(super) struct RawStatx(pub(super) [u8; 256]);
+pub(in crate::sandbox) struct RawStatx(pub(in crate::sandbox) [u8; 256]);
 
 impl RawStatx {
     /// The metadata of what `fd` is open on.
-    pub(super) fn of(fd: BorrowedFd<'_>, flags: i32, mask: u32) -> io::Result<Self> {
+    pub(in crate::sandbox) fn of(fd: BorrowedFd<'_>, flags: i32, mask: u32) -> io::Result<Self> {
         let mut raw = Self([0; 256]);
         let sync = flags & (libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC);
         // SAFETY: the path is an empty string; the buffer has the size of `struct statx`.
@@ -253,7 +257,7 @@ impl RawStatx {
     }
 
     /// Puts other values in.
-    pub(super) fn change(&mut self, changed: Changed) {
+    pub(in crate::sandbox) fn change(&mut self, changed: Changed) {
         self.put(20, &changed.uid.to_ne_bytes());
         self.put(24, &changed.gid.to_ne_bytes());
         if let Some((kind, major, minor)) = changed.device {
@@ -267,6 +271,29 @@ impl RawStatx {
 
     fn put(&mut self, at: usize, bytes: &[u8]) {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+}
+
+/// Makes the calling thread another user and group to the file system and to the check of who may look into whom.
+/// Returns without having done so where that is not allowed.
+pub(in crate::sandbox) fn set_file_ids(uid: u32, gid: u32) {
+    // Group first: the user that is left may not be allowed to.
+    // SAFETY: both take numbers.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+    }
+}
+
+/// `struct statfs` of the file system that `fd` is in, as bytes.
+pub(in crate::sandbox) fn raw_statfs(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let mut raw = vec![0; mem::size_of::<libc::statfs>()];
+    // SAFETY: the buffer has the size of the structure.
+    let result = unsafe { libc::syscall(libc::SYS_fstatfs, fd.as_raw_fd(), raw.as_mut_ptr()) };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(raw)
     }
 }
 

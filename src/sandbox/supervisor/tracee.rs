@@ -23,7 +23,7 @@ use rustix::{
 
 use super::{
     identity::{Identity, KEEP},
-    sys::Notification,
+    sys::{self, Notification},
 };
 
 /// The longest path that the kernel takes, with its end.
@@ -31,56 +31,86 @@ const PATH_MAX: usize = 4096;
 
 /// A thread that waits for an answer.
 #[derive(Debug)]
-pub(super) struct Tracee {
+pub(in crate::sandbox) struct Tracee {
     thread: u32,
     arguments: [u64; 6],
 }
 
 /// A directory and a name in it that may not exist yet.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) dir: OwnedFd,
-    pub(super) name: OsString,
+pub(in crate::sandbox) struct Place {
+    pub(in crate::sandbox) dir: OwnedFd,
+    pub(in crate::sandbox) name: OsString,
 }
 
 impl Tracee {
-    pub(super) fn new(notification: &Notification) -> Self {
+    pub(in crate::sandbox) fn new(notification: &Notification) -> Self {
         Self {
             thread: notification.thread,
             arguments: notification.arguments,
         }
     }
 
+    /// A thread that waits for nothing.
+    pub(in crate::sandbox) fn of(thread: u32) -> Self {
+        Self {
+            thread,
+            arguments: [0; 6],
+        }
+    }
+
+    /// The number of its process.
+    pub(in crate::sandbox) fn process(&self) -> Option<i32> {
+        self.status("Tgid:")?.parse().ok()
+    }
+
     /// Its number.
-    pub(super) fn thread(&self) -> u32 {
+    pub(in crate::sandbox) fn thread(&self) -> u32 {
         self.thread
     }
 
     /// An argument as it was passed.
-    pub(super) fn word(&self, index: usize) -> u64 {
+    pub(in crate::sandbox) fn word(&self, index: usize) -> u64 {
         self.arguments[index]
     }
 
     /// An argument that is 32 bits wide.
-    pub(super) fn number(&self, index: usize) -> u32 {
+    pub(in crate::sandbox) fn number(&self, index: usize) -> u32 {
         u32::try_from(self.arguments[index] & 0xffff_ffff).unwrap_or(u32::MAX)
     }
 
     /// An argument that is a signed number, such as a descriptor.
-    pub(super) fn signed(&self, index: usize) -> i32 {
+    pub(in crate::sandbox) fn signed(&self, index: usize) -> i32 {
         self.number(index).cast_signed()
     }
 
     fn memory(&self, write: bool) -> Result<File, Errno> {
-        File::options()
-            .read(true)
-            .write(write)
-            .open(format!("{}/mem", self.thread))
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::FAULT))
+        let open = || {
+            let path = format!("{}/mem", self.thread);
+            let file = File::options().read(true).write(write).open(path);
+            file.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::FAULT))
+        };
+        self.as_itself(open)
+    }
+
+    /// Does something that only a thread's own user may do to it, unless one has `CAP_SYS_PTRACE`.
+    pub(in crate::sandbox) fn as_itself<T>(
+        &self,
+        action: impl Fn() -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        match action() {
+            Err(Errno::ACCESS | Errno::PERM) => {}
+            other => return other,
+        }
+        let identity = self.real_identity();
+        sys::set_file_ids(identity.user(), identity.group());
+        let result = action();
+        sys::set_file_ids(0, 0);
+        result
     }
 
     /// Reads `length` bytes at the address in an argument.
-    pub(super) fn read(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
+    pub(in crate::sandbox) fn read(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
         let mut bytes = vec![0; length];
         self.memory(false)?
             .read_exact_at(&mut bytes, address)
@@ -89,14 +119,14 @@ impl Tracee {
     }
 
     /// Writes bytes at an address.
-    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         self.memory(true)?
             .write_all_at(bytes, address)
             .map_err(|_unmapped| Errno::FAULT)
     }
 
     /// The path at the address in argument `index`.
-    pub(super) fn path(&self, index: usize) -> Result<OsString, Errno> {
+    pub(in crate::sandbox) fn path(&self, index: usize) -> Result<OsString, Errno> {
         const PAGE: u64 = 4096;
         let address = self.arguments[index];
         let memory = self.memory(false)?;
@@ -123,20 +153,35 @@ impl Tracee {
     }
 
     /// What it has open as `descriptor`; `AT_FDCWD` is its working directory.
-    pub(super) fn descriptor(&self, descriptor: i32) -> Result<OwnedFd, Errno> {
+    pub(in crate::sandbox) fn descriptor(&self, descriptor: i32) -> Result<OwnedFd, Errno> {
         let name = if descriptor == libc::AT_FDCWD {
             format!("{}/cwd", self.thread)
         } else {
             format!("{}/fd/{descriptor}", self.thread)
         };
-        fs::open(name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|error| match error {
+        let open = || fs::open(&*name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        self.as_itself(open).map_err(|error| match error {
             Errno::NOENT => Errno::BADF,
             other => other,
         })
     }
 
+    /// The path of the host of what it has open as `descriptor`; `AT_FDCWD` is its working directory.
+    pub(in crate::sandbox) fn location(&self, descriptor: i32) -> Result<PathBuf, Errno> {
+        let link = if descriptor == libc::AT_FDCWD {
+            format!("{}/cwd", self.thread)
+        } else {
+            format!("{}/fd/{descriptor}", self.thread)
+        };
+        let target = self.as_itself(|| match fs::readlink(&*link, Vec::new()) {
+            Err(Errno::NOENT) => Err(Errno::BADF),
+            other => other,
+        })?;
+        Ok(OsString::from_vec(target.into_bytes()).into())
+    }
+
     /// What it means by `path`, relative to `descriptor` of its.
-    pub(super) fn open(
+    pub(in crate::sandbox) fn open(
         &self,
         descriptor: i32,
         path: &OsStr,
@@ -190,7 +235,7 @@ impl Tracee {
     }
 
     /// The directory in which `path` is to be made, and its name there. Paths that end in a slash or in dots have none.
-    pub(super) fn place(&self, descriptor: i32, path: &OsStr) -> Option<Place> {
+    pub(in crate::sandbox) fn place(&self, descriptor: i32, path: &OsStr) -> Option<Place> {
         let bytes = path.as_bytes();
         let bytes = match bytes.strip_suffix(b"/") {
             // `mkdir dir/` is common; the kernel sees to everything stranger.
@@ -221,14 +266,14 @@ impl Tracee {
     }
 
     /// Its file mode creation mask.
-    pub(super) fn umask(&self) -> u32 {
+    pub(in crate::sandbox) fn umask(&self) -> u32 {
         let mask = self.status("Umask:");
         mask.and_then(|text| u32::from_str_radix(&text, 8).ok())
             .unwrap_or(0o022)
     }
 
     /// The ids it really has; nobody's when it is gone.
-    pub(super) fn real_identity(&self) -> Identity {
+    pub(in crate::sandbox) fn real_identity(&self) -> Identity {
         let ids = |name: &str| -> Vec<u32> {
             let line = self.status(name).unwrap_or_default();
             line.split_ascii_whitespace()
@@ -249,12 +294,12 @@ impl Tracee {
 
 impl Place {
     /// Whether something is there.
-    pub(super) fn is_taken(&self) -> bool {
+    pub(in crate::sandbox) fn is_taken(&self) -> bool {
         fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// Opens what is there, links not followed, to look at.
-    pub(super) fn open(&self) -> Result<OwnedFd, Errno> {
+    pub(in crate::sandbox) fn open(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         fs::openat(&self.dir, &self.name, flags, Mode::empty())
     }

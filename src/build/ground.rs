@@ -1,0 +1,65 @@
+//! What a step runs on: the directories of its root, and its changes when it has run.
+
+use crate::{
+    layer::{Change, LayerTree},
+    oci::ChainId,
+    sandbox::{Rootfs, Rung},
+    snapshot::{Checkout, Marks, Overlay, SnapshotError, Snapshots},
+};
+
+/// The root of a step on disk.
+#[derive(Debug)]
+pub(super) enum Ground {
+    /// An overlay on the snapshots of the layers below.
+    Overlay(Overlay),
+    /// A directory with all of them, for where nothing can be mounted.
+    Whole(Checkout),
+}
+
+impl Ground {
+    /// For a step on `tree`.
+    pub(super) fn prepare(
+        snapshots: &Snapshots,
+        rung: Rung,
+        tree: &LayerTree,
+    ) -> Result<Self, SnapshotError> {
+        Ok(match rung {
+            Rung::Native | Rung::Userns => {
+                Self::Overlay(snapshots.prepare(snapshots.stack(tree)?)?)
+            }
+            Rung::Chroot => Self::Whole(snapshots.checkout(tree)?),
+        })
+    }
+
+    /// The same as the sandbox takes it.
+    pub(super) fn rootfs(&self) -> Rootfs {
+        match self {
+            Self::Overlay(overlay) => Rootfs::Overlay {
+                lower: overlay.lower(),
+                upper: overlay.upper(),
+                work: overlay.work(),
+                userxattr: overlay.style().marks == Marks::User,
+            },
+            Self::Whole(checkout) => Rootfs::Chroot {
+                path: checkout.root(),
+                work: checkout.work(),
+            },
+        }
+    }
+
+    /// What the step changed on `tree`. They have to be written before this value goes.
+    pub(super) fn changes(&mut self, tree: &LayerTree) -> Result<Vec<Change>, SnapshotError> {
+        match self {
+            Self::Overlay(overlay) => overlay.diff(tree),
+            Self::Whole(checkout) => checkout.diff(tree),
+        }
+    }
+
+    /// Keeps the result for the next step.
+    pub(super) fn adopt(self, chain: ChainId) -> Result<(), SnapshotError> {
+        match self {
+            Self::Overlay(overlay) => overlay.adopt(chain).map(drop),
+            Self::Whole(_) => Ok(()),
+        }
+    }
+}

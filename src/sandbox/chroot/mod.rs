@@ -1,0 +1,150 @@
+//! A step in a root directory changed by `chroot`, for containers in which nothing can be mounted and no namespace be made.
+//!
+//! The root is a directory of the step's own. What would be mounted is put into it (`furniture`), `/proc` and `/sys` are
+//! answered by a [keeper](super::keeper), and so is every call that could reach a process outside the step: the step has
+//! no process numbers of its own. What it leaves behind becomes the helper's, which kills it.
+//!
+//! The step has neither `CAP_SYS_CHROOT`, which would let it out, nor programs that raise privilege: a filter without
+//! `CAP_SYS_ADMIN` takes no-new-privileges.
+
+mod furniture;
+
+use std::{
+    io::Read as _,
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::net::UnixStream,
+    },
+    path::Path,
+};
+
+use rustix::{
+    pipe::PipeFlags,
+    process::{self, Pid},
+};
+
+use self::furniture::Furniture;
+use super::{
+    child::{self, Way, Word},
+    error::{During as _, Failure},
+    keeper,
+    spec::{Exit, ProcessSpec},
+    step::{self, Step},
+    sys::{self, Fork},
+};
+
+/// Runs a step in the directory `root`; `work` is another one beside it.
+pub(super) fn run(
+    spec: &ProcessSpec,
+    (root, work): (&Path, &Path),
+    socket: &UnixStream,
+    signals: BorrowedFd<'_>,
+) -> Result<Exit, Failure> {
+    let mut furniture = Furniture::new(root, work)?;
+    let result = furnish(&mut furniture, spec)
+        .and_then(|kept| run_in(&mut furniture, spec, root, kept, socket, signals));
+    // Also when it failed: what was moved in has to get back.
+    let taken_out = furniture.take_out();
+    let exit = result?;
+    taken_out.map(|()| exit)
+}
+
+fn furnish(furniture: &mut Furniture, spec: &ProcessSpec) -> Result<keeper::Kept, Failure> {
+    let kept = keeper::Kept {
+        proc: furniture.kernel_dir("proc")?,
+        sys: furniture.kernel_dir("sys")?,
+        devices: furniture.dev()?,
+    };
+    for (path, content) in [
+        ("/etc/resolv.conf", &spec.resolv_conf),
+        ("/etc/hosts", &spec.etc_hosts),
+    ] {
+        if let Some(content) = content {
+            furniture.bytes(Path::new(path), content, 0o644, (0, 0))?;
+        }
+    }
+    for mount in &spec.mounts {
+        furniture.put(mount)?;
+    }
+    Ok(kept)
+}
+
+fn run_in(
+    furniture: &mut Furniture,
+    spec: &ProcessSpec,
+    path: &Path,
+    kept: keeper::Kept,
+    socket: &UnixStream,
+    signals: BorrowedFd<'_>,
+) -> Result<Exit, Failure> {
+    process::set_child_subreaper(Some(process::getpid())).during("adopt orphans")?;
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make a pipe");
+    let (heard, word) = pipe()?;
+    let (alive, our_life) = pipe()?;
+    let (ours, theirs) = UnixStream::pair().during("make a socket")?;
+    let keeper_filter = keeper::filter();
+    let pid = match sys::clone(0).during("fork")? {
+        Fork::Child => {
+            drop((heard, our_life, ours));
+            let way = Way {
+                root: furniture.root(),
+                filter: &keeper_filter,
+                listener: theirs.into(),
+                alive,
+            };
+            let reason = child::become_step_by_chroot(spec, &way);
+            child::send(word.as_fd(), &reason);
+            sys::exit_now(1)
+        }
+        Fork::Parent(pid) => pid,
+    };
+    drop((word, alive, theirs));
+    let keeper = match step::receive_listener(&ours)? {
+        Some(listener) => Some(start_keeper(furniture, path, pid, listener, kept)?),
+        None => None,
+    };
+    let mut text = Vec::new();
+    std::fs::File::from(heard)
+        .read_to_end(&mut text)
+        .during("hear from the step")?;
+    let step = Step::without_own_pids(pid, keeper, our_life);
+    if text.is_empty() {
+        return step::attend(&step, furniture.take_proxies(), socket, signals);
+    }
+    step.dismiss()?;
+    match serde_json::from_slice(&text) {
+        Ok(Word::Failed(failure)) => Err(failure),
+        Ok(Word::NotStarted { code, reason }) => Ok(Exit::NotStarted { code, reason }),
+        Ok(Word::ProcDenied) => Err(Failure::new("mount /proc", rustix::io::Errno::PERM)),
+        Err(error) => Err(Failure::new("understand the step's child", error)),
+    }
+}
+
+fn start_keeper(
+    furniture: &Furniture,
+    path: &Path,
+    step: Pid,
+    listener: std::os::fd::OwnedFd,
+    kept: keeper::Kept,
+) -> Result<Pid, Failure> {
+    let charge = keeper::Charge {
+        listener,
+        step,
+        helper: process::getpid(),
+        root: furniture
+            .root()
+            .fd()
+            .try_clone_to_owned()
+            .during_at("open", path)?,
+        readonly: furniture.readonly().to_vec(),
+        kept,
+    };
+    match sys::clone(0).during("fork the keeper")? {
+        Fork::Parent(pid) => Ok(pid),
+        Fork::Child => {
+            let served = step::release_output().and_then(|()| keeper::serve(charge));
+            // The step hears that its calls are not implemented and fails; there is nobody else to tell.
+            sys::exit_now(i32::from(served.is_err()))
+        }
+    }
+}

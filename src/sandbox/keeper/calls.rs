@@ -1,0 +1,184 @@
+//! The calls that are announced to a keeper, by what they are about.
+
+use super::super::{
+    seccomp::bpf::{Action, Architecture, Section, program},
+    sys::Instruction,
+};
+
+/// A call that names a file or a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Call {
+    Open,
+    Openat,
+    Openat2,
+    Stat,
+    Lstat,
+    Newfstatat,
+    Statx,
+    Statfs,
+    Access,
+    Faccessat,
+    Faccessat2,
+    Readlink,
+    Readlinkat,
+    Chdir,
+    Execve,
+    Execveat,
+    /// It names a process or thread in its first argument.
+    Process,
+    /// The same, and perhaps a group.
+    Kill,
+    Setpriority,
+    IoprioSet,
+    Kcmp,
+    Ptrace,
+    Fcntl,
+}
+
+/// When a call is announced.
+#[derive(Debug, Clone, Copy)]
+enum When {
+    Always,
+    /// If this argument lacks this bit.
+    Lacks(u32, u32),
+    /// Unless this argument is 0, which means the caller.
+    Named(u32),
+    /// If this argument is among these.
+    Among(u32, &'static [u32]),
+}
+
+const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
+
+/// `PTRACE_ATTACH` and `PTRACE_SEIZE`: all other requests are for those who are traced already.
+const ATTACH: &[u32] = &[16, 0x4206];
+/// `F_SETOWN` and `F_SETOWN_EX`: the owner gets signals.
+const SET_OWNER: &[u32] = &[8, 15];
+/// `FIOSETOWN` and `SIOCSPGRP`: the same for sockets.
+const SET_SOCKET_OWNER: &[u32] = &[0x8901, 0x8902];
+
+/// The calls and their numbers on 64-bit x86, on 64-bit ARM and on 32-bit x86; -1 where there is none. Files are kept for
+/// 64-bit programs alone: others see the bare directories. Processes are kept from all.
+#[rustfmt::skip]
+const CALLS: &[(Call, When, [i32; 3])] = &[
+    (Call::Open, When::Always, [2, -1, -1]),
+    (Call::Openat, When::Always, [257, 56, -1]),
+    (Call::Openat2, When::Always, [437, 437, -1]),
+    (Call::Stat, When::Always, [4, -1, -1]),
+    (Call::Lstat, When::Always, [6, -1, -1]),
+    (Call::Newfstatat, When::Lacks(3, EMPTY_PATH), [262, 79, -1]),
+    (Call::Statx, When::Lacks(2, EMPTY_PATH), [332, 291, -1]),
+    (Call::Statfs, When::Always, [137, 43, -1]),
+    (Call::Access, When::Always, [21, -1, -1]),
+    (Call::Faccessat, When::Always, [269, 48, -1]),
+    (Call::Faccessat2, When::Always, [439, 439, -1]),
+    (Call::Readlink, When::Always, [89, -1, -1]),
+    (Call::Readlinkat, When::Always, [267, 78, -1]),
+    (Call::Chdir, When::Always, [80, 49, -1]),
+    (Call::Execve, When::Always, [59, 221, -1]),
+    (Call::Execveat, When::Lacks(4, EMPTY_PATH), [322, 281, -1]),
+    (Call::Kill, When::Always, [62, 129, 37]),
+    (Call::Process, When::Always, [200, 130, 238]),       // tkill
+    (Call::Process, When::Always, [234, 131, 270]),       // tgkill
+    (Call::Process, When::Always, [129, 138, 178]),       // rt_sigqueueinfo
+    (Call::Process, When::Always, [297, 240, 335]),       // rt_tgsigqueueinfo
+    (Call::Process, When::Always, [434, 434, 434]),       // pidfd_open
+    (Call::Process, When::Always, [310, 270, 347]),       // process_vm_readv
+    (Call::Process, When::Always, [311, 271, 348]),       // process_vm_writev
+    (Call::Process, When::Named(0), [302, 261, 340]),     // prlimit64
+    (Call::Process, When::Named(0), [142, 118, 154]),     // sched_setparam
+    (Call::Process, When::Named(0), [144, 119, 156]),     // sched_setscheduler
+    (Call::Process, When::Named(0), [203, 122, 241]),     // sched_setaffinity
+    (Call::Process, When::Named(0), [314, 274, 351]),     // sched_setattr
+    (Call::Process, When::Named(0), [274, 100, 312]),     // get_robust_list
+    (Call::Setpriority, When::Always, [141, 140, 97]),
+    (Call::IoprioSet, When::Always, [251, 30, 289]),    // ioprio_set
+    (Call::Kcmp, When::Always, [312, 272, 349]),
+    (Call::Ptrace, When::Among(0, ATTACH), [101, 117, 26]),
+    (Call::Fcntl, When::Among(1, SET_OWNER), [72, 25, 55]),
+    (Call::Fcntl, When::Among(1, SET_OWNER), [-1, -1, 221]),
+];
+
+/// `ioctl`.
+const IOCTL: [u32; 3] = [16, 29, 54];
+
+const fn column(architecture: Architecture) -> usize {
+    match architecture {
+        Architecture::X86_64 => 0,
+        Architecture::Aarch64 => 1,
+        Architecture::I386 => 2,
+    }
+}
+
+impl Call {
+    /// The call with this number.
+    pub(super) fn from_number(architecture: Architecture, number: i32) -> Option<Self> {
+        let column = column(architecture);
+        let found = CALLS.iter().find(|(.., numbers)| numbers[column] == number);
+        found.map(|(call, ..)| *call)
+    }
+}
+
+/// The filter of a keeper.
+pub(in crate::sandbox) fn filter() -> Vec<Instruction> {
+    let sections: Vec<_> = Architecture::native_and_compatible()
+        .into_iter()
+        .map(|architecture| (architecture, section(architecture)))
+        .collect();
+    program(&sections, Action::KillProcess)
+}
+
+fn section(architecture: Architecture) -> Section {
+    let mut section = Section::new(Action::Allow);
+    for (_, when, numbers) in CALLS {
+        let Ok(number) = u32::try_from(numbers[column(architecture)]) else {
+            continue;
+        };
+        match when {
+            When::Always => section.answer(number, Action::Notify),
+            When::Lacks(index, mask) => section.notify_when_argument_lacks(number, *index, *mask),
+            When::Named(index) => {
+                section.judge_argument(number, *index, &[0], [Action::Allow, Action::Notify]);
+            }
+            When::Among(index, values) => {
+                section.judge_argument(number, *index, values, [Action::Notify, Action::Allow]);
+            }
+        }
+    }
+    let refused = [Action::Errno(libc::EPERM), Action::Allow];
+    let number = IOCTL[column(architecture)];
+    section.judge_argument(number, 1, SET_SOCKET_OWNER, refused);
+    section
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::super::seccomp::bpf, *};
+
+    const X86_64: u32 = 0xc000_003e;
+    const I386: u32 = 0x4000_0003;
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn calls_that_name_files_and_processes_are_announced_and_others_not() {
+        let filter = filter();
+        let verdict = |architecture, number: libc::c_long, argument| {
+            let number = u32::try_from(number).unwrap();
+            bpf::evaluate(&filter, architecture, number, argument)
+        };
+        let (allow, notify) = (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_USER_NOTIF);
+        assert_eq!(verdict(X86_64, libc::SYS_openat, 0), notify);
+        assert_eq!(verdict(X86_64, libc::SYS_newfstatat, 0), notify);
+        assert_eq!(verdict(X86_64, libc::SYS_newfstatat, EMPTY_PATH), allow);
+        assert_eq!(verdict(X86_64, libc::SYS_kill, 0), notify);
+        assert_eq!(verdict(I386, 37, 0), notify, "kill of 32 bits");
+        assert_eq!(verdict(X86_64, libc::SYS_prlimit64, 0), allow);
+        assert_eq!(verdict(X86_64, libc::SYS_prlimit64, 7), notify);
+        assert_eq!(verdict(X86_64, libc::SYS_ptrace, 0), allow, "TRACEME");
+        assert_eq!(verdict(X86_64, libc::SYS_ptrace, 16), notify, "ATTACH");
+        assert_eq!(verdict(X86_64, libc::SYS_fcntl, 8), notify, "SETOWN");
+        assert_eq!(verdict(X86_64, libc::SYS_ioctl, 0x8901) & 0xffff, 1);
+        assert_eq!(verdict(X86_64, libc::SYS_read, 0), allow);
+        let call = Call::from_number(Architecture::X86_64, 262);
+        assert_eq!(call, Some(Call::Newfstatat));
+    }
+}

@@ -1,0 +1,516 @@
+//! What is done to a place that only the keeper can show.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    io::Write as _,
+    os::{
+        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{self, Access, AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, Stat},
+    io::Errno,
+};
+
+use super::{
+    super::{
+        kernelfs::{MASKED_PROC, MASKED_SYS},
+        supervisor::{
+            sys::{self, Answer, RawStat, RawStatx},
+            tracee::Tracee,
+        },
+    },
+    Keeper, Verdict,
+    calls::Call,
+    mirror::Entry,
+    view::{Last, Place, Spot, read_link},
+};
+
+/// What a step may write to of a process's own directory: nothing that goes by the privileges of the one who writes.
+const WRITABLE: [&[u8]; 4] = [b"comm", b"coredump_filter", b"clear_refs", b"oom_score_adj"];
+
+/// What an `open` asks for.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    flags: OFlags,
+    mode: u32,
+}
+
+impl Wish {
+    fn new(flags: u64, mode: u64) -> Self {
+        Self {
+            flags: OFlags::from_bits_retain(u32::try_from(flags & 0xffff_ffff).unwrap_or(0)),
+            mode: u32::try_from(mode & 0o7777).unwrap_or(0),
+        }
+    }
+
+    fn writes(self) -> bool {
+        let path_only = self.flags.contains(OFlags::PATH);
+        let writes = OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC | OFlags::CREATE;
+        !path_only && self.flags.intersects(writes)
+    }
+}
+
+impl Keeper {
+    /// A call that names a file.
+    pub(super) fn file(&self, call: Call, caller: &Tracee, id: u64) -> Verdict {
+        let nofollow = |flags: i32| {
+            if flags & libc::AT_SYMLINK_NOFOLLOW == 0 {
+                Last::Follow
+            } else {
+                Last::Keep
+            }
+        };
+        let dir = caller.signed(0);
+        let here = libc::AT_FDCWD;
+        match call {
+            Call::Open => self.open(
+                caller,
+                (here, 0),
+                Wish::new(caller.word(1), caller.word(2)),
+                id,
+            ),
+            Call::Openat => self.open(
+                caller,
+                (dir, 1),
+                Wish::new(caller.word(2), caller.word(3)),
+                id,
+            ),
+            Call::Openat2 => self.openat2(caller, id),
+            Call::Stat => self.stat(caller, (here, 0, Last::Follow), 1),
+            Call::Lstat => self.stat(caller, (here, 0, Last::Keep), 1),
+            Call::Newfstatat => self.stat(caller, (dir, 1, nofollow(caller.signed(3))), 2),
+            Call::Statx => self.statx(caller),
+            Call::Statfs => self.statfs(caller),
+            Call::Access => self.access(caller, (here, 0, Last::Follow), caller.number(1)),
+            Call::Faccessat => self.access(caller, (dir, 1, Last::Follow), caller.number(2)),
+            Call::Faccessat2 => self.access(
+                caller,
+                (dir, 1, nofollow(caller.signed(3))),
+                caller.number(2),
+            ),
+            Call::Readlink => self.readlink(caller, (here, 0), 1),
+            Call::Readlinkat => self.readlink(caller, (dir, 1), 2),
+            Call::Chdir | Call::Execve => self.prepare(caller, (here, 0, Last::Follow)),
+            Call::Execveat => self.prepare(caller, (dir, 1, nofollow(caller.signed(4)))),
+            _ => Ok(Some(Answer::Native)),
+        }
+    }
+
+    fn spot(&self, caller: &Tracee, (dir, path, last): (i32, usize, Last)) -> Result<Spot, Errno> {
+        let path = caller.path(path)?;
+        if path.is_empty() {
+            return Ok(Spot::Native(None));
+        }
+        self.view.locate(caller, dir, &path, last)
+    }
+
+    fn open(&self, caller: &Tracee, (dir, path): (i32, usize), wish: Wish, id: u64) -> Verdict {
+        let creates_new = wish.flags.contains(OFlags::CREATE | OFlags::EXCL);
+        let last = if wish.flags.contains(OFlags::NOFOLLOW) || creates_new {
+            Last::Keep
+        } else {
+            Last::Follow
+        };
+        let place = match self.spot(caller, (dir, path, last))? {
+            Spot::Native(Some(path)) if wish.writes() && self.is_readonly(&path) => {
+                return Err(Errno::ROFS);
+            }
+            Spot::Native(_) => return Ok(Some(Answer::Native)),
+            Spot::Shown(place) => place,
+        };
+        let fd = self.open_place(caller, &place, wish)?;
+        let close = wish.flags.contains(OFlags::CLOEXEC);
+        // Whoever asked may be gone by now.
+        match sys::send_fd(self.listener.as_fd(), id, fd.as_fd(), close) {
+            Ok(()) => Ok(None),
+            Err(error) => Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        }
+    }
+
+    fn openat2(&self, caller: &Tracee, id: u64) -> Verdict {
+        // `struct open_how`: flags, mode, resolve.
+        let how = caller.read(caller.word(2), 24)?;
+        let word = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&how[at..at + 8]);
+            u64::from_ne_bytes(bytes)
+        };
+        if word(16) != 0 {
+            // Bound to a directory: what we show lies nowhere below it.
+            return Ok(Some(Answer::Native));
+        }
+        self.open(
+            caller,
+            (caller.signed(0), 1),
+            Wish::new(word(0), word(8)),
+            id,
+        )
+    }
+
+    fn is_readonly(&self, path: &Path) -> bool {
+        self.readonly.iter().any(|place| path.starts_with(place))
+    }
+
+    fn open_place(&self, caller: &Tracee, place: &Place, wish: Wish) -> Result<OwnedFd, Errno> {
+        let flags = wish.flags | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let mode = Mode::from_raw_mode(wish.mode & !caller.umask());
+        match place {
+            Place::Root(path) => {
+                if wish.writes() && self.is_readonly(path) {
+                    return Err(Errno::ROFS);
+                }
+                if let Some(device) = self.device(path) {
+                    return fs::open(device, flags, Mode::empty());
+                }
+                let mode = if flags.contains(OFlags::CREATE) {
+                    mode
+                } else {
+                    Mode::empty()
+                };
+                let name = if path.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    path
+                };
+                as_user(caller, || {
+                    fs::openat2(&self.view.root, name, flags, mode, ResolveFlags::IN_ROOT)
+                })
+            }
+            Place::Proc(path) => self.open_proc(caller, path, wish, flags),
+            Place::Sys(path) => {
+                if wish.writes() {
+                    return Err(Errno::ROFS);
+                }
+                self.look(place, true)?;
+                let host = Path::new("/sys").join(path);
+                if is_dir(&self.stat_of(place, true)?) {
+                    return self.sys.open(path, &list(&host, |_| true)?);
+                }
+                as_user(caller, || fs::open(&host, flags, Mode::empty()))
+            }
+        }
+    }
+
+    fn open_proc(
+        &self,
+        caller: &Tracee,
+        path: &Path,
+        wish: Wish,
+        flags: OFlags,
+    ) -> Result<OwnedFd, Errno> {
+        let stat = self.stat_of(&Place::Proc(path.to_owned()), true)?;
+        let names: Vec<&[u8]> = path.iter().map(OsStr::as_bytes).collect();
+        let of_process = names.first().is_some_and(|name| is_number(name));
+        let last = *names.last().unwrap_or(&b"".as_slice());
+        let is_descriptor = of_process && names.iter().rev().nth(1) == Some(&b"fd".as_slice());
+        if is_dir(&stat) && !is_descriptor {
+            if flags.contains(OFlags::NOFOLLOW) && fs::readlink(path, Vec::new()).is_ok() {
+                return Err(Errno::LOOP);
+            }
+            return self.proc.open(path, &self.list_proc(path)?);
+        }
+        if is_descriptor && is_dir(&stat) {
+            // Only what lies in the root leads nowhere else.
+            let target = read_link(path)?;
+            let inside = self.view.inside(&target).ok_or(Errno::ACCESS)?;
+            let place = Place::Root(inside.to_owned());
+            return self.open_place(caller, &place, wish);
+        }
+        if wish.writes() && !is_descriptor && !(of_process && WRITABLE.contains(&last)) {
+            let readonly = !of_process;
+            return Err(if readonly { Errno::ROFS } else { Errno::ACCESS });
+        }
+        if of_process && names.len() >= 2 && !wish.flags.contains(OFlags::PATH) {
+            match last {
+                b"mounts" | b"mountinfo" | b"mountstats" => return self.mounts(last),
+                b"map_files" => return Err(Errno::PERM),
+                _ => {}
+            }
+        }
+        let flags = flags.difference(OFlags::CREATE | OFlags::EXCL);
+        as_user(caller, || fs::open(path, flags, Mode::empty()))
+    }
+
+    /// The host's device that stands behind a file of `/dev`, if it could not be made there.
+    fn device(&self, path: &Path) -> Option<PathBuf> {
+        let name = path.strip_prefix("dev").ok()?;
+        let known = self
+            .view
+            .devices
+            .iter()
+            .any(|device| name == Path::new(device));
+        known.then(|| Path::new("/dev").join(name))
+    }
+
+    /// What a process sees as mounted: its root and what is shown to it.
+    fn mounts(&self, file: &[u8]) -> Result<OwnedFd, Errno> {
+        let stat = fs::fstat(&self.view.root)?;
+        let device = format!("{}:{}", fs::major(stat.st_dev), fs::minor(stat.st_dev));
+        let text = match file {
+            b"mounts" => "rootfs / rootfs rw,relatime 0 0\n\
+                proc /proc proc rw,nosuid,nodev,noexec,relatime 0 0\n\
+                sysfs /sys sysfs ro,nosuid,nodev,noexec,relatime 0 0\n"
+                .to_owned(),
+            b"mountinfo" => format!(
+                "1 0 {device} / / rw,relatime - rootfs rootfs rw\n\
+                2 1 0:4 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw\n\
+                3 1 0:5 / /sys ro,nosuid,nodev,noexec,relatime - sysfs sysfs ro\n"
+            ),
+            _ => "device rootfs mounted on / with fstype rootfs\n\
+                device proc mounted on /proc with fstype proc\n\
+                device sysfs mounted on /sys with fstype sysfs\n"
+                .to_owned(),
+        };
+        let fd = fs::memfd_create("mounts", MemfdFlags::CLOEXEC)?;
+        let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        let mut file = std::fs::File::from(fd);
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        // Opened anew it has a position of its own, and cannot be written.
+        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// Opens a place to look at.
+    fn look(&self, place: &Place, follow: bool) -> Result<OwnedFd, Errno> {
+        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+        if !follow {
+            flags |= OFlags::NOFOLLOW;
+        }
+        match place {
+            Place::Root(path) => {
+                if let Some(device) = self.device(path) {
+                    return fs::open(device, flags, Mode::empty());
+                }
+                let name = if path.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    path
+                };
+                fs::openat2(
+                    &self.view.root,
+                    name,
+                    flags,
+                    Mode::empty(),
+                    ResolveFlags::IN_ROOT,
+                )
+            }
+            Place::Proc(path) => {
+                let top = path.iter().next().unwrap_or_default();
+                if MASKED_PROC.iter().any(|masked| top == *masked) {
+                    return Err(Errno::NOENT);
+                }
+                let name = if path.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    path
+                };
+                fs::open(name, flags, Mode::empty())
+            }
+            Place::Sys(path) => {
+                if MASKED_SYS.iter().any(|masked| path.starts_with(masked)) {
+                    return Err(Errno::NOENT);
+                }
+                fs::open(Path::new("/sys").join(path), flags, Mode::empty())
+            }
+        }
+    }
+
+    fn stat_of(&self, place: &Place, follow: bool) -> Result<Stat, Errno> {
+        fs::fstat(self.look(place, follow)?)
+    }
+
+    /// The entries of a directory of `/proc`.
+    fn list_proc(&self, path: &Path) -> Result<BTreeMap<OsString, Entry>, Errno> {
+        let top = path.as_os_str().is_empty();
+        let name = if top { Path::new(".") } else { path };
+        let mut entries = list(name, |name| {
+            let number = name.to_str().and_then(|text| text.parse().ok());
+            match number {
+                Some(pid) if top => self.view.members.contains(pid),
+                _ => !top || !MASKED_PROC.iter().any(|masked| name == *masked),
+            }
+        })?;
+        if top {
+            // It means another one to each, and is found by name.
+            for name in ["self", "thread-self"] {
+                entries.insert(name.into(), Entry::Dir);
+            }
+        }
+        for entry in entries.values_mut() {
+            if let Entry::Link(target) = entry {
+                *target = self.seen(target);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// How a link's target is called in the step.
+    fn seen(&self, target: &Path) -> PathBuf {
+        match self.view.inside(target) {
+            Some(inside) => Path::new("/").join(inside),
+            None => target.to_owned(),
+        }
+    }
+
+    fn stat(&self, caller: &Tracee, object: (i32, usize, Last), buffer: usize) -> Verdict {
+        let Spot::Shown(place) = self.spot(caller, object)? else {
+            return Ok(Some(Answer::Native));
+        };
+        let fd = self.look(&place, object.2 == Last::Follow)?;
+        let raw = RawStat::of(fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
+        caller.write(caller.word(buffer), &raw.0)?;
+        Ok(Some(Answer::Value(0)))
+    }
+
+    fn statx(&self, caller: &Tracee) -> Verdict {
+        let flags = caller.signed(2);
+        let last = if flags & libc::AT_SYMLINK_NOFOLLOW == 0 {
+            Last::Follow
+        } else {
+            Last::Keep
+        };
+        let Spot::Shown(place) = self.spot(caller, (caller.signed(0), 1, last))? else {
+            return Ok(Some(Answer::Native));
+        };
+        let fd = self.look(&place, last == Last::Follow)?;
+        let raw =
+            RawStatx::of(fd.as_fd(), flags, caller.number(3)).map_err(|_gone| Errno::NOENT)?;
+        caller.write(caller.word(4), &raw.0)?;
+        Ok(Some(Answer::Value(0)))
+    }
+
+    fn statfs(&self, caller: &Tracee) -> Verdict {
+        let object = (libc::AT_FDCWD, 0, Last::Follow);
+        let Spot::Shown(place) = self.spot(caller, object)? else {
+            return Ok(Some(Answer::Native));
+        };
+        let fd = self.look(&place, true)?;
+        let raw = sys::raw_statfs(fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
+        caller.write(caller.word(1), &raw)?;
+        Ok(Some(Answer::Value(0)))
+    }
+
+    fn access(&self, caller: &Tracee, object: (i32, usize, Last), wanted: u32) -> Verdict {
+        let wanted = Access::from_bits_retain(wanted);
+        let place = match self.spot(caller, object)? {
+            Spot::Native(Some(path))
+                if wanted.contains(Access::WRITE_OK) && self.is_readonly(&path) =>
+            {
+                return Err(Errno::ROFS);
+            }
+            Spot::Native(_) => return Ok(Some(Answer::Native)),
+            Spot::Shown(place) => place,
+        };
+        let fd = self.look(&place, object.2 == Last::Follow)?;
+        if wanted.contains(Access::WRITE_OK) && matches!(place, Place::Sys(_)) {
+            return Err(Errno::ROFS);
+        }
+        let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        // By the ids of the file system, which are the caller's for the moment.
+        as_user(caller, || {
+            fs::accessat(CWD, &*name, wanted, AtFlags::EACCESS)
+        })?;
+        Ok(Some(Answer::Value(0)))
+    }
+
+    fn readlink(&self, caller: &Tracee, (dir, path): (i32, usize), buffer: usize) -> Verdict {
+        let place = match self.spot(caller, (dir, path, Last::Keep))? {
+            Spot::Native(_) => return Ok(Some(Answer::Native)),
+            Spot::Shown(place) => place,
+        };
+        let target = match &place {
+            Place::Root(path) => {
+                let target = fs::readlinkat(&self.view.root, path, Vec::new())?;
+                OsString::from_vec(target.into_bytes())
+            }
+            Place::Proc(path) if path == Path::new("self") => {
+                caller.process().ok_or(Errno::NOENT)?.to_string().into()
+            }
+            Place::Proc(path) if path == Path::new("thread-self") => {
+                let process = caller.process().ok_or(Errno::NOENT)?;
+                format!("{process}/task/{}", caller.thread()).into()
+            }
+            Place::Proc(path) => {
+                self.look(&place, false)?;
+                let target = caller.as_itself(|| fs::readlink(path, Vec::new()))?;
+                let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                self.seen(&target).into()
+            }
+            Place::Sys(path) => {
+                self.look(&place, false)?;
+                let target = fs::readlink(Path::new("/sys").join(path), Vec::new())?;
+                OsString::from_vec(target.into_bytes())
+            }
+        };
+        let room = usize::try_from(caller.signed(buffer + 1)).map_err(|_negative| Errno::INVAL)?;
+        if room == 0 {
+            return Err(Errno::INVAL);
+        }
+        let bytes = &target.as_bytes()[..target.len().min(room)];
+        caller.write(caller.word(buffer), bytes)?;
+        Ok(Some(Answer::Value(i64::try_from(bytes.len()).unwrap_or(0))))
+    }
+
+    /// For calls that the kernel has to make: puts what they name into the root, where it will find it.
+    fn prepare(&self, caller: &Tracee, object: (i32, usize, Last)) -> Verdict {
+        if let Spot::Shown(Place::Proc(path)) = self.spot(caller, object)? {
+            let process = caller.process().ok_or(Errno::NOENT)?.to_string();
+            if is_dir(&self.stat_of(&Place::Proc(path.clone()), true)?) {
+                self.proc.open(&path, &self.list_proc(&path)?)?;
+            } else if let Ok(target) = read_link(&path) {
+                self.proc.link(&path, &self.seen(&target))?;
+            }
+            self.proc.link(Path::new("self"), Path::new(&process))?;
+        }
+        Ok(Some(Answer::Native))
+    }
+}
+
+/// Opens as the caller's user would: what it may not read by itself it may not read through us.
+fn as_user<T>(caller: &Tracee, action: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+    let identity = caller.real_identity();
+    sys::set_file_ids(identity.user(), identity.group());
+    let result = action();
+    sys::set_file_ids(0, 0);
+    result
+}
+
+fn is_dir(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode).is_dir()
+}
+
+fn is_number(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(u8::is_ascii_digit)
+}
+
+/// The entries of a directory of the host that `wanted` lets pass.
+fn list(dir: &Path, wanted: impl Fn(&OsStr) -> bool) -> Result<BTreeMap<OsString, Entry>, Errno> {
+    let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let mut entries = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name();
+        if !wanted(&name) {
+            continue;
+        }
+        let kind = entry.file_type().map_err(failed)?;
+        let entry = if kind.is_dir() {
+            Entry::Dir
+        } else if kind.is_symlink() {
+            match read_link(&dir.join(&name)) {
+                Ok(target) => Entry::Link(target),
+                // Closed in the meantime.
+                Err(_) => continue,
+            }
+        } else {
+            Entry::File
+        };
+        entries.insert(name, entry);
+    }
+    Ok(entries)
+}

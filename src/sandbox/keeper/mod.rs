@@ -1,0 +1,176 @@
+//! Shows a step what nothing can be mounted for, and keeps it from all processes but its own.
+//!
+//! A keeper is a process beside the step to which a filter of system calls announces those that name files or processes. It
+//! lets the kernel make nearly all of them: a path that leads to files of the root is found there. What a path finds in
+//! `/proc` and `/sys` is opened by the keeper, and the step is given the descriptor; `stat` and `readlink` are answered.
+//!
+//! ```text
+//! calls    which are announced                     members  what belongs to the step, who may be signaled
+//! view     where a path leads: Native or a Place   files    what is done to a Place
+//! mirror   directories of /proc and /sys, as real directories in the root
+//! ```
+//!
+//! What holds whatever a step does (a thread can change a path after it was looked at): a call that the kernel makes is
+//! confined by `chroot`; what names a process is passed by value; a descriptor that the keeper gives is never
+//! that of a directory outside the root, from which `..` would lead on. In `/proc` only the step's processes exist, so nobody's
+//! environment or memory but its own can be read.
+//!
+//! Another step's world, one with paths or users that the kernel does not have, would be another [`view::View`] and more
+//! of `files`: the calls, the loop and the members are the same.
+
+mod calls;
+mod files;
+mod members;
+mod mirror;
+mod view;
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+};
+
+use rustix::{
+    io::Errno,
+    process::{self, Pid, Signal},
+};
+
+pub(super) use self::calls::filter;
+use self::{calls::Call, members::Members, mirror::Mirror, view::View};
+use super::{
+    error::{During as _, Failure},
+    mount::fd_path,
+    seccomp::bpf::Architecture,
+    supervisor::{
+        sys::{self, Answer, Notification},
+        tracee::Tracee,
+    },
+};
+
+/// Directories in the root that a keeper looks after.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// The directory that lies at `/proc`.
+    pub(super) proc: OwnedFd,
+    /// The directory that lies at `/sys`.
+    pub(super) sys: OwnedFd,
+    /// Devices that could not be made in `/dev`.
+    pub(super) devices: Vec<&'static str>,
+}
+
+/// What a keeper is given.
+#[derive(Debug)]
+pub(super) struct Charge {
+    /// Where calls are announced.
+    pub(super) listener: OwnedFd,
+    /// The step's first process.
+    pub(super) step: Pid,
+    /// The process from which all of the step descends.
+    pub(super) helper: Pid,
+    /// The root directory.
+    pub(super) root: OwnedFd,
+    /// Places in the root where writing is refused: relative, free of links.
+    pub(super) readonly: Vec<PathBuf>,
+    pub(super) kept: Kept,
+}
+
+/// Serves a step until it ends. To be called in a process of its own, which it ties to its parent.
+pub(super) fn serve(charge: Charge) -> Result<(), Failure> {
+    process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie to the parent")?;
+    process::umask(rustix::fs::Mode::empty());
+    let path = std::fs::read_link(fd_path(&charge.root)).during("find the root")?;
+    process::chdir("/proc").during("go to /proc")?;
+    Keeper {
+        listener: charge.listener,
+        view: View {
+            root: charge.root,
+            path,
+            devices: charge.kept.devices,
+            members: Members {
+                helper: charge.helper.as_raw_pid(),
+                keeper: process::getpid().as_raw_pid(),
+                first: charge.step.as_raw_pid(),
+            },
+        },
+        readonly: charge.readonly,
+        proc: Mirror::new(charge.kept.proc),
+        sys: Mirror::new(charge.kept.sys),
+    }
+    .run()
+}
+
+#[derive(Debug)]
+struct Keeper {
+    listener: OwnedFd,
+    view: View,
+    readonly: Vec<PathBuf>,
+    proc: Mirror,
+    sys: Mirror,
+}
+
+/// What to do about a call; `None` when it has been answered.
+type Verdict = Result<Option<Answer>, Errno>;
+
+impl Keeper {
+    fn run(self) -> Result<(), Failure> {
+        sys::wake_in_turn(self.listener.as_fd());
+        loop {
+            let notification = match sys::receive(self.listener.as_fd()) {
+                Ok(notification) => notification,
+                Err(error) => match Errno::from_io_error(&error) {
+                    // The thread was killed before we came to it.
+                    Some(Errno::NOENT | Errno::INTR) => continue,
+                    _ => return Err(Failure::new("hear of a system call", error)),
+                },
+            };
+            let answer = match self.decide(&notification) {
+                Ok(Some(answer)) => answer,
+                Ok(None) => continue,
+                Err(errno) => Answer::Error(errno.raw_os_error()),
+            };
+            // Whoever asked may be gone by now.
+            let _gone = sys::send(self.listener.as_fd(), notification.id, answer);
+        }
+    }
+
+    fn decide(&self, notification: &Notification) -> Verdict {
+        let architecture = Architecture::native_and_compatible()
+            .into_iter()
+            .find(|known| known.token() == notification.architecture);
+        let call = architecture.and_then(|a| Call::from_number(a, notification.number));
+        let Some(call) = call else {
+            return Ok(Some(Answer::Native));
+        };
+        let caller = Tracee::new(notification);
+        match call {
+            Call::Process
+            | Call::Kill
+            | Call::Setpriority
+            | Call::IoprioSet
+            | Call::Kcmp
+            | Call::Ptrace
+            | Call::Fcntl => self.view.members.decide(call, &caller).map(Some),
+            _ => match self.file(call, &caller, notification.id) {
+                // It cannot be looked into, as after it has changed its user: it finds what lies in the root.
+                Err(Errno::ACCESS | Errno::PERM) if caller.path(path_argument(call)).is_err() => {
+                    Ok(Some(Answer::Native))
+                }
+                other => other,
+            },
+        }
+    }
+}
+
+/// The argument with the path.
+fn path_argument(call: Call) -> usize {
+    match call {
+        Call::Openat
+        | Call::Openat2
+        | Call::Newfstatat
+        | Call::Statx
+        | Call::Faccessat
+        | Call::Faccessat2
+        | Call::Readlinkat
+        | Call::Execveat => 1,
+        _ => 0,
+    }
+}
