@@ -28,7 +28,7 @@ use super::{
     child::{self, Way, Word},
     error::{During as _, Failure},
     keeper,
-    spec::{Exit, ProcessSpec},
+    spec::{Exit, Network, ProcessSpec},
     step::{self, Step},
     sys::{self, Fork},
 };
@@ -40,6 +40,10 @@ pub(super) fn run(
     socket: &UnixStream,
     signals: BorrowedFd<'_>,
 ) -> Result<Exit, Failure> {
+    if spec.insecure {
+        let refused = "give all capabilities, as `security=insecure` asks, without namespaces";
+        return Err(Failure::new(refused, rustix::io::Errno::PERM));
+    }
     let mut furniture = Furniture::new(root, work)?;
     let result = furnish(&mut furniture, spec)
         .and_then(|kept| run_in(&mut furniture, spec, root, kept, socket, signals));
@@ -82,7 +86,7 @@ fn run_in(
     let (heard, word) = pipe()?;
     let (alive, our_life) = pipe()?;
     let (ours, theirs) = UnixStream::pair().during("make a socket")?;
-    let keeper_filter = keeper::filter();
+    let keeper_filter = keeper::filter(spec.network == Network::None);
     let pid = match sys::clone(0).during("fork")? {
         Fork::Child => {
             drop((heard, our_life, ours));
@@ -100,7 +104,7 @@ fn run_in(
     };
     drop((word, alive, theirs));
     let keeper = match step::receive_listener(&ours)? {
-        Some(listener) => Some(start_keeper(furniture, path, pid, listener, kept)?),
+        Some(listener) => Some(start_keeper(spec, furniture, path, pid, listener, kept)?),
         None => None,
     };
     let mut text = Vec::new();
@@ -121,6 +125,7 @@ fn run_in(
 }
 
 fn start_keeper(
+    spec: &ProcessSpec,
     furniture: &Furniture,
     path: &Path,
     step: Pid,
@@ -137,6 +142,7 @@ fn start_keeper(
             .try_clone_to_owned()
             .during_at("open", path)?,
         readonly: furniture.readonly().to_vec(),
+        hostname: spec.hostname.clone(),
         kept,
     };
     match sys::clone(0).during("fork the keeper")? {

@@ -33,6 +33,8 @@ pub(super) enum Call {
     Kcmp,
     Ptrace,
     Fcntl,
+    /// It names the machine.
+    Uname,
 }
 
 /// When a call is announced.
@@ -96,7 +98,14 @@ const CALLS: &[(Call, When, [i32; 3])] = &[
     (Call::Ptrace, When::Among(0, ATTACH), [101, 117, 26]),
     (Call::Fcntl, When::Among(1, SET_OWNER), [72, 25, 55]),
     (Call::Fcntl, When::Among(1, SET_OWNER), [-1, -1, 221]),
+    (Call::Uname, When::Always, [63, 160, -1]),
 ];
+
+/// `socket`, and `socketcall`, whose arguments are in memory.
+const SOCKET: [u32; 3] = [41, 198, 359];
+const SOCKETCALL: u32 = 102;
+/// The families with addresses beyond this machine: `AF_INET`, `AF_INET6`, `AF_NETLINK`, `AF_PACKET`.
+const NETWORKED: &[u32] = &[2, 10, 16, 17];
 
 /// `ioctl`.
 const IOCTL: [u32; 3] = [16, 29, 54];
@@ -118,16 +127,16 @@ impl Call {
     }
 }
 
-/// The filter of a keeper.
-pub(in crate::sandbox) fn filter() -> Vec<Instruction> {
+/// The filter of a keeper; `offline` takes the network away.
+pub(in crate::sandbox) fn filter(offline: bool) -> Vec<Instruction> {
     let sections: Vec<_> = Architecture::native_and_compatible()
         .into_iter()
-        .map(|architecture| (architecture, section(architecture)))
+        .map(|architecture| (architecture, section(architecture, offline)))
         .collect();
     program(&sections, Action::KillProcess)
 }
 
-fn section(architecture: Architecture) -> Section {
+fn section(architecture: Architecture, offline: bool) -> Section {
     let mut section = Section::new(Action::Allow);
     for (_, when, numbers) in CALLS {
         let Ok(number) = u32::try_from(numbers[column(architecture)]) else {
@@ -147,6 +156,14 @@ fn section(architecture: Architecture) -> Section {
     let refused = [Action::Errno(libc::EPERM), Action::Allow];
     let number = IOCTL[column(architecture)];
     section.judge_argument(number, 1, SET_SOCKET_OWNER, refused);
+    if offline {
+        let number = SOCKET[column(architecture)];
+        let refused = Action::Errno(libc::EAFNOSUPPORT);
+        section.judge_argument(number, 0, NETWORKED, [refused, Action::Allow]);
+        if architecture == Architecture::I386 {
+            section.answer(SOCKETCALL, refused);
+        }
+    }
     section
 }
 
@@ -160,7 +177,8 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn calls_that_name_files_and_processes_are_announced_and_others_not() {
-        let filter = filter();
+        let offline = filter(true);
+        let filter = filter(false);
         let verdict = |architecture, number: libc::c_long, argument| {
             let number = u32::try_from(number).unwrap();
             bpf::evaluate(&filter, architecture, number, argument)
@@ -178,6 +196,9 @@ mod tests {
         assert_eq!(verdict(X86_64, libc::SYS_fcntl, 8), notify, "SETOWN");
         assert_eq!(verdict(X86_64, libc::SYS_ioctl, 0x8901) & 0xffff, 1);
         assert_eq!(verdict(X86_64, libc::SYS_read, 0), allow);
+        assert_eq!(verdict(X86_64, libc::SYS_socket, 2), allow);
+        assert_ne!(bpf::evaluate(&offline, X86_64, 41, 2), allow);
+        assert_eq!(bpf::evaluate(&offline, X86_64, 41, 1), allow, "AF_UNIX");
         let call = Call::from_number(Architecture::X86_64, 262);
         assert_eq!(call, Some(Call::Newfstatat));
     }

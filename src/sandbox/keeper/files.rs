@@ -186,9 +186,9 @@ impl Keeper {
                 if wish.writes() {
                     return Err(Errno::ROFS);
                 }
-                self.look(place, true)?;
+                self.look(caller, place, true)?;
                 let host = Path::new("/sys").join(path);
-                if is_dir(&self.stat_of(place, true)?) {
+                if is_dir(&self.stat_of(caller, place, true)?) {
                     return self.sys.open(path, &list(&host, |_| true)?);
                 }
                 as_user(caller, || fs::open(&host, flags, Mode::empty()))
@@ -203,7 +203,7 @@ impl Keeper {
         wish: Wish,
         flags: OFlags,
     ) -> Result<OwnedFd, Errno> {
-        let stat = self.stat_of(&Place::Proc(path.to_owned()), true)?;
+        let stat = self.stat_of(caller, &Place::Proc(path.to_owned()), true)?;
         let names: Vec<&[u8]> = path.iter().map(OsStr::as_bytes).collect();
         let of_process = names.first().is_some_and(|name| is_number(name));
         let last = *names.last().unwrap_or(&b"".as_slice());
@@ -212,11 +212,11 @@ impl Keeper {
             if flags.contains(OFlags::NOFOLLOW) && fs::readlink(path, Vec::new()).is_ok() {
                 return Err(Errno::LOOP);
             }
-            return self.proc.open(path, &self.list_proc(path)?);
+            return self.proc.open(path, &self.list_proc(caller, path)?);
         }
         if is_descriptor && is_dir(&stat) {
             // Only what lies in the root leads nowhere else.
-            let target = read_link(path)?;
+            let target = caller.as_itself(|| read_link(path))?;
             let inside = self.view.inside(&target).ok_or(Errno::ACCESS)?;
             let place = Place::Root(inside.to_owned());
             return self.open_place(caller, &place, wish);
@@ -276,7 +276,7 @@ impl Keeper {
     }
 
     /// Opens a place to look at.
-    fn look(&self, place: &Place, follow: bool) -> Result<OwnedFd, Errno> {
+    fn look(&self, caller: &Tracee, place: &Place, follow: bool) -> Result<OwnedFd, Errno> {
         let mut flags = OFlags::PATH | OFlags::CLOEXEC;
         if !follow {
             flags |= OFlags::NOFOLLOW;
@@ -309,7 +309,7 @@ impl Keeper {
                 } else {
                     path
                 };
-                fs::open(name, flags, Mode::empty())
+                caller.as_itself(|| fs::open(name, flags, Mode::empty()))
             }
             Place::Sys(path) => {
                 if MASKED_SYS.iter().any(|masked| path.starts_with(masked)) {
@@ -320,21 +320,26 @@ impl Keeper {
         }
     }
 
-    fn stat_of(&self, place: &Place, follow: bool) -> Result<Stat, Errno> {
-        fs::fstat(self.look(place, follow)?)
+    fn stat_of(&self, caller: &Tracee, place: &Place, follow: bool) -> Result<Stat, Errno> {
+        fs::fstat(self.look(caller, place, follow)?)
     }
 
     /// The entries of a directory of `/proc`.
-    fn list_proc(&self, path: &Path) -> Result<BTreeMap<OsString, Entry>, Errno> {
+    fn list_proc(&self, caller: &Tracee, path: &Path) -> Result<BTreeMap<OsString, Entry>, Errno> {
         let top = path.as_os_str().is_empty();
         let name = if top { Path::new(".") } else { path };
-        let mut entries = list(name, |name| {
+        let shown = |name: &OsStr| {
             let number = name.to_str().and_then(|text| text.parse().ok());
             match number {
                 Some(pid) if top => self.view.members.contains(pid),
                 _ => !top || !MASKED_PROC.iter().any(|masked| name == *masked),
             }
-        })?;
+        };
+        // The directory of another user's process opens for root, but its links can be read by that user alone.
+        let mut entries = match path.iter().next().map(OsStr::as_bytes) {
+            Some(process) if is_number(process) => as_user(caller, || list(name, shown))?,
+            _ => list(name, shown)?,
+        };
         if top {
             // It means another one to each, and is found by name.
             for name in ["self", "thread-self"] {
@@ -361,7 +366,7 @@ impl Keeper {
         let Spot::Shown(place) = self.spot(caller, object)? else {
             return Ok(Some(Answer::Native));
         };
-        let fd = self.look(&place, object.2 == Last::Follow)?;
+        let fd = self.look(caller, &place, object.2 == Last::Follow)?;
         let raw = RawStat::of(fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
         caller.write(caller.word(buffer), &raw.0)?;
         Ok(Some(Answer::Value(0)))
@@ -377,7 +382,7 @@ impl Keeper {
         let Spot::Shown(place) = self.spot(caller, (caller.signed(0), 1, last))? else {
             return Ok(Some(Answer::Native));
         };
-        let fd = self.look(&place, last == Last::Follow)?;
+        let fd = self.look(caller, &place, last == Last::Follow)?;
         let raw =
             RawStatx::of(fd.as_fd(), flags, caller.number(3)).map_err(|_gone| Errno::NOENT)?;
         caller.write(caller.word(4), &raw.0)?;
@@ -389,7 +394,7 @@ impl Keeper {
         let Spot::Shown(place) = self.spot(caller, object)? else {
             return Ok(Some(Answer::Native));
         };
-        let fd = self.look(&place, true)?;
+        let fd = self.look(caller, &place, true)?;
         let raw = sys::raw_statfs(fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
         caller.write(caller.word(1), &raw)?;
         Ok(Some(Answer::Value(0)))
@@ -406,7 +411,7 @@ impl Keeper {
             Spot::Native(_) => return Ok(Some(Answer::Native)),
             Spot::Shown(place) => place,
         };
-        let fd = self.look(&place, object.2 == Last::Follow)?;
+        let fd = self.look(caller, &place, object.2 == Last::Follow)?;
         if wanted.contains(Access::WRITE_OK) && matches!(place, Place::Sys(_)) {
             return Err(Errno::ROFS);
         }
@@ -436,13 +441,13 @@ impl Keeper {
                 format!("{process}/task/{}", caller.thread()).into()
             }
             Place::Proc(path) => {
-                self.look(&place, false)?;
+                self.look(caller, &place, false)?;
                 let target = caller.as_itself(|| fs::readlink(path, Vec::new()))?;
                 let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
                 self.seen(&target).into()
             }
             Place::Sys(path) => {
-                self.look(&place, false)?;
+                self.look(caller, &place, false)?;
                 let target = fs::readlink(Path::new("/sys").join(path), Vec::new())?;
                 OsString::from_vec(target.into_bytes())
             }
@@ -460,9 +465,9 @@ impl Keeper {
     fn prepare(&self, caller: &Tracee, object: (i32, usize, Last)) -> Verdict {
         if let Spot::Shown(Place::Proc(path)) = self.spot(caller, object)? {
             let process = caller.process().ok_or(Errno::NOENT)?.to_string();
-            if is_dir(&self.stat_of(&Place::Proc(path.clone()), true)?) {
-                self.proc.open(&path, &self.list_proc(&path)?)?;
-            } else if let Ok(target) = read_link(&path) {
+            if is_dir(&self.stat_of(caller, &Place::Proc(path.clone()), true)?) {
+                self.proc.open(&path, &self.list_proc(caller, &path)?)?;
+            } else if let Ok(target) = caller.as_itself(|| read_link(&path)) {
                 self.proc.link(&path, &self.seen(&target))?;
             }
             self.proc.link(Path::new("self"), Path::new(&process))?;

@@ -70,6 +70,8 @@ pub(super) struct Charge {
     pub(super) root: OwnedFd,
     /// Places in the root where writing is refused: relative, free of links.
     pub(super) readonly: Vec<PathBuf>,
+    /// The name of the machine.
+    pub(super) hostname: String,
     pub(super) kept: Kept,
 }
 
@@ -92,6 +94,7 @@ pub(super) fn serve(charge: Charge) -> Result<(), Failure> {
             },
         },
         readonly: charge.readonly,
+        hostname: charge.hostname,
         proc: Mirror::new(charge.kept.proc),
         sys: Mirror::new(charge.kept.sys),
     }
@@ -103,6 +106,7 @@ struct Keeper {
     listener: OwnedFd,
     view: View,
     readonly: Vec<PathBuf>,
+    hostname: String,
     proc: Mirror,
     sys: Mirror,
 }
@@ -149,6 +153,7 @@ impl Keeper {
             | Call::Kcmp
             | Call::Ptrace
             | Call::Fcntl => self.view.members.decide(call, &caller).map(Some),
+            Call::Uname => self.uname(&caller),
             _ => match self.file(call, &caller, notification.id) {
                 // It cannot be looked into, as after it has changed its user: it finds what lies in the root.
                 Err(Errno::ACCESS | Errno::PERM) if caller.path(path_argument(call)).is_err() => {
@@ -156,6 +161,31 @@ impl Keeper {
                 }
                 other => other,
             },
+        }
+    }
+}
+
+impl Keeper {
+    /// Fills a `struct new_utsname`: six fields of 65 bytes.
+    fn uname(&self, caller: &Tracee) -> Verdict {
+        const FIELD: usize = 65;
+        let of_kernel = rustix::system::uname();
+        let fields = [
+            of_kernel.sysname().to_bytes(),
+            self.hostname.as_bytes(),
+            of_kernel.release().to_bytes(),
+            of_kernel.version().to_bytes(),
+            of_kernel.machine().to_bytes(),
+            of_kernel.domainname().to_bytes(),
+        ];
+        let mut bytes = [0; 6 * FIELD];
+        for (place, field) in bytes.chunks_exact_mut(FIELD).zip(fields) {
+            let length = field.len().min(FIELD - 1);
+            place[..length].copy_from_slice(&field[..length]);
+        }
+        match caller.write(caller.word(0), &bytes) {
+            Err(Errno::ACCESS | Errno::PERM) => Ok(Some(Answer::Native)),
+            written => written.map(|()| Some(Answer::Value(0))),
         }
     }
 }

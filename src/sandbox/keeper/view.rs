@@ -224,8 +224,8 @@ impl View {
                 match inner {
                     _ if keep => Ok(Step::On),
                     [b"root"] => Ok(Step::Jump(Place::Root(PathBuf::new()))),
-                    [b"cwd"] => self.jump_to(here),
-                    [b"fd", _] if !ends => self.jump_to(here),
+                    [b"cwd"] => self.jump_to(caller, here),
+                    [b"fd", _] if !ends => self.jump_to(caller, here),
                     _ => Ok(Step::On),
                 }
             }
@@ -234,8 +234,8 @@ impl View {
     }
 
     /// Goes where a link of `/proc` leads, which is a directory of the root.
-    fn jump_to(&self, link: &Path) -> Result<Step, Errno> {
-        let target = read_link(link)?;
+    fn jump_to(&self, caller: &Tracee, link: &Path) -> Result<Step, Errno> {
+        let target = caller.as_itself(|| read_link(link))?;
         let inside = self.inside(&target).ok_or(Errno::ACCESS)?;
         Ok(Step::Jump(Place::Root(inside.to_owned())))
     }

@@ -1,0 +1,180 @@
+//! Steps without namespaces and mounts: the same layers, and no way out.
+
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::support::{Outcome, TestEnv};
+
+/// Builds on a rung; `None`, with the reason printed, where that is not possible.
+fn build_on(env: &TestEnv, isolation: &str, more: &[&str]) -> Option<Outcome> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return None;
+    }
+    let context = format!("base=oci-layout://{}", TestEnv::base().display());
+    let mut args = vec![
+        "build",
+        "--progress=plain",
+        "--isolation",
+        isolation,
+        "-t",
+        isolation,
+        "-o",
+        "type=image,rewrite-timestamp=true",
+        "--no-cache",
+        "--build-context",
+        &context,
+    ];
+    args.extend(more);
+    args.push("context");
+    let built = env.run(&args);
+    if built.code == Some(3) {
+        eprintln!("skipped: {isolation} is not possible here:\n{built}");
+        return None;
+    }
+    Some(built)
+}
+
+fn layers(env: &TestEnv, image: &str) -> Vec<Value> {
+    let inspect = env.run(&["inspect", image]).success();
+    let image: Value = serde_json::from_str(&inspect.stdout).expect("JSON");
+    let diff_ids = image["images"][0]["config"]["rootfs"]["diff_ids"].clone();
+    diff_ids.as_array().expect("a list").clone()
+}
+
+#[test]
+fn layers_are_those_of_namespaces() {
+    let env = TestEnv::new();
+    env.file("file", "content\n").file("secret", "hush");
+    env.dockerfile(
+        r"FROM base AS made2
+RUN mkdir /made && echo of stage >/made/x
+FROM base AS made
+RUN mkdir -p /app/data && echo x >/app/data/x && ln /app/data/x /app/data/y && ln -s data /app/link \
+ && chown -R 1234:99 /app && chmod 4755 /app/data/x && rm /etc/os-release && mkfifo /app/pipe \
+ && rm -r /var/* && mkdir -p /var/new && mknod /app/null c 1 3 && chmod 1777 /opt
+RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/etc/none/deep --mount=type=secret,id=s,mode=444 \
+    --mount=type=bind,target=/context --mount=type=bind,from=made2,source=/made,target=/of-stage \
+    cat /context/file /of-stage/x /run/secrets/s >/seen && echo kept >>/cache/kept && echo lost >/etc/none/deep/lost \
+ && ! echo no 2>/dev/null >/context/file && ! echo no 2>/dev/null >/run/secrets/s
+RUN --mount=type=cache,target=/cache cp /cache/kept /kept
+USER 1234
+RUN id -u >/tmp/id && cat /proc/self/status | grep ^Uid: >>/tmp/id && echo out >/dev/stdout
+",
+    );
+    let secret = format!("id=s,src={}", env.path("context/secret").display());
+    let more = ["--secret", &secret];
+    let (Some(native), Some(chroot)) = (
+        build_on(&env, "native", &more),
+        build_on(&env, "chroot", &more),
+    ) else {
+        return;
+    };
+    native.success();
+    chroot.success();
+    // The cache mount is the same one: the second build has added a line of its own.
+    let (native, chroot) = (layers(&env, "native"), layers(&env, "chroot"));
+    assert_eq!(native.len(), chroot.len());
+    for (index, (native, chroot)) in native.iter().zip(&chroot).enumerate() {
+        if index != 3 {
+            assert_eq!(native, chroot, "layer {index}");
+        }
+    }
+    assert_ne!(
+        native[3], chroot[3],
+        "what was put into the cache has stayed"
+    );
+}
+
+#[test]
+fn a_step_finds_no_way_out() {
+    let env = TestEnv::new();
+    let outside = env.path("outside");
+    fs::write(&outside, "marker of the host").expect("written");
+    let own = std::process::id();
+    let script = format!(
+        r#"set +e
+up() {{ echo ../../../../../../../../../../../../../../..; }}
+out={outside}
+for path in $out /proc/1/root$out /proc/self/root$out /proc/self/cwd/$(up)$out /proc/{own}/root$out /proc/{own}/cwd/x; do
+    cat $path && echo "ESCAPED by $path"
+done
+cd /proc/self && cat $(up)$out && echo "ESCAPED by the working directory"
+cd /; for fd in $(ls /proc/self/fd); do cat /proc/self/fd/$fd/$(up)$out && echo "ESCAPED by descriptor $fd"; done
+ln -s /proc/self/root/..$out /link; cat /link && echo "ESCAPED by a link"
+mkdir /jail; chroot /jail /bin/true && echo "ESCAPED by chroot"; chroot / /bin/true && echo "ESCAPED by chroot"
+cat /proc/{own}/environ /proc/{own}/status && echo "ESCAPED to the environment"
+kill -0 {own} && echo "ESCAPED by a signal"; kill -STOP -{own} && echo "ESCAPED by a signal to a group"
+renice 5 -p {own} && echo "ESCAPED by a priority"
+for pid in $(ls /proc | grep '^[0-9]'); do grep -q '^Name:.*rbuild' /proc/$pid/status && echo "ESCAPED: sees $pid"; done
+echo 1 >/proc/sysrq-trigger && echo "ESCAPED by sysrq"; echo x >/proc/sys/kernel/hostname && echo "ESCAPED by sysctl"
+mount -t tmpfs none /mnt && echo "ESCAPED by a mount"
+kill -9 -1; echo "the shell has outlived its kill of all"
+"#,
+        outside = outside.display()
+    );
+    env.file("script", &script);
+    env.dockerfile("FROM base\nCOPY script /script\nRUN sh /script 2>/dev/null; true\n");
+    let Some(built) = build_on(&env, "chroot", &[]) else {
+        return;
+    };
+    let built = built.success();
+    assert!(!built.stderr.contains("ESCAPED"), "{built}");
+    assert!(!built.stderr.contains("marker of the host"), "{built}");
+    assert!(built.stderr.contains("has outlived"), "{built}");
+}
+
+#[test]
+fn what_a_step_leaves_running_dies_with_it() {
+    let env = TestEnv::new();
+    let seconds = format!("31{}", std::process::id());
+    env.dockerfile(&format!(
+        "FROM base\nRUN (setsid sleep {seconds} >/dev/null 2>&1 &) ; sleep {seconds} >/dev/null 2>&1 & true\n"
+    ));
+    let Some(built) = build_on(&env, "chroot", &[]) else {
+        return;
+    };
+    built.success();
+    let left = fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .any(|entry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            line.split(|b| *b == 0)
+                .any(|word| word == seconds.as_bytes())
+        });
+    assert!(!left, "a process was left");
+}
+
+#[test]
+fn an_isolation_that_is_not_possible_says_what_to_change() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nRUN [\"/x\"]\n");
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set=-all", "--inh-caps=-all"]);
+    command.arg(env!("CARGO_BIN_EXE_rbuild"));
+    let args = ["build", "--isolation", "chroot", "context"];
+    let inner = env.command(&args);
+    command.args(args).current_dir(env.path(""));
+    for (key, value) in inner.get_envs() {
+        if let Some(value) = value {
+            command.env(key, value);
+        }
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let outcome = env.outcome(&mut command);
+    assert_eq!(outcome.code, Some(3), "{outcome}");
+    assert!(
+        outcome
+            .stderr
+            .contains("RUN with chroot isolation is not possible"),
+        "{outcome}"
+    );
+    assert!(outcome.stderr.contains("SYS_CHROOT"), "{outcome}");
+}
