@@ -11,6 +11,7 @@ use std::{
 
 use super::{Services, image_source::ImageError};
 use crate::{
+    cache::remote::PlaceError,
     oci::{Descriptor, Digest},
     progress::{Event, Reporter, Vertex},
     reference::Reference,
@@ -92,6 +93,9 @@ impl Fetch<'_> {
         if store.has(blob)? {
             return Ok(());
         }
+        if self.services.remote_cache.imports.gave(&blob.digest) {
+            return self.import(blob);
+        }
         let origins = {
             let known = self
                 .blobs
@@ -123,6 +127,42 @@ impl Fetch<'_> {
                 ImageError::Store,
             ),
         })
+    }
+
+    /// Fetches a layer that a remote cache promised.
+    fn import(self, blob: &Descriptor) -> Result<(), ImageError> {
+        let Services {
+            store,
+            reporter,
+            remote_cache,
+            cancel,
+            ..
+        } = *self.services;
+        let mut last = 0;
+        let mut told = |current: u64| {
+            if current >= last + TELL_EVERY || current == blob.size {
+                last = current;
+                reporter.event(Event::Transfer {
+                    vertex: self.vertex,
+                    item: blob.digest.to_string(),
+                    current,
+                    total: Some(blob.size),
+                });
+            }
+        };
+        let error = match remote_cache.imports.fetch(store, blob, &mut told) {
+            Ok(()) => return Ok(()),
+            Err(PlaceError::Store(error)) => return Err(error.into()),
+            Err(PlaceError::Registry(error)) if cancel.is_canceled() => return Err(error.into()),
+            Err(error) => error,
+        };
+        // Of a record without bytes nothing else was to be expected.
+        if !matches!(error, PlaceError::Lost(_)) {
+            let text = format!("a layer of the cache is not used: {error}");
+            reporter.event(Event::Warning { text });
+        }
+        remote_cache.imports.lose(&blob.digest);
+        Err(ImageError::Lost(blob.digest))
     }
 
     fn pull(self, reference: &Reference, blob: &Descriptor) -> Result<(), ImageError> {

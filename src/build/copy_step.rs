@@ -30,16 +30,24 @@ pub(super) fn run(
     op: &CopyOp,
 ) -> Result<Outcome, StepError> {
     let session = worker.session;
-    let trees = source_trees(worker, task, &step.label, op)?;
-    let content = copy::content_digest(op, &trees)?;
+    let question = worker.sources_question(op)?;
+    let known = question.map(|question| worker.digest_answer(question));
+    let mut trees = None;
+    let content = if let Some(content) = known.transpose()?.flatten() {
+        content
+    } else {
+        let found = source_trees(worker, task, &step.label, op)?;
+        let content = copy::content_digest(op, &found)?.digest;
+        trees = Some(found);
+        if let Some(question) = question {
+            worker.found_out(question, &content.to_string())?;
+        }
+        content
+    };
     let is_linked = copy::is_linked(op);
     let owner = match &op.chown {
         Some(spec) => {
-            let owner = match copy::owner_by_number(spec) {
-                // The state below need not be looked into, which may spare fetching it.
-                Some(owner) => owner,
-                None => copy::find_owner(spec, &*worker.tree(task.vertex)?)?.owner,
-            };
+            let owner = worker.owner(spec, task.vertex)?;
             Some((owner.uid, owner.gid))
         }
         None => None,
@@ -47,10 +55,14 @@ pub(super) fn run(
     let key = copy_key(&CopyInputs {
         parent: if is_linked { None } else { worker.root.chain() },
         op,
-        content: content.digest,
+        content,
         owner,
     });
     worker.cached(step, &key, || {
+        let trees = match trees {
+            Some(trees) => trees,
+            None => source_trees(worker, task, &step.label, op)?,
+        };
         let parent: Arc<dyn Tree> = worker.tree(task.vertex)?;
         // Needed until the layer is written.
         let scratch = session.services.store.temp_dir()?;

@@ -52,6 +52,12 @@ pub enum BuildError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A layer that a remote cache promised cannot be had; building again does without it.
+    #[error("the layer {blob} is not in the cache any longer")]
+    Lost {
+        /// The layer's blob.
+        blob: Digest,
+    },
     /// The user interrupted.
     #[error("the build was interrupted")]
     Interrupted,

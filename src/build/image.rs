@@ -78,6 +78,7 @@ pub(super) fn config_file(parts: Parts) -> ConfigFile {
             ..RootFs::default()
         },
         history,
+        cache: None,
     }
 }
 

@@ -90,6 +90,9 @@ pub enum ImageError {
         #[source]
         source: std::io::Error,
     },
+    /// A layer of a remote cache cannot be had. Its records count no longer, so building again executes the step.
+    #[error("the layer {0} is not in the cache any longer")]
+    Lost(Digest),
     /// The name of a layout's image is no digest though it begins like one.
     #[error(transparent)]
     Digest(#[from] DigestError),

@@ -25,6 +25,7 @@ mod run_step;
 mod schedule;
 mod secrets;
 mod session;
+mod shared;
 mod stage;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
 
 use crate::{
+    cache::remote::RemoteCache,
     dockerfile::lint::Warning,
     oci::{ConfigFile, Descriptor, Platform},
     plan::{Outline, Plan},
@@ -61,6 +63,10 @@ pub struct Services<'a> {
     /// States on disk, for processes.
     pub snapshots: &'a Snapshots,
 
+    /// Caches that other machines can reach.
+    pub remote_cache: &'a RemoteCache,
+    /// Vertices are counted from the one after this: 0, unless something was told before.
+    pub last_vertex: u64,
     /// Talks to registries and web servers.
     pub registry: &'a registry::Client,
     /// Runs processes.
@@ -202,7 +208,25 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
         }
         plans.push(planned.plan);
     }
-    let images = std::thread::scope(|scope| {
+    let images = loop {
+        match carry_out(session, &plans) {
+            // What is done is in the cache by now, and what was lost is in none any longer.
+            Err(_) if session.take_lost() && !session.is_over() => {}
+            outcome => break outcome?,
+        }
+    };
+    let epoch = plans.iter().find_map(|plan| plan.source_date_epoch);
+    Ok(BuildResult {
+        images,
+        warnings,
+        epoch,
+        blobs: Arc::clone(&session.blobs),
+    })
+}
+
+/// The images of all plans, built side by side.
+fn carry_out(session: &Session<'_>, plans: &[Plan]) -> Result<Vec<BuiltImage>, BuildError> {
+    std::thread::scope(|scope| {
         let threads: Vec<_> = plans
             .iter()
             .map(|plan| scope.spawn(|| build_platform(session, plan)))
@@ -213,13 +237,6 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         first_cause(outcomes.collect())
-    })?;
-    let epoch = plans.iter().find_map(|plan| plan.source_date_epoch);
-    Ok(BuildResult {
-        images,
-        warnings,
-        epoch,
-        blobs: Arc::clone(&session.blobs),
     })
 }
 
@@ -230,7 +247,9 @@ fn first_cause<T>(outcomes: Vec<Result<T, BuildError>>) -> Result<Vec<T>, BuildE
     for outcome in outcomes {
         match outcome {
             Ok(value) => values.push(value),
-            Err(BuildError::Interrupted) => interrupted = Some(BuildError::Interrupted),
+            Err(error @ (BuildError::Interrupted | BuildError::Lost { .. })) => {
+                interrupted = Some(error);
+            }
             Err(error) => return Err(error),
         }
     }
@@ -240,7 +259,8 @@ fn first_cause<T>(outcomes: Vec<Result<T, BuildError>>) -> Result<Vec<T>, BuildE
 fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, BuildError> {
     let outcomes = schedule::run_all(plan.stages.len(), |index, results| {
         let outcome = stage::run(session, plan, index, results);
-        if outcome.is_err() {
+        // A stage that waits for one with a lost layer gives up too, but the build goes on.
+        if outcome.is_err() && !session.has_lost() {
             session.fail();
         }
         outcome

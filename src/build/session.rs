@@ -28,6 +28,7 @@ pub(super) struct Session<'a> {
     pub(super) remotes: Remotes,
     vertices: AtomicU64,
     failed: AtomicBool,
+    lost: AtomicBool,
 }
 
 impl<'a> Session<'a> {
@@ -39,8 +40,9 @@ impl<'a> Session<'a> {
             images: Images::default(),
             contexts: Contexts::default(),
             remotes: Remotes::default(),
-            vertices: AtomicU64::new(0),
+            vertices: AtomicU64::new(services.last_vertex),
             failed: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
         }
     }
 
@@ -74,6 +76,21 @@ impl<'a> Session<'a> {
     /// Whether something failed, as opposed to having been given up.
     pub(super) fn has_failed(&self) -> bool {
         self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a layer which a remote cache promised cannot be had: the step has to be executed after all.
+    pub(super) fn lose(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a layer was lost.
+    pub(super) fn has_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Whether a layer was lost since this was last asked.
+    pub(super) fn take_lost(&self) -> bool {
+        self.lost.swap(false, Ordering::Relaxed)
     }
 
     /// Tells users of something odd.

@@ -6,6 +6,7 @@ use super::{
     copy_step, earlier,
     error::{BuildError, FailedImage, FailedStep, StepError},
     image::Entry,
+    image_source::ImageError,
     request::NoCache,
     root::{Root, RootLayer},
     run_step,
@@ -230,6 +231,11 @@ impl Worker<'_> {
                 Ok(layer)
             }
             Err(StepError::Canceled) => Err(BuildError::Interrupted),
+            Err(StepError::Image(ImageError::Lost(blob))) => {
+                task.status(format!("{blob} is not in the cache; its step is executed"));
+                self.session.lose();
+                Err(BuildError::Lost { blob })
+            }
             Err(error) => {
                 task.failed(&error);
                 self.session.fail();
@@ -241,10 +247,7 @@ impl Worker<'_> {
     fn workdir(&self, task: &Task<'_>, step: &Step, op: &WorkdirOp) -> Result<Outcome, StepError> {
         let owner = match op.user.as_str() {
             "" => copy::Owner::default(),
-            user => match copy::owner_by_number(user) {
-                Some(owner) => owner,
-                None => copy::find_owner(user, &*self.tree(task.vertex)?)?.owner,
-            },
+            user => self.owner(user, task.vertex)?,
         };
         let inputs = WorkdirInputs {
             parent: self.root.chain(),
@@ -319,6 +322,7 @@ impl Worker<'_> {
             })
         };
         if let Lookup::Hit(record) = key.lookup(store, position, cache)? {
+            self.finished(key, &record);
             return Ok(hit(*record));
         }
         let mut wait = || !self.session.is_over();
@@ -326,14 +330,23 @@ impl Worker<'_> {
             .wait_for_step(key.digest(), &mut wait)?
             .ok_or(StepError::Canceled)?;
         if let Lookup::Hit(record) = key.lookup(store, position, cache)? {
+            self.finished(key, &record);
             return Ok(hit(*record));
+        }
+        if cache == CacheUse::On
+            && let Some(record) = self.imported(key)?
+        {
+            key.record(store, position, &record)?;
+            self.finished(key, &record);
+            return Ok(hit(record));
         }
         let made = execute()?;
         // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
         if cache == CacheUse::On
-            && let Some(record) = key.equal_result(store, &made.content)?
+            && let Some(record) = self.equal_result(key, &made.content)?
         {
             key.record(store, position, &record)?;
+            self.finished(key, &record);
             let (Outcome::Cached(layer) | Outcome::Made(layer)) = hit(record);
             return Ok(Outcome::Made(layer));
         }
@@ -344,6 +357,7 @@ impl Worker<'_> {
             content: Some(made.content),
         };
         key.record(store, position, &record)?;
+        self.finished(key, &record);
         Ok(Outcome::Made(made.layer))
     }
 
@@ -355,7 +369,15 @@ impl Worker<'_> {
         earlier::layer(self.session, self.position(step))
     }
 
-    fn cache_use(&self) -> CacheUse {
+    /// An earlier result of the same instruction with the same content, here or in a remote cache.
+    fn equal_result(&self, key: &Key, content: &Digest) -> Result<Option<StepRecord>, StepError> {
+        match key.equal_result(self.session.services.store, content)? {
+            Some(record) => Ok(Some(record)),
+            None => self.imported_equal(key, content),
+        }
+    }
+
+    pub(super) fn cache_use(&self) -> CacheUse {
         let is_off = match &self.session.request.no_cache {
             NoCache::Never => false,
             NoCache::Always => true,

@@ -34,14 +34,18 @@
 //!
 //! **Records.** A [`StepRecord`] is kept by key, and by [`Position`] is kept which inputs the step at a place had last
 //! time. The latter is what tells why a step missed. Records are valid or absent (`store`); a record whose layer has
-//! gone is a miss.
+//! gone is a miss. What was found out about a state is kept as facts (`facts`), so that keys are known without reading
+//! layers. Records, facts and layers travel between machines through [`remote`] caches.
 
 mod content;
+mod facts;
 mod key;
 mod record;
+pub mod remote;
 mod steps;
 
 pub use content::content_digest;
+pub use facts::Question;
 pub use key::{Input, Key, KeyBuilder};
 pub use record::{CacheUse, Change, Lookup, MissReason, Position, StepRecord};
 pub use steps::{

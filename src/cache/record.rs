@@ -185,14 +185,8 @@ impl Key {
         Ok(store.has(&record.descriptor)?.then_some(record))
     }
 
-    /// Where the latest result with this content is kept. The definition belongs to it, because an instruction may be
-    /// there for the file times alone.
     fn key_of_result(&self, content: &Digest) -> Digest {
-        *KeyBuilder::new("equal result")
-            .input("definition", self.definition())
-            .input("content", content)
-            .finish()
-            .digest()
+        key_of_result(self.definition(), content)
     }
 
     fn remember(&self, store: &Store, position: Position) -> Result<(), StoreError> {
@@ -222,6 +216,16 @@ impl Key {
             MissReason::Changed { changes }
         })
     }
+}
+
+/// Where the latest result with this content is kept. The definition belongs to it, because an instruction may be
+/// there for the file times alone.
+pub(super) fn key_of_result(definition: &Digest, content: &Digest) -> Digest {
+    *KeyBuilder::new("equal result")
+        .input("definition", definition)
+        .input("content", content)
+        .finish()
+        .digest()
 }
 
 fn last(store: &Store, position: Position) -> Result<Option<Last>, StoreError> {

@@ -12,6 +12,7 @@ use rbuild::{output::OutputSpec, sandbox::Isolation};
 
 use super::{
     args::ProgressForm,
+    cache_spec::{CacheFrom, CacheTo},
     call::Call,
     refused::Refused,
     registry_args::RegistryArgs,
@@ -85,6 +86,13 @@ pub(crate) struct BuildArgs {
         help_heading = "Cache"
     )]
     pub(crate) no_cache_filter: Vec<String>,
+    /// Take results of steps from a cache: REF, `type=registry,ref=REF`, `type=local,src=DIR`; may be repeated
+    #[arg(long, value_name = "SPEC", help_heading = "Cache")]
+    pub(crate) cache_from: Vec<CacheFrom>,
+    /// Write results of steps to a cache: `type=registry,ref=REF`, `type=local,dest=DIR`, with `mode=max` those of all
+    /// stages; may be repeated
+    #[arg(long, value_name = "SPEC", help_heading = "Cache")]
+    pub(crate) cache_to: Vec<CacheTo>,
     /// Ask the registry for newer base images
     #[arg(long, help_heading = "Cache")]
     pub(crate) pull: bool,
@@ -142,4 +150,13 @@ pub(crate) struct BuildArgs {
     pub(crate) registries: RegistryArgs,
     #[command(flatten)]
     pub(crate) refused: Refused,
+}
+
+impl BuildArgs {
+    /// Whether a build argument asks for an inline cache, as BuildKit takes it.
+    pub(crate) fn asks_for_inline_cache(&self) -> bool {
+        self.build_arg.iter().any(|arg| {
+            arg.key == "BUILDKIT_INLINE_CACHE" && matches!(arg.value.as_deref(), Some("1" | "true"))
+        })
+    }
 }

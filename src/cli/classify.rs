@@ -6,6 +6,7 @@ use std::{borrow::Cow, error::Error, io};
 
 use rbuild::{
     build::{BuildError, ImageError, StepError},
+    cache::remote::PlaceError,
     context::git::GitError,
     output::{LoadError, OutputError},
     reference::ReferenceError,
@@ -62,6 +63,13 @@ fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'sta
             TransferError::Store(inner) => Some(inner),
         };
     }
+    if let Some(error) = error.downcast_ref::<PlaceError>() {
+        return match error {
+            PlaceError::Registry(inner) => Some(inner),
+            PlaceError::Store(inner) => Some(inner),
+            _ => None,
+        };
+    }
     if let Some(BuildError::Store(inner)) = error.downcast_ref() {
         return Some(inner);
     }
@@ -78,6 +86,12 @@ fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'sta
 fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     if let Some(error) = error.downcast_ref::<registry::Error>() {
         return Some(registry_kind(error));
+    }
+    if let Some(error) = error.downcast_ref::<PlaceError>() {
+        return match error {
+            PlaceError::File { .. } => Some(Kind::Machine),
+            _ => Some(Kind::Remote),
+        };
     }
     if error.is::<StoreError>() || error.is::<SandboxError>() {
         return Some(Kind::Machine);

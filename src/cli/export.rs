@@ -59,7 +59,9 @@ impl Layers for Export<'_> {
 
     fn tree(&self, image: &Image) -> Result<Arc<dyn Tree>, BoxError> {
         let wanted = |built: &&BuiltImage| {
-            built.config == image.config
+            built.config.history == image.config.history
+                && built.config.platform == image.config.platform
+                && built.config.config == image.config.config
                 && built
                     .layers
                     .iter()

@@ -8,6 +8,8 @@
 
 mod args;
 mod build_args;
+mod cache;
+mod cache_spec;
 mod call;
 mod classify;
 mod commands;

@@ -44,16 +44,12 @@ fn on(value: &str) -> bool {
     matches!(value, "true" | "1")
 }
 
-const REMOTE_CACHE: &str =
-    "remote caches are not supported yet; the store under --root caches locally";
 const ATTESTATIONS: &str = "attestations are not supported yet; none are made";
 const LIMITS: &str =
     "limits of memory and CPU are not supported; set them on the process that runs rbuild";
 const NO_BUILDER: &str = "there is no builder to choose; rbuild builds by itself";
 
 const OPTIONS: &[Refusal] = &[
-    valued("cache-from", REMOTE_CACHE),
-    valued("cache-to", REMOTE_CACHE),
     Refusal {
         name: "attest",
         short: None,

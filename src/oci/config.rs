@@ -36,6 +36,13 @@ pub struct ConfigFile {
         deserialize_with = "null_is_default"
     )]
     pub history: Vec<History>,
+    /// Records of an inline cache, see `cache::remote`.
+    #[serde(
+        default,
+        rename = "rbuild.cache.v1",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub cache: Option<serde_json::Value>,
 }
 
 /// How to run an image. Names are Docker's, which the spec took over.

@@ -4,6 +4,7 @@
 //! layers/DIFFID/BLOB   what is known of a layer: its descriptor and its table of contents
 //! steps/KE/KEY         the result of a step, by its cache key (KE: the first two digits)
 //! steps/at/POSITION    the key and inputs a step had last time, by where it stands
+//! steps/facts/QUESTION what was found out about a state
 //! ```
 //! A record begins with `rbuild 1 sha256:HEX\n`, the format and the digest of the rest. They are written without
 //! `fsync`: after a power loss a torn record fails its digest and is a miss. What the bytes of a step's record mean
@@ -57,6 +58,8 @@ pub enum StepFolder {
     Key,
     /// By position.
     Position,
+    /// Answers by question.
+    Fact,
 }
 
 impl Store {
@@ -134,6 +137,7 @@ impl Store {
         let shard = match folder {
             StepFolder::Key => &hex[..2],
             StepFolder::Position => "at",
+            StepFolder::Fact => "facts",
         };
         self.root.join("steps").join(shard).join(hex)
     }

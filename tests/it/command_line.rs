@@ -40,10 +40,9 @@ fn options_of_docker_that_are_not_there_are_refused_by_name() {
     let env = TestEnv::new();
     for (args, want) in [
         (
-            &["--cache-to", "type=local,dest=x"][..],
-            "--cache-to=type=local,dest=x is refused: remote caches",
+            &["--provenance"][..],
+            "--provenance is refused: attestations",
         ),
-        (&["--provenance"], "--provenance is refused: attestations"),
         (
             &["--provenance=mode=max"],
             "--provenance=mode=max is refused: attestations",

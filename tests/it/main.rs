@@ -16,6 +16,7 @@ mod output;
 mod plan;
 mod readme;
 mod registry;
+mod remote_cache;
 mod rootless;
 mod sandbox;
 mod store;

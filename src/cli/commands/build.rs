@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use super::check;
 use crate::cli::{
     build_args::BuildArgs,
+    cache::Caches,
     call::Method,
     classify,
     diagnostics::{self, Failure, Kind, Source},
@@ -69,6 +70,7 @@ pub(crate) fn run(
     registry.warn = Some(renderer.takes_remarks());
     let asked = cancel.clone();
     registry.canceled = Some(Canceled(Arc::new(move || asked.is_canceled())));
+    let caches = Caches::new(args, &registry, &received)?;
     let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
     let fetcher = Fetcher::new(&store, &client, env);
     let request = match known {
@@ -79,6 +81,8 @@ pub(crate) fn run(
         store: &store,
         snapshots: &snapshots,
         rung,
+        remote_cache: &caches.remote,
+        last_vertex: 0,
         registry: &client,
         sandbox: &sandbox,
         reporter: &*renderer,
@@ -92,6 +96,7 @@ pub(crate) fn run(
         services: &services,
         renderer: &renderer,
         received: &received,
+        caches: &caches,
     };
     if args.check || args.call.method != Method::Build {
         return check::run(args, &session, colour);
@@ -133,13 +138,43 @@ pub(crate) struct Session<'a> {
     pub(crate) services: &'a Services<'a>,
     pub(crate) renderer: &'a Arc<Renderer>,
     received: &'a Received,
+    caches: &'a Caches,
 }
 
 impl Session<'_> {
+    /// Builds, exports what came out, and then the cache: also when something failed, for what was done until then.
     fn build(&self, wanted: &Wanted) -> Result<(BuildResult, Vec<Exported>), Failure> {
-        let result =
-            build::build(self.request, self.services).map_err(|error| self.failure(&error))?;
-        let images = export::images(&result);
+        let imports = &self.services.remote_cache.imports;
+        let outcome = loop {
+            let n_lost = imports.n_lost();
+            let outcome = self.build_once(wanted);
+            // An output needed a layer that a cache had promised: what is there now is built upon.
+            if outcome.is_ok() || imports.n_lost() == n_lost || self.received.get().is_some() {
+                break outcome;
+            }
+        };
+        if self.received.get().is_some() {
+            return outcome;
+        }
+        let cached = self.caches.export(
+            self.services.store,
+            self.renderer,
+            &self.request.platforms,
+            outcome.is_err(),
+        );
+        let done = outcome?;
+        cached.map_err(|failure| self.interrupted().unwrap_or(failure))?;
+        Ok(done)
+    }
+
+    fn build_once(&self, wanted: &Wanted) -> Result<(BuildResult, Vec<Exported>), Failure> {
+        let services = Services {
+            last_vertex: self.renderer.last_vertex(),
+            ..*self.services
+        };
+        let result = build::build(self.request, &services).map_err(|error| self.failure(&error))?;
+        let mut images = export::images(&result);
+        self.caches.mark(&mut images);
         let request = output::Request {
             images: &images,
             multi_platform: self.request.platforms.len() > 1,

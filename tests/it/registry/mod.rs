@@ -5,7 +5,7 @@ mod joining;
 mod patience;
 mod pulling;
 mod pushing;
-mod servers;
+pub(crate) mod servers;
 mod storm;
 
 use std::{io::Cursor, time::Duration};

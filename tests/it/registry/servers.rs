@@ -18,9 +18,9 @@ use super::{client, noise, pull, push, quick, reference, with_login};
 use crate::support::{FakeRegistry, Fault, Received};
 
 /// A running `docker-registry` with its files in a directory of its own.
-pub(super) struct Server {
+pub(crate) struct Server {
     process: Child,
-    pub(super) host: String,
+    pub(crate) host: String,
     dir: tempfile::TempDir,
 }
 
@@ -32,7 +32,7 @@ impl Drop for Server {
 }
 
 /// Whether the programs are there; says which is not.
-pub(super) fn have(programs: &[&str]) -> bool {
+pub(crate) fn have(programs: &[&str]) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     for program in programs {
         let is_there = std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
@@ -89,11 +89,11 @@ impl Server {
         server
     }
 
-    pub(super) fn plain() -> Self {
+    pub(crate) fn plain() -> Self {
         Self::start(|_| {}, "http:\n  addr: ADDRESS\n")
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 }

@@ -1,0 +1,172 @@
+//! What a build takes from remote caches, and what it notes for them.
+
+use super::{blobs::BlobOrigin, error::StepError, session::Session, stage::Worker};
+use crate::{
+    cache::{
+        CacheUse, Key, Question, StepRecord,
+        remote::{Loaded, Place, PlaceError, Records},
+    },
+    copy,
+    oci::{ChainId, Digest},
+    plan::{Base, CopyOp, Origin, Plan, StageId},
+    progress::Vertex,
+};
+
+impl Session<'_> {
+    /// What the remote caches have, read the first time that it is asked for; `None` when there are none.
+    fn imported(&self) -> Option<&Loaded> {
+        let imports = &self.services.remote_cache.imports;
+        (!imports.is_empty()).then(|| imports.load(|place| self.read_records(place)))
+    }
+
+    fn read_records(&self, place: &dyn Place) -> Vec<Records> {
+        let task = self.task(format!("importing cache manifest from {}", place.name()));
+        match place.records(&self.request.platforms) {
+            Ok(records) => {
+                task.done();
+                records
+            }
+            Err(error) => {
+                task.status(error.to_string());
+                task.done();
+                // The first build of all finds no cache, which is as it should be.
+                if !matches!(error, PlaceError::Absent) && !self.is_over() {
+                    self.warn(format!("cache of {} is not used: {error}", place.name()));
+                }
+                Vec::new()
+            }
+        }
+    }
+}
+
+impl Worker<'_> {
+    /// The result that a remote cache has for a step.
+    pub(super) fn imported(&self, key: &Key) -> Result<Option<StepRecord>, StepError> {
+        let Some(loaded) = self.session.imported() else {
+            return Ok(None);
+        };
+        let services = self.session.services;
+        let imports = &services.remote_cache.imports;
+        let found = imports.find(loaded, key, services.store)?;
+        Ok(found.inspect(|record| self.know(record)))
+    }
+
+    /// An equal result that a remote cache has.
+    pub(super) fn imported_equal(
+        &self,
+        key: &Key,
+        content: &Digest,
+    ) -> Result<Option<StepRecord>, StepError> {
+        let Some(loaded) = self.session.imported() else {
+            return Ok(None);
+        };
+        let services = self.session.services;
+        let imports = &services.remote_cache.imports;
+        let found = imports.find_equal(loaded, key, content, services.store)?;
+        Ok(found.inspect(|record| self.know(record)))
+    }
+
+    /// Notes where a layer can be mounted from.
+    fn know(&self, record: &StepRecord) {
+        let imports = &self.session.services.remote_cache.imports;
+        for reference in imports.repositories(&record.descriptor.digest) {
+            let origin = BlobOrigin::Registry(reference);
+            self.session.blobs.know(&record.descriptor, &origin);
+        }
+    }
+
+    /// Notes that a step is finished.
+    pub(super) fn finished(&self, key: &Key, record: &StepRecord) {
+        let in_image = is_in_image(self.plan, self.stage.id);
+        let trail = &self.session.services.remote_cache.trail;
+        trail.finished(key, record, in_image);
+    }
+
+    /// What digest the sources of a copy have, when they are a state's.
+    pub(super) fn sources_question(&self, op: &CopyOp) -> Result<Option<Question>, StepError> {
+        let chain = self.origin_chain(&op.from)?;
+        Ok(chain.and_then(|chain| Question::sources(chain, op)))
+    }
+
+    /// What digest the files have that a mount shows, when they are a state's.
+    pub(super) fn mounted_question(
+        &self,
+        from: &Origin,
+        source: &str,
+    ) -> Result<Option<Question>, StepError> {
+        let chain = self.origin_chain(from)?;
+        Ok(chain.map(|chain| Question::mounted(chain, source)))
+    }
+
+    fn origin_chain(&self, origin: &Origin) -> Result<Option<ChainId>, StepError> {
+        Ok(self.origin_root(origin)?.and_then(|root| root.chain()))
+    }
+
+    /// The numbers of an owner that may be given by name.
+    pub(super) fn owner(&self, spec: &str, vertex: Vertex) -> Result<copy::Owner, StepError> {
+        // The state below need not be looked into, which may spare fetching it.
+        if let Some(owner) = copy::owner_by_number(spec) {
+            return Ok(owner);
+        }
+        let question = Question::owner(self.root.chain(), spec);
+        if let Some(answer) = self.answer(question)?
+            && let Some(owner) = copy::owner_by_number(&answer)
+        {
+            return Ok(owner);
+        }
+        let owner = copy::find_owner(spec, &*self.tree(vertex)?)?.owner;
+        self.found_out(question, &format!("{}:{}", owner.uid, owner.gid))?;
+        Ok(owner)
+    }
+
+    /// An answer that is known.
+    pub(super) fn answer(&self, question: Question) -> Result<Option<String>, StepError> {
+        if self.cache_use() == CacheUse::Off {
+            return Ok(None);
+        }
+        let services = self.session.services;
+        let known = question.answer(services.store)?;
+        if let Some(answer) = known {
+            services.remote_cache.trail.fact(question, &answer);
+            return Ok(Some(answer));
+        }
+        let loaded = self.session.imported();
+        match loaded.and_then(|loaded| loaded.answer(question)) {
+            Some(answer) => {
+                let answer = answer.to_owned();
+                self.found_out(question, &answer)?;
+                Ok(Some(answer))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// An answer that is known and is a digest.
+    pub(super) fn digest_answer(&self, question: Question) -> Result<Option<Digest>, StepError> {
+        Ok(self.answer(question)?.and_then(|text| text.parse().ok()))
+    }
+
+    /// Keeps an answer.
+    pub(super) fn found_out(&self, question: Question, answer: &str) -> Result<(), StepError> {
+        let services = self.session.services;
+        question.remember(services.store, answer)?;
+        services.remote_cache.trail.fact(question, answer);
+        Ok(())
+    }
+}
+
+/// Whether the layers of a stage are layers of the image.
+fn is_in_image(plan: &Plan, stage: StageId) -> bool {
+    let mut next = Some(plan.target);
+    while let Some(id) = next {
+        if id == stage {
+            return true;
+        }
+        let found = plan.stages.iter().find(|stage| stage.id == id);
+        next = match found.map(|stage| &stage.base) {
+            Some(Base::Stage(below)) => Some(*below),
+            _ => None,
+        };
+    }
+    false
+}

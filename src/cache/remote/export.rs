@@ -1,0 +1,207 @@
+//! Writing what a build did to a place.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Read},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use super::{Place, PlaceError, Records, RemoteStep, StoredLayer, Trail};
+use crate::{
+    oci::{Descriptor, DiffId, Digest, Platform},
+    reference::Reference,
+    registry::{OnBytes, Pushed, Upload},
+};
+
+/// How many blobs are sent at a time, as in BuildKit.
+const AT_A_TIME: usize = 4;
+
+/// Which layers are exported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Those of the final image.
+    #[default]
+    Min,
+    /// Those of all steps.
+    Max,
+}
+
+/// Where the bytes of layers come from, and who hears of their way.
+pub trait LayerSource: Sync {
+    /// Opens a blob; it may have to be fetched first.
+    fn open(&self, blob: &Descriptor) -> io::Result<Box<dyn Read + Send>>;
+
+    /// Repositories that may have it.
+    fn repositories(&self, blob: &Digest) -> Vec<Reference>;
+
+    /// Hears how many bytes of a blob were sent.
+    fn meter(&self, blob: &Descriptor) -> Option<OnBytes>;
+
+    /// Hears what became of it.
+    fn put(&self, blob: &Descriptor, pushed: &Pushed);
+}
+
+/// What an export came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exported {
+    /// Steps whose records are in the place.
+    pub steps: usize,
+    /// Layers whose bytes are there.
+    pub layers: usize,
+    /// Layers whose bytes could not be had; their records are there without them.
+    pub without_bytes: usize,
+}
+
+/// Writes the finished steps to a place. With `keep`, for a build that failed, what the place has of steps that this build did
+/// not come to stays.
+pub fn export(
+    place: &dyn Place,
+    trail: &Trail,
+    mode: Mode,
+    keep: Option<&[Platform]>,
+    source: &dyn LayerSource,
+) -> Result<Exported, PlaceError> {
+    let steps = trail.steps();
+    let wanted: BTreeMap<Digest, StoredLayer> = steps
+        .iter()
+        .filter(|step| mode == Mode::Max || step.in_image)
+        .map(|step| {
+            let layer = StoredLayer {
+                diff_id: step.record.diff_id,
+                blob: step.record.descriptor.clone(),
+            };
+            (layer.blob.digest, layer)
+        })
+        .collect();
+    let wanted: Vec<StoredLayer> = wanted.into_values().collect();
+    let stored = put_layers(place, &wanted, source)?;
+    let mut records = records(trail, stored);
+    let exported = Exported {
+        steps: records.steps.len(),
+        layers: records.layers.len(),
+        without_bytes: wanted.len() - records.layers.len(),
+    };
+    if let Some(platforms) = keep
+        && let Ok(before) = place.records(platforms)
+    {
+        let mut merged = records.clone();
+        for mut earlier in before {
+            for step in &mut earlier.steps {
+                let layer = earlier.layers.iter().find(|l| l.diff_id == step.diff_id);
+                step.blob = step.blob.take().or_else(|| layer.map(|l| l.blob.clone()));
+            }
+            merged.layers.append(&mut earlier.layers);
+            merged.steps.append(&mut earlier.steps);
+            merged.facts.append(&mut earlier.facts);
+        }
+        merged.normalize();
+        // A layer of an earlier export may be gone by now; then the place refuses to have it named.
+        if place.put_records(&merged).is_ok() {
+            return Ok(exported);
+        }
+    }
+    records.normalize();
+    place.put_records(&records)?;
+    Ok(exported)
+}
+
+/// What the config of an image with these layers holds for an inline cache.
+pub fn inline(trail: &Trail, diff_ids: &[DiffId]) -> serde_json::Value {
+    let steps = trail.steps();
+    let stored = steps
+        .iter()
+        .filter(|step| diff_ids.contains(&step.record.diff_id))
+        .map(|step| StoredLayer {
+            diff_id: step.record.diff_id,
+            blob: step.record.descriptor.clone(),
+        });
+    let mut records = records(trail, stored.collect());
+    records.normalize();
+    records.to_value()
+}
+
+/// The records of all finished steps.
+fn records(trail: &Trail, stored: Vec<StoredLayer>) -> Records {
+    let steps = trail.steps().into_iter().map(|step| RemoteStep {
+        key: step.key,
+        definition: step.definition,
+        diff_id: step.record.diff_id,
+        blob: Some(step.record.descriptor),
+        created: step.record.created,
+        content: step.record.content,
+    });
+    Records {
+        layers: stored,
+        steps: steps.collect(),
+        facts: trail.facts(),
+    }
+}
+
+/// Sees to it that the place has these layers; gives those whose bytes could be had.
+fn put_layers(
+    place: &dyn Place,
+    layers: &[StoredLayer],
+    source: &dyn LayerSource,
+) -> Result<Vec<StoredLayer>, PlaceError> {
+    let next = AtomicUsize::new(0);
+    let stored = Mutex::new(Vec::new());
+    let failure = Mutex::new(None);
+    let lock = || failure.lock().unwrap_or_else(PoisonError::into_inner);
+    let work = || {
+        while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if lock().is_some() {
+                return;
+            }
+            match put_layer(place, &layer.blob, source) {
+                Ok(true) => {
+                    let mut stored = stored.lock().unwrap_or_else(PoisonError::into_inner);
+                    stored.push(layer.clone());
+                }
+                Ok(false) => {}
+                Err(error) => *lock() = Some(error),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..AT_A_TIME.min(layers.len()) {
+            scope.spawn(work);
+        }
+    });
+    let failed = lock().take();
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(stored.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    }
+}
+
+/// False when its bytes cannot be had.
+fn put_layer(
+    place: &dyn Place,
+    blob: &Descriptor,
+    source: &dyn LayerSource,
+) -> Result<bool, PlaceError> {
+    let unavailable = Mutex::new(false);
+    let open = || {
+        source.open(blob).inspect_err(|_| {
+            *unavailable.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        })
+    };
+    let mount_from = source.repositories(&blob.digest);
+    let upload = Upload {
+        descriptor: blob,
+        open: &open,
+        mount_from: &mount_from,
+        progress: source.meter(blob),
+    };
+    match place.put_blob(&upload) {
+        Ok(pushed) => {
+            source.put(blob, &pushed);
+            Ok(true)
+        }
+        Err(_) if *unavailable.lock().unwrap_or_else(PoisonError::into_inner) => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,282 @@
+//! The caches that a build reads.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, Write as _},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use super::{Place, PlaceError, Records};
+use crate::{
+    cache::{Key, Question, StepRecord},
+    layer::Toc,
+    oci::{Descriptor, DiffId, Digest},
+    reference::Reference,
+    registry::BlobSink,
+    store::{BlobWriter, LayerRecord, Store, StoreError},
+};
+
+/// Places to read caches from, best first. They are read the first time that the local cache does not have a step.
+#[derive(Debug, Default)]
+pub struct Imports {
+    places: Vec<Arc<dyn Place>>,
+    loaded: OnceLock<Loaded>,
+    /// Blobs that could not be had.
+    lost: Mutex<BTreeSet<Digest>>,
+    /// Blobs of records that the build was given.
+    given: Mutex<BTreeMap<Digest, DiffId>>,
+}
+
+/// What the places have.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Results by key, and by definition and content; of several, one whose bytes can be had comes first.
+    steps: BTreeMap<Digest, Vec<Found>>,
+    facts: BTreeMap<Digest, String>,
+    /// The places that hold a blob.
+    holders: BTreeMap<Digest, Vec<usize>>,
+}
+
+#[derive(Debug, Clone)]
+struct Found {
+    record: StepRecord,
+    stored: bool,
+}
+
+impl Imports {
+    /// These places.
+    pub fn new(places: Vec<Arc<dyn Place>>) -> Self {
+        Self {
+            places,
+            ..Self::default()
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Reads the places with `read`, all at once, unless that was done. `read` gives nothing for a place that
+    /// cannot be read, having told the user.
+    pub fn load(&self, read: impl Fn(&dyn Place) -> Vec<Records> + Sync) -> &Loaded {
+        self.loaded.get_or_init(|| {
+            let read = &read;
+            let documents: Vec<Vec<Records>> = std::thread::scope(|scope| {
+                let threads: Vec<_> = self
+                    .places
+                    .iter()
+                    .map(|place| scope.spawn(move || read(&**place)))
+                    .collect();
+                let joined = threads.into_iter().map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                });
+                joined.collect()
+            });
+            Loaded::of(&documents)
+        })
+    }
+
+    /// The result of the step with this key. Its blob is in the store, or may be had with [`Imports::fetch`].
+    pub fn find(
+        &self,
+        loaded: &Loaded,
+        key: &Key,
+        store: &Store,
+    ) -> Result<Option<StepRecord>, StoreError> {
+        self.pick(loaded.steps.get(key.digest()), store)
+    }
+
+    /// A result of the same instruction with the same content.
+    pub fn find_equal(
+        &self,
+        loaded: &Loaded,
+        key: &Key,
+        content: &Digest,
+        store: &Store,
+    ) -> Result<Option<StepRecord>, StoreError> {
+        let key = super::super::record::key_of_result(key.definition(), content);
+        let found = loaded.steps.get(&key).map(|results| {
+            // What has no bytes is no better than what was just made.
+            let stored = results.iter().filter(|result| result.stored);
+            stored.cloned().collect::<Vec<_>>()
+        });
+        self.pick(found.as_ref(), store)
+    }
+
+    fn pick(
+        &self,
+        results: Option<&Vec<Found>>,
+        store: &Store,
+    ) -> Result<Option<StepRecord>, StoreError> {
+        for result in results.into_iter().flatten() {
+            let blob = &result.record.descriptor;
+            if !store.has(blob)? {
+                if lock(&self.lost).contains(&blob.digest) {
+                    continue;
+                }
+                lock(&self.given).insert(blob.digest, result.record.diff_id);
+            }
+            return Ok(Some(result.record.clone()));
+        }
+        Ok(None)
+    }
+
+    /// Whether the build has a record with this blob from here.
+    pub fn gave(&self, blob: &Digest) -> bool {
+        lock(&self.given).contains_key(blob)
+    }
+
+    /// Gives up a blob: its records count no longer.
+    pub fn lose(&self, blob: &Digest) {
+        lock(&self.lost).insert(*blob);
+    }
+
+    /// How many blobs were given up.
+    pub fn n_lost(&self) -> usize {
+        lock(&self.lost).len()
+    }
+
+    /// The repositories that hold a blob.
+    pub fn repositories(&self, blob: &Digest) -> Vec<Reference> {
+        let holders = self
+            .loaded
+            .get()
+            .and_then(|loaded| loaded.holders.get(blob));
+        let places = holders.into_iter().flatten().map(|i| &self.places[*i]);
+        places
+            .filter_map(|place| place.repository().cloned())
+            .collect()
+    }
+
+    /// Puts the blob of a record into the store, with the layer's table of contents. Bytes and diffID are those of the
+    /// record then. `told` hears how many bytes are here.
+    pub fn fetch(
+        &self,
+        store: &Store,
+        blob: &Descriptor,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<(), PlaceError> {
+        let holders = self
+            .loaded
+            .get()
+            .and_then(|loaded| loaded.holders.get(&blob.digest));
+        let mut failure = PlaceError::Lost(blob.digest);
+        for place in holders.into_iter().flatten() {
+            match self.fetch_from(&*self.places[*place], store, blob, told) {
+                Ok(()) => return Ok(()),
+                // The same everywhere.
+                Err(error @ PlaceError::Store(_)) => return Err(error),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    fn fetch_from(
+        &self,
+        place: &dyn Place,
+        store: &Store,
+        blob: &Descriptor,
+        told: &mut dyn FnMut(u64),
+    ) -> Result<(), PlaceError> {
+        let mut sink = StoreSink {
+            writer: store.blob_writer()?,
+            limit: blob.size,
+            told,
+        };
+        place.blob(blob, &mut sink)?;
+        let damaged = |reason: String| PlaceError::Damaged {
+            expected: blob.digest,
+            reason,
+        };
+        match sink.writer.commit_as(blob) {
+            Err(error @ (StoreError::Corrupt { .. } | StoreError::Size { .. })) => {
+                return Err(damaged(error.to_string()));
+            }
+            other => other?,
+        }
+        // The blob is what the record says; whether the layer is too shows when it is read.
+        let toc = Toc::read(store.open_blob(&blob.digest)?).map_err(|e| damaged(e.to_string()))?;
+        let expected = lock(&self.given).get(&blob.digest).copied();
+        if expected.is_some_and(|expected| expected != toc.diff_id) {
+            return Err(damaged(format!("its diffID is {}", toc.diff_id)));
+        }
+        store.put_layer(&LayerRecord {
+            diff_id: toc.diff_id,
+            descriptor: blob.clone(),
+            toc: toc.to_bytes(),
+        })?;
+        Ok(())
+    }
+}
+
+impl Loaded {
+    fn of(places: &[Vec<Records>]) -> Self {
+        let mut loaded = Self::default();
+        for (place, documents) in places.iter().enumerate() {
+            for records in documents {
+                loaded.add(place, records);
+            }
+        }
+        for results in loaded.steps.values_mut() {
+            results.sort_by_key(|result| !result.stored);
+        }
+        loaded
+    }
+
+    fn add(&mut self, place: usize, records: &Records) {
+        for layer in &records.layers {
+            let holders = self.holders.entry(layer.blob.digest).or_default();
+            if !holders.contains(&place) {
+                holders.push(place);
+            }
+        }
+        for (step, record, stored) in records.results() {
+            let result = Found { record, stored };
+            if let Some(content) = &step.content {
+                let key = super::super::record::key_of_result(&step.definition, content);
+                self.steps.entry(key).or_default().push(result.clone());
+            }
+            self.steps.entry(step.key).or_default().push(result);
+        }
+        for fact in &records.facts {
+            self.facts
+                .entry(fact.question)
+                .or_insert_with(|| fact.answer.clone());
+        }
+    }
+
+    /// The answer to a question.
+    pub fn answer(&self, question: Question) -> Option<&str> {
+        self.facts.get(question.digest()).map(String::as_str)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a blob into the store, and not more of it than was announced.
+struct StoreSink<'a> {
+    writer: BlobWriter<'a>,
+    limit: u64,
+    told: &'a mut dyn FnMut(u64),
+}
+
+impl BlobSink for StoreSink<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.writer.size() + bytes.len() as u64 > self.limit {
+            return Err(io::Error::other("there are more bytes than announced"));
+        }
+        self.writer.write_all(bytes)?;
+        (self.told)(self.writer.size());
+        Ok(())
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        self.writer.restart().map_err(io::Error::other)
+    }
+}

@@ -1,0 +1,60 @@
+//! Remote caches: the records of steps, and the layers they made, in places that other machines can reach.
+//!
+//! A [`Place`] is a registry's repository, a directory, an image, a bucket. It holds blobs by digest, and one document of
+//! [`Records`]. Importing reads the document alone; a layer's bytes are fetched when something needs them.
+//!
+//! **The document in registries, directories and images** is the config of an OCI image, so every registry takes it:
+//!
+//! ```text
+//! manifest  an OCI image manifest; `layers` are the layers whose bytes are here, each once
+//! config    an OCI image config; `rootfs.diff_ids` names the layers in the manifest's order, and beside `rootfs` there is
+//!           "rbuild.cache.v1": {
+//!             "steps": [{"key":        the step's cache key
+//!                        "definition": what it was asked to do, for recognising an equal result
+//!                        "diff_id":    the layer it made
+//!                        "blob":       the layer's descriptor, when its bytes are not here
+//!                        "created":    RFC 3339
+//!                        "content":    digest of what the layer holds, file times left out}],
+//!             "facts": [{"question": …, "answer": …}]}      see `facts`
+//! ```
+//! An image of its own is for the platform `unknown/unknown`, so that nobody runs it by mistake. An image that was built with
+//! an inline cache is the image itself with this key in its config. **In buckets and the Actions cache** the document is one
+//! object ([`Records::to_object`]): the same, with `"layers": [{"diff_id", "blob"}]` in front.
+//!
+//! **Modes.** `min` holds the bytes of the layers that the final image consists of, `max` those of all steps. Records of all
+//! steps are in both: with `min`, a build that finds all of them executes nothing either. A step of which only the
+//! record is there is executed when its bytes are needed.
+//!
+//! **Trust.** A record says that a key has a layer, and nobody can check that without executing the step: whoever may write
+//! to a cache decides what is in the images of those who import it. All else is checked: documents are limited in
+//! size and number, a record with a wrong digest, time, size or media type is refused with its whole document, and a layer's bytes have the
+//! digest and the diffID of the record before anything sees them.
+//!
+//! **Failure.** A place that cannot be read is a warning. A layer that cannot be had when its bytes are needed is lost
+//! ([`Imports::lose`]): its records count no longer, and the build begins again from what is there, so that the step
+//! is executed. Each time there is one record less, hence this ends.
+
+mod export;
+mod imports;
+mod layout;
+mod place;
+mod records;
+mod registry;
+mod trail;
+
+pub use export::{Exported, LayerSource, Mode, export, inline};
+pub use imports::{Imports, Loaded};
+pub use layout::LayoutPlace;
+pub use place::{Place, PlaceError, Selection};
+pub use records::{Fact, Records, RecordsError, RemoteStep, StoredLayer};
+pub use registry::RegistryPlace;
+pub use trail::{Finished, Trail};
+
+/// The remote caches of a build: those it reads, and what it did, for those it writes.
+#[derive(Debug, Default)]
+pub struct RemoteCache {
+    /// What is read.
+    pub imports: Imports,
+    /// What was done.
+    pub trail: Trail,
+}

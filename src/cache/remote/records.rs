@@ -1,0 +1,387 @@
+//! The document of a remote cache: reading it without trust, writing it in stable order. The module's header has the form.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cache::{StepRecord, facts::MAX_ANSWER_BYTES},
+    oci::{Descriptor, DiffId, Digest, Manifest, MediaType, to_json},
+};
+
+/// The key in an image config that holds the records.
+pub(super) const CONFIG_KEY: &str = "rbuild.cache.v1";
+/// The largest document that is read. A step takes about 600 bytes of it.
+pub(super) const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
+/// More steps than any build has.
+const MAX_STEPS: usize = 20_000;
+/// The largest layer that is believed in: 1 TiB.
+const MAX_LAYER_BYTES: u64 = 1 << 40;
+/// The media types of layers that this program reads.
+const LAYER_TYPES: [MediaType; 5] = [
+    MediaType::OCI_LAYER,
+    MediaType::OCI_LAYER_GZIP,
+    MediaType::OCI_LAYER_ZSTD,
+    MediaType::DOCKER_LAYER,
+    MediaType::DOCKER_LAYER_GZIP,
+];
+
+/// What a place has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Records {
+    /// The layers whose bytes are in the place.
+    pub layers: Vec<StoredLayer>,
+    /// The steps.
+    pub steps: Vec<RemoteStep>,
+    /// The facts.
+    pub facts: Vec<Fact>,
+}
+
+/// A layer in a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredLayer {
+    /// The digest of its tar.
+    pub diff_id: DiffId,
+    /// Its blob.
+    pub blob: Descriptor,
+}
+
+/// A step and the layer it made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemoteStep {
+    /// The step's cache key.
+    pub key: Digest,
+    /// What it was asked to do ([`super::super::Key::definition`]).
+    pub definition: Digest,
+    /// The layer.
+    pub diff_id: DiffId,
+    /// The layer's blob, when it is not among [`Records::layers`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blob: Option<Descriptor>,
+    /// When the layer was made, RFC 3339.
+    pub created: String,
+    /// A digest of what the layer holds, file times left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Digest>,
+}
+
+/// What was found out about a state.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Fact {
+    /// The question ([`super::super::Question::digest`]).
+    pub question: Digest,
+    /// The answer.
+    pub answer: String,
+}
+
+/// Why a document is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordsError {
+    /// It is no JSON, or lacks what it has to have.
+    #[error("it cannot be read: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It has no records of this program.
+    #[error("it holds no records of rbuild")]
+    NoRecords,
+    /// Manifest and config name different numbers of layers.
+    #[error("it has {layers} layers and {diff_ids} diffIDs")]
+    Layers {
+        /// In the manifest.
+        layers: usize,
+        /// In the config.
+        diff_ids: usize,
+    },
+    /// There are more steps or facts than any build has.
+    #[error("it has {0} records")]
+    TooMany(usize),
+    /// A layer is not of a type that layers have, or larger than any.
+    #[error("its layer {digest} is a `{media_type}` of {size} bytes")]
+    Layer {
+        /// The blob.
+        digest: Digest,
+        /// Its declared type.
+        media_type: MediaType,
+        /// Its declared size in bytes.
+        size: u64,
+    },
+    /// A time is none.
+    #[error("the time `{0}` of a step is none")]
+    Time(String),
+    /// A step's layer has no descriptor.
+    #[error("the layer {0} of a step is not described")]
+    NoBlob(DiffId),
+    /// An answer is longer than answers are.
+    #[error("an answer has {0} bytes")]
+    Answer(usize),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    steps: Vec<RemoteStep>,
+    #[serde(default)]
+    facts: Vec<Fact>,
+}
+
+/// The one object that holds everything.
+#[derive(Serialize, Deserialize)]
+struct Object {
+    layers: Vec<StoredLayer>,
+    #[serde(rename = "rbuild.cache.v1")]
+    body: Body,
+}
+
+impl Records {
+    /// Reads a manifest and its config.
+    pub fn from_image(manifest: &Manifest, config: &[u8]) -> Result<Self, RecordsError> {
+        #[derive(Deserialize)]
+        struct RootFs {
+            diff_ids: Vec<DiffId>,
+        }
+        #[derive(Deserialize)]
+        struct Config {
+            rootfs: RootFs,
+            #[serde(rename = "rbuild.cache.v1")]
+            body: Option<Body>,
+        }
+        let config: Config = serde_json::from_slice(config)?;
+        let body = config.body.ok_or(RecordsError::NoRecords)?;
+        let diff_ids = config.rootfs.diff_ids;
+        if diff_ids.len() != manifest.layers.len() {
+            return Err(RecordsError::Layers {
+                layers: manifest.layers.len(),
+                diff_ids: diff_ids.len(),
+            });
+        }
+        let layers = diff_ids.into_iter().zip(manifest.layers.iter().cloned());
+        Self::checked(
+            layers
+                .map(|(diff_id, blob)| StoredLayer { diff_id, blob })
+                .collect(),
+            body,
+        )
+    }
+
+    /// Reads what [`Records::to_object`] wrote.
+    pub fn from_object(bytes: &[u8]) -> Result<Self, RecordsError> {
+        let object: Object = serde_json::from_slice(bytes)?;
+        Self::checked(object.layers, object.body)
+    }
+
+    fn checked(layers: Vec<StoredLayer>, body: Body) -> Result<Self, RecordsError> {
+        let count = body.steps.len().max(body.facts.len()).max(layers.len());
+        if count > MAX_STEPS {
+            return Err(RecordsError::TooMany(count));
+        }
+        let mut records = Self {
+            layers,
+            steps: body.steps,
+            facts: body.facts,
+        };
+        let described: BTreeSet<DiffId> = records.layers.iter().map(|l| l.diff_id).collect();
+        for step in &records.steps {
+            if step.blob.is_none() && !described.contains(&step.diff_id) {
+                return Err(RecordsError::NoBlob(step.diff_id));
+            }
+            if step.created.parse::<Timestamp>().is_err() {
+                return Err(RecordsError::Time(step.created.chars().take(40).collect()));
+            }
+        }
+        if let Some(fact) = records
+            .facts
+            .iter()
+            .find(|fact| fact.answer.len() > MAX_ANSWER_BYTES)
+        {
+            return Err(RecordsError::Answer(fact.answer.len()));
+        }
+        let stored = records.layers.iter_mut().map(|layer| &mut layer.blob);
+        let named = records.steps.iter_mut().filter_map(|s| s.blob.as_mut());
+        for blob in stored.chain(named) {
+            check_layer(blob)?;
+        }
+        Ok(records)
+    }
+
+    /// Sorts everything and drops what is there twice, so that equal records have equal bytes.
+    pub(super) fn normalize(&mut self) {
+        let mut seen = BTreeSet::new();
+        self.layers.sort_by_key(|layer| layer.diff_id);
+        self.layers.retain(|layer| seen.insert(layer.diff_id));
+        let stored = seen;
+        let mut keys = BTreeSet::new();
+        // The first of equals is the newest.
+        self.steps.retain(|step| keys.insert(step.key));
+        self.steps.sort_by_key(|step| step.key);
+        for step in &mut self.steps {
+            if stored.contains(&step.diff_id) {
+                step.blob = None;
+            }
+        }
+        self.facts.sort();
+        self.facts.dedup_by_key(|fact| fact.question);
+    }
+
+    /// What stands under [`CONFIG_KEY`] in an image config.
+    pub fn to_value(&self) -> serde_json::Value {
+        let body = Body {
+            steps: self.steps.clone(),
+            facts: self.facts.clone(),
+        };
+        serde_json::json!(body)
+    }
+
+    /// An image config that holds these records and is no image of any platform.
+    pub fn to_config(&self) -> Vec<u8> {
+        let diff_ids: Vec<DiffId> = self.layers.iter().map(|layer| layer.diff_id).collect();
+        to_json(&serde_json::json!({
+            "architecture": "unknown",
+            "os": "unknown",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+            CONFIG_KEY: self.to_value(),
+        }))
+    }
+
+    /// One object with everything.
+    pub fn to_object(&self) -> Vec<u8> {
+        to_json(&Object {
+            layers: self.layers.clone(),
+            body: Body {
+                steps: self.steps.clone(),
+                facts: self.facts.clone(),
+            },
+        })
+    }
+
+    /// The results of the steps, by position in [`Records::steps`], and whether their bytes are in the place.
+    pub(super) fn results(&self) -> impl Iterator<Item = (&RemoteStep, StepRecord, bool)> {
+        let stored: BTreeMap<DiffId, &Descriptor> = self
+            .layers
+            .iter()
+            .map(|layer| (layer.diff_id, &layer.blob))
+            .collect();
+        self.steps.iter().filter_map(move |step| {
+            let here = stored.get(&step.diff_id).copied();
+            let descriptor = here.or(step.blob.as_ref())?.clone();
+            let record = StepRecord {
+                diff_id: step.diff_id,
+                descriptor,
+                created: step.created.clone(),
+                content: step.content,
+            };
+            Some((step, record, here.is_some()))
+        })
+    }
+}
+
+/// Refuses what cannot be a layer; leaves type, digest and size of it.
+fn check_layer(blob: &mut Descriptor) -> Result<(), RecordsError> {
+    if !LAYER_TYPES.contains(&blob.media_type) || blob.size > MAX_LAYER_BYTES {
+        return Err(RecordsError::Layer {
+            digest: blob.digest,
+            media_type: blob.media_type.clone(),
+            size: blob.size,
+        });
+    }
+    *blob = Descriptor::new(blob.media_type.to_oci(), blob.digest, blob.size);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::sha256;
+
+    pub(super) fn layer(text: &str) -> StoredLayer {
+        StoredLayer {
+            diff_id: DiffId(sha256(text.as_bytes())),
+            blob: Descriptor::of(MediaType::OCI_LAYER_GZIP, text.as_bytes()),
+        }
+    }
+
+    fn step(key: &str, layer: &StoredLayer, stored: bool) -> RemoteStep {
+        RemoteStep {
+            key: sha256(key.as_bytes()),
+            definition: sha256(b"definition"),
+            diff_id: layer.diff_id,
+            blob: (!stored).then(|| layer.blob.clone()),
+            created: "2026-01-01T00:00:00Z".to_owned(),
+            content: None,
+        }
+    }
+
+    fn sample() -> Records {
+        let (a, b) = (layer("a"), layer("b"));
+        let mut records = Records {
+            steps: vec![step("1", &a, true), step("2", &b, false)],
+            layers: vec![a],
+            facts: vec![Fact {
+                question: sha256(b"q"),
+                answer: "0:0".to_owned(),
+            }],
+        };
+        records.normalize();
+        records
+    }
+
+    fn manifest(records: &Records, config: &[u8]) -> Manifest {
+        Manifest::new(
+            Descriptor::of(MediaType::OCI_CONFIG, config),
+            records.layers.iter().map(|l| l.blob.clone()).collect(),
+        )
+    }
+
+    #[test]
+    fn both_forms_come_back_as_they_were() {
+        let records = sample();
+        let config = records.to_config();
+        let read = Records::from_image(&manifest(&records, &config), &config).expect("valid");
+        assert_eq!(read, records);
+        assert_eq!(
+            Records::from_object(&records.to_object()).expect("valid"),
+            records
+        );
+        let stored: Vec<bool> = records.results().map(|(_, _, stored)| stored).collect();
+        assert_eq!(stored.iter().filter(|stored| **stored).count(), 1);
+    }
+
+    #[test]
+    fn what_is_not_as_it_has_to_be_is_refused() {
+        let refused = |change: &dyn Fn(&mut Records)| {
+            let mut records = sample();
+            change(&mut records);
+            Records::from_object(&records.to_object())
+                .expect_err("it is wrong")
+                .to_string()
+        };
+        let text = refused(&|r| r.layers[0].blob.media_type = MediaType::new("text/html"));
+        assert!(text.contains("text/html"), "{text}");
+        let text = refused(&|r| r.layers[0].blob.size = u64::MAX);
+        assert!(text.contains("18446744073709551615 bytes"), "{text}");
+        let text = refused(&|r| r.steps[0].created = "yesterday".to_owned());
+        assert!(text.contains("yesterday"), "{text}");
+        let text = refused(&|r| r.layers.clear());
+        assert!(text.contains("not described"), "{text}");
+        let text = refused(&|r| r.facts[0].answer = "x".repeat(300));
+        assert!(text.contains("300 bytes"), "{text}");
+        let text = refused(&|r| r.facts = vec![r.facts[0].clone(); MAX_STEPS + 1]);
+        assert!(text.contains("20001 records"), "{text}");
+        let config = sample().to_config();
+        let mut document = manifest(&sample(), &config);
+        document.layers.clear();
+        let error = Records::from_image(&document, &config).expect_err("it is wrong");
+        assert!(matches!(error, RecordsError::Layers { .. }), "{error}");
+        let plain = br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#;
+        let error = Records::from_image(&document, plain).expect_err("it has none");
+        assert!(matches!(error, RecordsError::NoRecords), "{error}");
+    }
+
+    #[test]
+    fn other_fields_of_descriptors_are_dropped() {
+        let mut records = sample();
+        records.layers[0].blob.urls = vec!["https://elsewhere".to_owned()];
+        let read = Records::from_object(&records.to_object()).expect("valid");
+        assert_eq!(read, sample());
+    }
+}

@@ -1,0 +1,76 @@
+//! What a build did, step by step, for exporting it. Steps leave their mark as they finish, so a build that fails has
+//! something to export too.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use super::Fact;
+use crate::{
+    cache::{Key, Question, StepRecord},
+    oci::Digest,
+};
+
+/// A step whose layer is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Its key.
+    pub key: Digest,
+    /// What it was asked to do.
+    pub definition: Digest,
+    /// Its layer.
+    pub record: StepRecord,
+    /// Whether the layer is one of the final image.
+    pub in_image: bool,
+}
+
+/// The finished steps of a build, whether executed or found.
+#[derive(Debug, Default)]
+pub struct Trail(Mutex<Marks>);
+
+#[derive(Debug, Default)]
+struct Marks {
+    steps: BTreeMap<Digest, Finished>,
+    facts: BTreeMap<Digest, String>,
+}
+
+impl Trail {
+    /// Notes a finished step.
+    pub fn finished(&self, key: &Key, record: &StepRecord, in_image: bool) {
+        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = marks.steps.get(key.digest());
+        let in_image = in_image || before.is_some_and(|step| step.in_image);
+        let step = Finished {
+            key: *key.digest(),
+            definition: *key.definition(),
+            record: record.clone(),
+            in_image,
+        };
+        marks.steps.insert(step.key, step);
+    }
+
+    /// Notes a fact that the build used.
+    pub fn fact(&self, question: Question, answer: &str) {
+        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.facts.insert(*question.digest(), answer.to_owned());
+    }
+
+    /// The steps so far, by key.
+    pub fn steps(&self) -> Vec<Finished> {
+        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.steps.values().cloned().collect()
+    }
+
+    /// The facts so far.
+    pub fn facts(&self) -> Vec<Fact> {
+        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let facts = marks.facts.iter();
+        facts
+            .map(|(question, answer)| Fact {
+                question: *question,
+                answer: answer.clone(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,255 @@
+//! Remote caches of a build: the places that the command line names, and writing to them when the build is over.
+
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::Instant,
+};
+
+use rbuild::{
+    cache::remote::{
+        self, Imports, LayerSource, LayoutPlace, Mode, Place, PlaceError, RegistryPlace,
+        RemoteCache,
+    },
+    oci::{Descriptor, Digest, Platform},
+    output::Image,
+    progress::{Event, Reporter as _, Vertex},
+    reference::Reference,
+    registry::{Client, OnBytes, Pushed, Settings, settings::Canceled},
+    store::Store,
+};
+
+use super::{
+    build_args::BuildArgs,
+    cache_spec::{CacheTo, PlaceSpec},
+    classify,
+    diagnostics::Failure,
+    progress::Renderer,
+    signals::Received,
+    transfer,
+};
+
+/// How often a request to a cache that is read is made: a build waits for it, and can do without.
+const IMPORT_ATTEMPTS: u32 = 2;
+
+/// The caches that a build reads and writes.
+pub(crate) struct Caches {
+    /// What the build works with.
+    pub(crate) remote: RemoteCache,
+    exports: Vec<Export>,
+    inline: bool,
+}
+
+struct Export {
+    place: Box<dyn Place>,
+    kind: &'static str,
+    mode: Mode,
+    ignore_error: bool,
+}
+
+impl Caches {
+    /// Those of a command line. `settings` are the build's; writing goes on when the build has failed, and ends with a signal.
+    pub(crate) fn new(
+        args: &BuildArgs,
+        settings: &Settings,
+        received: &Received,
+    ) -> Result<Self, Failure> {
+        let mut settings = settings.clone();
+        let froms = args.cache_from.iter().map(|from| &from.0);
+        let tos = args.cache_to.iter().filter_map(|to| match to {
+            CacheTo::Inline => None,
+            CacheTo::Place { place, .. } => Some(place),
+        });
+        settings
+            .insecure
+            .extend(froms.chain(tos).filter_map(|place| match place {
+                PlaceSpec::Registry {
+                    reference,
+                    insecure: true,
+                } => Some(reference.registry().to_owned()),
+                _ => None,
+            }));
+        let client = |settings| {
+            let client = Client::new(settings).map_err(|e| classify::failure(&e))?;
+            Ok::<_, Failure>(Arc::new(client))
+        };
+        let mut imports: Vec<Arc<dyn Place>> = Vec::new();
+        if !args.cache_from.is_empty() {
+            let mut settings = settings.clone();
+            settings.retry.attempts = settings.retry.attempts.min(IMPORT_ATTEMPTS);
+            let client = client(settings)?;
+            for from in &args.cache_from {
+                imports.push(place(&from.0, &client).into());
+            }
+        }
+        let mut exports = Vec::new();
+        let signal = received.clone();
+        settings.canceled = Some(Canceled(Arc::new(move || signal.get().is_some())));
+        if !args.cache_to.is_empty() {
+            let client = client(settings)?;
+            for to in &args.cache_to {
+                if let CacheTo::Place {
+                    place: spec,
+                    mode,
+                    ignore_error,
+                } = to
+                {
+                    exports.push(Export {
+                        place: place(spec, &client),
+                        kind: match spec {
+                            PlaceSpec::Registry { .. } => "registry",
+                            PlaceSpec::Local { .. } => "client directory",
+                        },
+                        mode: *mode,
+                        ignore_error: *ignore_error,
+                    });
+                }
+            }
+        }
+        Ok(Self {
+            remote: RemoteCache {
+                imports: Imports::new(imports),
+                ..RemoteCache::default()
+            },
+            exports,
+            inline: args.cache_to.contains(&CacheTo::Inline) || args.asks_for_inline_cache(),
+        })
+    }
+
+    /// Puts the records of an inline cache into the configs of images, if one is wanted.
+    pub(crate) fn mark(&self, images: &mut [Image]) {
+        if !self.inline {
+            return;
+        }
+        for image in images {
+            let diff_ids = &image.config.rootfs.diff_ids;
+            image.config.cache = Some(remote::inline(&self.remote.trail, diff_ids));
+        }
+    }
+
+    /// Writes what the build did to all caches; the first error of one that must not fail counts. `failed` says that the
+    /// build came to no end; what the caches have of later steps stays then.
+    pub(crate) fn export(
+        &self,
+        store: &Store,
+        renderer: &Arc<Renderer>,
+        platforms: &[Platform],
+        failed: bool,
+    ) -> Result<(), Failure> {
+        let mut first = Ok(());
+        for export in &self.exports {
+            let outcome = self.export_to(export, store, renderer, failed.then_some(platforms));
+            if let Err(error) = outcome {
+                let failure = classify::failure(&error);
+                if export.ignore_error {
+                    renderer.event(Event::Warning {
+                        text: format!("cache not exported to {}: {error}", export.place.name()),
+                    });
+                } else if first.is_ok() {
+                    first = Err(failure);
+                }
+            }
+        }
+        first
+    }
+
+    fn export_to(
+        &self,
+        export: &Export,
+        store: &Store,
+        renderer: &Arc<Renderer>,
+        keep: Option<&[Platform]>,
+    ) -> Result<(), PlaceError> {
+        let vertex = renderer.next_vertex();
+        let begun = Instant::now();
+        renderer.event(Event::Started {
+            vertex,
+            name: format!("exporting cache to {}", export.kind),
+        });
+        let layers = Layers {
+            imports: &self.remote.imports,
+            store,
+            renderer,
+            vertex,
+        };
+        let place = &*export.place;
+        match remote::export(place, &self.remote.trail, export.mode, keep, &layers) {
+            Ok(exported) => {
+                let without = match exported.without_bytes {
+                    0 => String::new(),
+                    n => format!("; {n} layers could not be had"),
+                };
+                let (steps, layers) = (exported.steps, exported.layers);
+                let text = format!(
+                    "{steps} steps and {layers} layers written to {}{without}",
+                    place.name()
+                );
+                renderer.event(Event::Status { vertex, text });
+                renderer.event(Event::Done {
+                    vertex,
+                    elapsed: begun.elapsed(),
+                });
+                Ok(())
+            }
+            Err(error) => {
+                renderer.event(Event::Failed {
+                    vertex,
+                    message: error.to_string(),
+                });
+                Err(error)
+            }
+        }
+    }
+}
+
+fn place(spec: &PlaceSpec, client: &Arc<Client>) -> Box<dyn Place> {
+    match spec {
+        PlaceSpec::Registry { reference, .. } => {
+            Box::new(RegistryPlace::new(Arc::clone(client), reference.clone()))
+        }
+        PlaceSpec::Local { dir, tag, digest } => {
+            Box::new(LayoutPlace::new(dir.clone(), tag.clone(), *digest))
+        }
+    }
+}
+
+/// Layers of the store, and those that an imported cache promised.
+struct Layers<'a> {
+    imports: &'a Imports,
+    store: &'a Store,
+    renderer: &'a Arc<Renderer>,
+    vertex: Vertex,
+}
+
+impl LayerSource for Layers<'_> {
+    fn open(&self, blob: &Descriptor) -> io::Result<Box<dyn Read + Send>> {
+        if !self.store.has(blob).map_err(io::Error::other)? {
+            self.imports
+                .fetch(self.store, blob, &mut |_| {})
+                .map_err(io::Error::other)?;
+        }
+        let file = self
+            .store
+            .open_blob(&blob.digest)
+            .map_err(io::Error::other)?;
+        Ok(Box::new(file))
+    }
+
+    fn repositories(&self, blob: &Digest) -> Vec<Reference> {
+        self.imports.repositories(blob)
+    }
+
+    fn meter(&self, blob: &Descriptor) -> Option<OnBytes> {
+        let meter = transfer::Meter::new(Arc::clone(self.renderer), self.vertex, blob);
+        Some(Arc::new(move |sent| meter.moved(sent)))
+    }
+
+    fn put(&self, blob: &Descriptor, pushed: &Pushed) {
+        let text = match pushed {
+            Pushed::Existed => "exists already".to_owned(),
+            Pushed::Mounted { from } => format!("mounted from {from}"),
+            Pushed::Uploaded => return,
+        };
+        transfer::Meter::new(Arc::clone(self.renderer), self.vertex, blob).status(&text);
+    }
+}
