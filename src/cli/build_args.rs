@@ -86,10 +86,12 @@ pub(crate) struct BuildArgs {
         help_heading = "Cache"
     )]
     pub(crate) no_cache_filter: Vec<String>,
-    /// Take results of steps from a cache: REF, `type=registry,ref=REF`, `type=local,src=DIR`; may be repeated
+    /// Take results of steps from a cache: REF, `type=registry,ref=REF`, `type=local,src=DIR`, `type=s3,…`, `type=gha`; may be
+    /// repeated
     #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub(crate) cache_from: Vec<CacheFrom>,
-    /// Write results of steps to a cache: `type=registry,ref=REF`, `type=local,dest=DIR`, with `mode=max` those of all
+    /// Write results of steps to a cache: `type=registry,ref=REF`, `type=local,dest=DIR`, `type=inline`,
+    /// `type=s3,…`, `type=gha`, with `mode=max` those of all
     /// stages; may be repeated
     #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub(crate) cache_to: Vec<CacheTo>,

@@ -8,22 +8,23 @@ use std::{
 
 use rbuild::{
     cache::remote::{
-        self, Imports, LayerSource, LayoutPlace, Mode, Place, PlaceError, RegistryPlace,
-        RemoteCache,
+        self, GhaPlace, GhaSettings, Imports, LayerSource, LayoutPlace, Mode, Place, PlaceError,
+        RegistryPlace, RemoteCache, S3Place, S3Settings,
     },
     oci::{Descriptor, Digest, Platform},
     output::Image,
     progress::{Event, Reporter as _, Vertex},
     reference::Reference,
-    registry::{Client, OnBytes, Pushed, Settings, settings::Canceled},
+    registry::{Client, OnBytes, Pushed, Secret, Settings, settings::Canceled},
     store::Store,
 };
 
 use super::{
     build_args::BuildArgs,
-    cache_spec::{CacheTo, PlaceSpec},
+    cache_spec::{CacheTo, PlaceSpec, S3Spec},
     classify,
     diagnostics::Failure,
+    environment::Environment,
     progress::Renderer,
     signals::Received,
     transfer,
@@ -52,6 +53,7 @@ impl Caches {
     pub(crate) fn new(
         args: &BuildArgs,
         settings: &Settings,
+        env: &Environment,
         received: &Received,
     ) -> Result<Self, Failure> {
         let mut settings = settings.clone();
@@ -79,7 +81,7 @@ impl Caches {
             settings.retry.attempts = settings.retry.attempts.min(IMPORT_ATTEMPTS);
             let client = client(settings)?;
             for from in &args.cache_from {
-                imports.push(place(&from.0, &client).into());
+                imports.push(place(&from.0, &client, env)?.into());
             }
         }
         let mut exports = Vec::new();
@@ -95,10 +97,12 @@ impl Caches {
                 } = to
                 {
                     exports.push(Export {
-                        place: place(spec, &client),
+                        place: place(spec, &client, env)?,
                         kind: match spec {
                             PlaceSpec::Registry { .. } => "registry",
                             PlaceSpec::Local { .. } => "client directory",
+                            PlaceSpec::S3(_) => "Amazon S3",
+                            PlaceSpec::Gha { .. } => "GitHub Actions Cache",
                         },
                         mode: *mode,
                         ignore_error: *ignore_error,
@@ -202,15 +206,97 @@ impl Caches {
     }
 }
 
-fn place(spec: &PlaceSpec, client: &Arc<Client>) -> Box<dyn Place> {
-    match spec {
+fn place(
+    spec: &PlaceSpec,
+    client: &Arc<Client>,
+    env: &Environment,
+) -> Result<Box<dyn Place>, Failure> {
+    Ok(match spec {
+        PlaceSpec::S3(spec) => Box::new(S3Place::new(
+            Arc::clone(client),
+            s3_settings(spec, env)?,
+            jiff::Timestamp::now,
+        )),
+        PlaceSpec::Gha { url, token, scope } => {
+            let variable = |name: &str| {
+                env.text(name).map(ToOwned::to_owned).ok_or_else(|| {
+                    Failure::usage(format!("the Actions cache needs ${name}")).with_hint(
+                        "only actions see it; a workflow has to pass it on to its script steps",
+                    )
+                })
+            };
+            let settings = GhaSettings {
+                url: url
+                    .clone()
+                    .map_or_else(|| variable("ACTIONS_RESULTS_URL"), Ok)?,
+                token: match token {
+                    Some(token) => token.clone(),
+                    None => Secret::new(variable("ACTIONS_RUNTIME_TOKEN")?),
+                },
+                scope: scope.clone(),
+            };
+            let client = Arc::clone(client);
+            Box::new(GhaPlace::new(client, settings, jiff::Timestamp::now))
+        }
         PlaceSpec::Registry { reference, .. } => {
             Box::new(RegistryPlace::new(Arc::clone(client), reference.clone()))
         }
         PlaceSpec::Local { dir, tag, digest } => {
             Box::new(LayoutPlace::new(dir.clone(), tag.clone(), *digest))
         }
-    }
+    })
+}
+
+/// A bucket: what the option says, then what AWS's variables say.
+fn s3_settings(spec: &S3Spec, env: &Environment) -> Result<S3Settings, Failure> {
+    let first = |names: &[&str]| {
+        names
+            .iter()
+            .find_map(|name| env.text(name))
+            .map(ToOwned::to_owned)
+    };
+    let need = |given: &Option<String>, key: &str, names: &[&str]| {
+        given
+            .clone()
+            .or_else(|| first(names))
+            .ok_or_else(|| Failure::usage(format!("type=s3 needs {key}=VALUE or ${}", names[0])))
+    };
+    let endpoint = spec
+        .endpoint
+        .clone()
+        .or_else(|| first(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
+    let secret = match &spec.secret_access_key {
+        Some(secret) => secret.clone(),
+        None => Secret::new(need(
+            &None,
+            "secret_access_key",
+            &["AWS_SECRET_ACCESS_KEY"],
+        )?),
+    };
+    let session_token = match (&spec.session_token, &spec.access_key_id) {
+        (Some(token), _) => Some(token.clone()),
+        // The environment's token belongs to the environment's key.
+        (None, Some(_)) => None,
+        (None, None) => first(&["AWS_SESSION_TOKEN"]).map(Secret::new),
+    };
+    Ok(S3Settings {
+        bucket: need(&spec.bucket, "bucket", &["AWS_BUCKET"])?,
+        region: need(
+            &spec.region,
+            "region",
+            &["AWS_REGION", "AWS_DEFAULT_REGION"],
+        )?,
+        // A bucket cannot stand in front of an address, and few servers of one's own have names for buckets.
+        path_style: spec.path_style.unwrap_or(endpoint.is_some()),
+        endpoint,
+        prefix: spec.prefix.clone(),
+        blobs_prefix: spec.blobs_prefix.clone(),
+        manifests_prefix: spec.manifests_prefix.clone(),
+        names: spec.names.clone(),
+        access_key_id: need(&spec.access_key_id, "access_key_id", &["AWS_ACCESS_KEY_ID"])?,
+        secret_access_key: secret,
+        session_token,
+    })
 }
 
 /// Layers of the store, and those that an imported cache promised.

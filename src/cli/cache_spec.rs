@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use rbuild::{cache::remote::Mode, oci::Digest, reference::Reference, source::suggest};
+use rbuild::{
+    cache::remote::Mode, oci::Digest, reference::Reference, registry::Secret, source::suggest,
+};
 
 /// Where a cache is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +18,103 @@ pub(crate) enum PlaceSpec {
         tag: String,
         digest: Option<Digest>,
     },
+    /// What is not given comes from the environment.
+    S3(Box<S3Spec>),
+    Gha {
+        url: Option<String>,
+        token: Option<Secret>,
+        scope: String,
+    },
+}
+
+/// A bucket, as far as the option says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct S3Spec {
+    pub(crate) bucket: Option<String>,
+    pub(crate) region: Option<String>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) path_style: Option<bool>,
+    pub(crate) prefix: String,
+    pub(crate) blobs_prefix: String,
+    pub(crate) manifests_prefix: String,
+    pub(crate) names: Vec<String>,
+    pub(crate) access_key_id: Option<String>,
+    pub(crate) secret_access_key: Option<Secret>,
+    pub(crate) session_token: Option<Secret>,
+}
+
+const S3_KEYS: [&str; 11] = [
+    "bucket",
+    "region",
+    "endpoint_url",
+    "use_path_style",
+    "prefix",
+    "blobs_prefix",
+    "manifests_prefix",
+    "name",
+    "access_key_id",
+    "secret_access_key",
+    "session_token",
+];
+
+fn s3(pairs: &mut Pairs) -> Result<PlaceSpec, String> {
+    let endpoint = pairs.take("endpoint_url");
+    if let Some(url) = &endpoint
+        && !(url.starts_with("https://") || url.starts_with("http://"))
+    {
+        return Err(format!(
+            "endpoint_url={url} is not an http:// or https:// address"
+        ));
+    }
+    let path_style = match pairs.take("use_path_style") {
+        Some(text) => Some(is_true("use_path_style", &text)?),
+        None => None,
+    };
+    let names = pairs.take("name").unwrap_or_else(|| "rbuild".to_owned());
+    let names: Vec<String> = names.split(';').map(ToOwned::to_owned).collect();
+    if names.iter().any(String::is_empty) {
+        return Err("a name is empty".to_owned());
+    }
+    Ok(PlaceSpec::S3(Box::new(S3Spec {
+        bucket: pairs.take("bucket"),
+        region: pairs.take("region"),
+        endpoint,
+        path_style,
+        prefix: pairs.take("prefix").unwrap_or_default(),
+        blobs_prefix: pairs
+            .take("blobs_prefix")
+            .unwrap_or_else(|| "blobs/".to_owned()),
+        manifests_prefix: pairs
+            .take("manifests_prefix")
+            .unwrap_or_else(|| "manifests/".to_owned()),
+        names,
+        access_key_id: pairs.take("access_key_id"),
+        secret_access_key: pairs.take("secret_access_key").map(Secret::new),
+        session_token: pairs.take("session_token").map(Secret::new),
+    })))
+}
+
+const GHA_KEYS: [&str; 4] = ["url_v2", "token", "scope", "version"];
+
+fn gha(pairs: &mut Pairs) -> Result<PlaceSpec, String> {
+    pairs.only("version", &["2"])?;
+    let scope = pairs.take("scope").unwrap_or_else(|| "rbuild".to_owned());
+    if scope.is_empty() || scope.contains([',', '#']) {
+        return Err(format!("scope={scope} cannot be used"));
+    }
+    Ok(PlaceSpec::Gha {
+        url: pairs.take("url_v2"),
+        token: pairs.take("token").map(Secret::new),
+        scope,
+    })
+}
+
+fn is_true(key: &str, text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        other => Err(format!("{key}={other} is neither true nor false")),
+    }
 }
 
 /// One `--cache-from`.
@@ -35,7 +134,23 @@ pub(crate) enum CacheTo {
 }
 
 /// What BuildKit knows and this program does not, and why.
-const REFUSED: [(&str, &str); 5] = [
+const REFUSED: [(&str, &str); 12] = [
+    (
+        "url",
+        "the first version of the Actions cache is shut down; url_v2 is that of the second",
+    ),
+    (
+        "timeout",
+        "there is no limit on a whole transfer, only on its pauses",
+    ),
+    (
+        "touch_refresh",
+        "objects are not touched; let the bucket expire them by their last use or age",
+    ),
+    ("upload_parallelism", "four layers are sent at a time"),
+    ("retry_mode", "use --registry-retries"),
+    ("retry_max_attempts", "use --registry-retries"),
+    ("disable_accept_encoding", "no encoding is asked for"),
     (
         "compression-level",
         "layers are exported as the store has them",
@@ -81,12 +196,8 @@ impl Pairs {
     }
 
     fn flag(&mut self, key: &str, default: bool) -> Result<bool, String> {
-        match self.take(key).as_deref() {
-            None => Ok(default),
-            Some("true" | "1") => Ok(true),
-            Some("false" | "0") => Ok(false),
-            Some(other) => Err(format!("{key}={other} is neither true nor false")),
-        }
+        self.take(key)
+            .map_or(Ok(default), |text| is_true(key, &text))
     }
 
     /// Takes a key that may only ask for what is so anyway.
@@ -131,11 +242,11 @@ fn fields(text: &str) -> Option<Vec<String>> {
 fn kind(pairs: &mut Pairs) -> Result<String, String> {
     pairs
         .take("type")
-        .ok_or_else(|| "it has no type=registry|local|inline".to_owned())
+        .ok_or_else(|| "it has no type=registry|local|inline|s3|gha".to_owned())
 }
 
 fn unknown(kind: &str) -> String {
-    let near = suggest(kind, ["registry", "local", "inline"]);
+    let near = suggest(kind, ["registry", "local", "inline", "s3", "gha"]);
     let near = near.map_or(String::new(), |near| format!(" (did you mean {near}?)"));
     format!("unknown type `{kind}`{near}")
 }
@@ -175,6 +286,8 @@ impl FromStr for CacheFrom {
                 };
                 (place, &["src", "tag", "digest"])
             }
+            "s3" => (s3(&mut pairs)?, &S3_KEYS),
+            "gha" => (gha(&mut pairs)?, &GHA_KEYS),
             "inline" => {
                 return Err(
                     "an inline cache is read with type=registry,ref=IMAGE, or IMAGE alone"
@@ -238,6 +351,8 @@ impl FromStr for CacheTo {
                 };
                 (place, &["dest", "tag", "mode", "ignore-error"])
             }
+            "s3" => (s3(&mut pairs)?, &S3_KEYS),
+            "gha" => (gha(&mut pairs)?, &GHA_KEYS),
             other => return Err(unknown(other)),
         };
         pairs.finish(&kind, known)?;

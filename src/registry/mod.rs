@@ -1,7 +1,7 @@
 //! Registries: where images come from and go to.
 //!
 //! [`Client`] speaks the distribution protocol: it resolves, pulls and pushes, with the credentials, mirrors,
-//! certificates and patience that [`Settings`] give it. It also fetches files for `ADD` from other servers, so that
+//! certificates and patience that [`Settings`] give it. It also fetches files for `ADD` from other servers and talks to those that keep caches, so that
 //! TLS, proxies and retries are in one place. Nothing here reads the environment or a home directory, and
 //! nothing is kept on disk: blobs go into a [`BlobSink`] and come from readers.
 //!
@@ -25,6 +25,7 @@ pub mod credentials;
 mod docker_config;
 mod document;
 mod error;
+mod exchange;
 mod fault;
 mod fetch;
 pub mod helper;
@@ -46,6 +47,7 @@ pub use credentials::{Credential, Credentials};
 pub use docker_config::{DockerConfig, parse_docker_config};
 pub use document::{Document, Image, select};
 pub use error::Error;
+pub use exchange::{Content, Exchange, Reply};
 pub use fetch::BlobSink;
 pub use mirrors::{RegistriesConf, parse_registries_conf};
 pub use pull::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};

@@ -201,6 +201,7 @@ fn put_layer(
             source.put(blob, &pushed);
             Ok(true)
         }
+        Err(PlaceError::TooLarge(_)) => Ok(false),
         Err(_) if *unavailable.lock().unwrap_or_else(PoisonError::into_inner) => Ok(false),
         Err(error) => Err(error),
     }

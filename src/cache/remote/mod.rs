@@ -35,19 +35,23 @@
 //! is executed. Each time there is one record less, hence this ends.
 
 mod export;
+mod gha;
 mod imports;
 mod layout;
 mod place;
 mod records;
 mod registry;
+mod s3;
 mod trail;
 
 pub use export::{Exported, LayerSource, Mode, export, inline};
+pub use gha::{GhaPlace, GhaSettings};
 pub use imports::{Imports, Loaded};
 pub use layout::LayoutPlace;
 pub use place::{Place, PlaceError, Selection};
 pub use records::{Fact, Records, RecordsError, RemoteStep, StoredLayer};
 pub use registry::RegistryPlace;
+pub use s3::{S3Place, S3Settings};
 pub use trail::{Finished, Trail};
 
 /// The remote caches of a build: those it reads, and what it did, for those it writes.

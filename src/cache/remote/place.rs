@@ -72,6 +72,12 @@ pub enum PlaceError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A layer is larger than the place takes; its record is kept without bytes.
+    #[error("a layer of {0} bytes is larger than the cache takes")]
+    TooLarge(u64),
+    /// The service took the bytes of an entry, but not the entry.
+    #[error("the service did not keep the entry {0}")]
+    Unfinished(String),
     /// No place has the bytes of a layer.
     #[error("the layer {0} is in no cache")]
     Lost(Digest),

@@ -70,7 +70,7 @@ pub(crate) fn run(
     registry.warn = Some(renderer.takes_remarks());
     let asked = cancel.clone();
     registry.canceled = Some(Canceled(Arc::new(move || asked.is_canceled())));
-    let caches = Caches::new(args, &registry, &received)?;
+    let caches = Caches::new(args, &registry, env, &received)?;
     let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
     let fetcher = Fetcher::new(&store, &client, env);
     let request = match known {

@@ -1,10 +1,12 @@
 //! What the integration tests stand on: an environment of their own, the program under test, and outcomes
 //! that print everything when a test fails.
 
+mod actions_cache;
 mod env;
 mod fake_registry;
 mod outcome;
 
+pub(crate) use actions_cache::ActionsCache;
 pub(crate) use env::TestEnv;
 pub(crate) use fake_registry::{FakeRegistry, Fault, Received, Wants};
 pub(crate) use outcome::Outcome;
