@@ -34,16 +34,10 @@ pub(super) fn run(
     let content = copy::content_digest(op, &trees)?;
     let is_linked = copy::is_linked(op);
     let owner = match &op.chown {
-        Some(spec) => {
-            let owner = match copy::owner_by_number(spec) {
-                // The state below need not be looked into, which may spare fetching it.
-                Some(owner) => owner,
-                None => copy::find_owner(spec, &*worker.tree(task.vertex)?)?.owner,
-            };
-            Some((owner.uid, owner.gid))
-        }
+        Some(spec) => Some(worker.owner(task, spec, is_linked)?),
         None => None,
     };
+    let owner = owner.map(|owner| (owner.uid, owner.gid));
     let key = copy_key(&CopyInputs {
         parent: if is_linked { None } else { worker.root.chain() },
         op,

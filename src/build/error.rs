@@ -81,6 +81,8 @@ pub struct FailedStep {
     pub stage: String,
     /// Why it failed.
     pub source: StepError,
+    /// Other steps that cannot succeed either, in the order of the text.
+    pub others: Vec<Self>,
 }
 
 /// Why a step failed.

@@ -17,6 +17,7 @@ mod foreign;
 mod ground;
 mod image;
 mod image_source;
+mod inputs;
 mod planning;
 mod remote;
 mod request;
@@ -202,6 +203,7 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
         }
         plans.push(planned.plan);
     }
+    inputs::check(session, &plans)?;
     let images = std::thread::scope(|scope| {
         let threads: Vec<_> = plans
             .iter()

@@ -106,7 +106,7 @@ fn clone(
         env: session.request.git_env.clone(),
         ..GitSettings::default()
     };
-    let secret = |name: &str| super::secrets::text(session, &source.remote, name);
+    let secret = |name: &str| super::secrets::text(session, &source.secret_ids(name));
     let settings = GitSettings {
         token: secret("GIT_AUTH_TOKEN")?,
         header: secret("GIT_AUTH_HEADER")?,

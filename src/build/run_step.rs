@@ -173,7 +173,7 @@ fn execute(
         mounts: std::mem::take(&mut mounts.specs),
         etc_hosts: Some(sandbox::etc_hosts(hostname, &session.request.add_hosts)),
         resolv_conf: Some(session.services.resolv_conf.to_vec()),
-        shm_size: session.request.shm_size.unwrap_or(sandbox::SHM_SIZE),
+        shm_size: session.request.shm_size,
         ulimits: session.request.ulimits.clone(),
         insecure: op.insecure,
         rootfs: ground.rootfs(),
@@ -228,11 +228,10 @@ fn environment(op: &RunOp, home: &str, secrets: &[(String, Vec<u8>)]) -> Vec<(Os
     if !has("PATH") {
         env.push(("PATH".into(), DEFAULT_PATH.into()));
     }
-    let proxies = op.proxy_env.iter().filter(|(name, _)| !has(name));
+    let is_proxy = |name: &str| op.proxy_env.iter().any(|(key, _)| key == name);
+    let own = op.env.iter().filter(|(name, _)| !is_proxy(name));
     env.extend(
-        op.env
-            .iter()
-            .chain(proxies)
+        own.chain(&op.proxy_env)
             .map(|(key, value)| (key.into(), value.into())),
     );
     env.extend(

@@ -6,6 +6,7 @@ use super::{
     copy_step, earlier,
     error::{BuildError, FailedImage, FailedStep, StepError},
     image::Entry,
+    inputs,
     request::NoCache,
     root::{Root, RootLayer},
     run_step,
@@ -16,7 +17,7 @@ use crate::{
     cache::{
         CacheUse, Key, Lookup, Position, StepRecord, WorkdirInputs, content_digest, workdir_key,
     },
-    copy,
+    copy::{self, CopyError},
     layer::{Change, LayerBlob, WriteOptions, write_layer, write_layer_after},
     oci::{Digest, History},
     plan::{Base, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
@@ -200,12 +201,22 @@ fn step_failed(
     label: &str,
     source: StepError,
 ) -> BuildError {
-    BuildError::Step(Box::new(FailedStep {
+    BuildError::Step(Box::new(failed_step(stage, span, label, source)))
+}
+
+fn failed_step(
+    stage: &Stage,
+    span: crate::source::Span,
+    label: &str,
+    source: StepError,
+) -> FailedStep {
+    FailedStep {
         label: label.to_owned(),
         span,
         stage: stage.name.clone(),
         source,
-    }))
+        others: Vec::new(),
+    }
 }
 
 impl Worker<'_> {
@@ -231,9 +242,18 @@ impl Worker<'_> {
             }
             Err(StepError::Canceled) => Err(BuildError::Interrupted),
             Err(error) => {
+                let others = match error {
+                    StepError::Copy(CopyError::NotFound { .. }) => {
+                        inputs::also_missing(self, self.results, step, task.vertex)
+                    }
+                    _ => Vec::new(),
+                };
                 task.failed(&error);
                 self.session.fail();
-                Err(step_failed(self.stage, step.span, &step.label, error))
+                Err(BuildError::Step(Box::new(FailedStep {
+                    others,
+                    ..failed_step(self.stage, step.span, &step.label, error)
+                })))
             }
         }
     }
@@ -241,10 +261,7 @@ impl Worker<'_> {
     fn workdir(&self, task: &Task<'_>, step: &Step, op: &WorkdirOp) -> Result<Outcome, StepError> {
         let owner = match op.user.as_str() {
             "" => copy::Owner::default(),
-            user => match copy::owner_by_number(user) {
-                Some(owner) => owner,
-                None => copy::find_owner(user, &*self.tree(task.vertex)?)?.owner,
-            },
+            user => self.owner(task, user, false)?,
         };
         let inputs = WorkdirInputs {
             parent: self.root.chain(),
@@ -256,6 +273,17 @@ impl Worker<'_> {
             let changes = copy::workdir(op, &tree, self.session.services.file_time())?;
             write(self.session, changes, step.label.clone())
         })
+    }
+
+    /// The owner that `user[:group]` means in the state so far, or, to a step that is linked, in none.
+    pub(super) fn owner(
+        &self,
+        task: &Task<'_>,
+        user: &str,
+        is_linked: bool,
+    ) -> Result<copy::Owner, StepError> {
+        let is_something = !is_linked && self.root.chain().is_some();
+        copy::owner_below(user, is_something.then_some(|| self.tree(task.vertex)))
     }
 
     /// The tree of the state so far.

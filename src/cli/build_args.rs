@@ -33,7 +33,7 @@ pub(crate) struct BuildArgs {
     /// Name of the result; may be repeated
     #[arg(short, long, value_name = "NAME[:TAG]")]
     pub(crate) tag: Vec<String>,
-    /// The Dockerfile; `-` for standard input [default: CONTEXT/Dockerfile]
+    /// The Dockerfile; `-` for standard input, or a URL [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "PATH")]
     pub(crate) file: Option<String>,
     /// The stage to build [default: the last one]

@@ -167,6 +167,23 @@ impl Failure {
         self
     }
 
+    /// Adds what else is wrong in the same Dockerfile. Advice belongs to one finding then.
+    #[must_use]
+    pub(crate) fn and(mut self, other: Self, place: Span) -> Self {
+        let own = std::mem::take(&mut self.hints);
+        if let (Some(first), Some(hint)) = (self.findings.first_mut(), own.into_iter().next()) {
+            first.hint = Some(hint);
+        }
+        let hint = other.hints.into_iter().next();
+        self.findings
+            .extend(other.findings.into_iter().map(|finding| Finding {
+                place: Some(place),
+                hint: finding.hint.or_else(|| hint.clone()),
+                ..finding
+            }));
+        self
+    }
+
     /// Adds advice.
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use rbuild::{
+    build::SecretSource,
     context::{
         git::{self, GitSettings, GitSource},
         read_dockerfile,
@@ -23,14 +24,18 @@ use rbuild::{
 };
 
 use super::{
+    build_args::BuildArgs,
     classify,
     diagnostics::{Failure, Kind, Source},
     environment::Environment,
     inputs::{self, text_of},
+    request, settings,
 };
 
 /// A file that is no archive is taken for a Dockerfile only up to this size; nobody writes larger ones.
 const MAX_DOCKERFILE_BYTES: u64 = 16 << 20;
+/// The build argument that keeps `.git` in a build context that is a repository.
+const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
 /// What was fetched.
 pub(crate) enum Fetched {
@@ -40,38 +45,100 @@ pub(crate) enum Fetched {
     Dockerfile(Vec<u8>),
 }
 
+/// Which context is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The build context, whose `.git` a build argument may ask for.
+    Main,
+    /// A named one.
+    Named,
+}
+
 /// Fetches contexts, and keeps what was fetched.
 pub(crate) struct Fetcher<'a> {
     store: &'a Store,
     registry: &'a Client,
+    args: &'a BuildArgs,
     env: &'a Environment,
     kept: RefCell<Vec<TempDir>>,
 }
 
 impl<'a> Fetcher<'a> {
-    pub(crate) fn new(store: &'a Store, registry: &'a Client, env: &'a Environment) -> Self {
+    pub(crate) fn new(
+        store: &'a Store,
+        registry: &'a Client,
+        args: &'a BuildArgs,
+        env: &'a Environment,
+    ) -> Self {
         Self {
             store,
             registry,
+            args,
             env,
             kept: RefCell::default(),
         }
     }
 
     /// Fetches what a URL names.
-    pub(crate) fn url(&self, url: &str) -> Result<Fetched, Failure> {
+    pub(crate) fn url(&self, url: &str, role: Role) -> Result<Fetched, Failure> {
         let bad = |e: git::GitSourceError| {
             Failure::usage(format!("cannot use the repository `{url}`: {e}"))
         };
         match GitSource::parse_context(url).map_err(bad)? {
-            Some(source) => self.repository(&source),
+            Some(mut source) => {
+                if role == Role::Main && source.keep_git_dir.is_none() {
+                    source.keep_git_dir = self.keeps_git_dir()?;
+                }
+                self.repository(&source)
+            }
             None => self.download(url),
         }
     }
 
+    /// The text of a Dockerfile on the web.
+    pub(crate) fn dockerfile(&self, url: &str) -> Result<Source, Failure> {
+        let path = self.dir()?.join("Dockerfile");
+        self.get(url, &path)?;
+        let bytes = fs::read(&path).map_err(|e| cannot_keep(&e))?;
+        Ok(Source {
+            name: url.to_owned(),
+            text: text_of(&bytes),
+        })
+    }
+
+    fn keeps_git_dir(&self) -> Result<Option<bool>, Failure> {
+        let args = settings::build_args(&self.args.build_arg, self.env);
+        let Some(value) = args.get(KEEP_GIT_DIR) else {
+            return Ok(None);
+        };
+        match value.as_str() {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+            "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+            _ => Err(Failure::usage(format!(
+                "--build-arg {KEEP_GIT_DIR}={value}: neither true nor false"
+            ))),
+        }
+    }
+
     fn repository(&self, source: &GitSource) -> Result<Fetched, Failure> {
+        let secrets = request::secrets(&self.args.secret, self.env)?;
+        let secret = |name: &str| -> Result<Option<String>, Failure> {
+            let ids = source.secret_ids(name);
+            let Some((id, secret)) = ids.iter().find_map(|id| secrets.get_key_value(id)) else {
+                return Ok(None);
+            };
+            let bytes = match secret {
+                SecretSource::Value(bytes) => bytes.clone(),
+                SecretSource::File(path) => fs::read(path).map_err(|e| {
+                    Failure::usage(format!("cannot read the file of secret {id}: {e}"))
+                })?,
+            };
+            Ok(Some(text_of(&bytes).trim_end().to_owned()))
+        };
         let settings = GitSettings {
             env: inputs::git_env(self.env),
+            token: secret("GIT_AUTH_TOKEN")?,
+            header: secret("GIT_AUTH_HEADER")?,
             ..GitSettings::default()
         };
         let dir = self.dir()?;
@@ -84,7 +151,12 @@ impl<'a> Fetcher<'a> {
     fn download(&self, url: &str) -> Result<Fetched, Failure> {
         let dir = self.dir()?;
         let path = dir.join("download");
-        let mut file = File::create_new(&path).map_err(|e| cannot_keep(&e))?;
+        self.get(url, &path)?;
+        archive_or_dockerfile(&path, &dir)
+    }
+
+    fn get(&self, url: &str, path: &Path) -> Result<(), Failure> {
+        let mut file = File::create_new(path).map_err(|e| cannot_keep(&e))?;
         let get = Get {
             url: url.to_owned(),
             ..Get::default()
@@ -92,7 +164,7 @@ impl<'a> Fetcher<'a> {
         self.registry
             .download(&get, &mut file)
             .map_err(|e| classify::failure(&e))?;
-        archive_or_dockerfile(&path, &dir)
+        Ok(())
     }
 
     /// Takes what comes on standard input.

@@ -70,7 +70,7 @@ pub(crate) fn run(
     let asked = cancel.clone();
     registry.canceled = Some(Canceled(Arc::new(move || asked.is_canceled())));
     let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
-    let fetcher = Fetcher::new(&store, &client, env);
+    let fetcher = Fetcher::new(&store, &client, args, env);
     let request = match known {
         Some(request) => request,
         None => request::request(args, env, Some(&fetcher))?,
@@ -229,9 +229,12 @@ impl Session<'_> {
             BuildError::Invalid(diagnostics) => Failure::from_diagnostics(source, diagnostics),
             BuildError::Image(image) => by_chain(error).at(source, image.span),
             BuildError::Epoch { span, .. } => by_chain(error).at(source, *span),
-            BuildError::Step(step) => self
-                .interrupted()
-                .unwrap_or_else(|| by_chain(&step.source).at(source, step.span)),
+            BuildError::Step(step) => self.interrupted().unwrap_or_else(|| {
+                let first = by_chain(&step.source).at(source, step.span);
+                step.others.iter().fold(first, |failure, other| {
+                    failure.and(by_chain(&other.source), other.span)
+                })
+            }),
             BuildError::Interrupted => self
                 .interrupted()
                 .unwrap_or_else(|| Failure::new(Kind::Bug, "the build gave up without a reason")),
