@@ -9,6 +9,7 @@ use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use rbuild::{
@@ -17,7 +18,8 @@ use rbuild::{
         read_dockerfile,
     },
     layer::archive,
-    registry::{Client, http::Get},
+    progress::{Event, Reporter as _, Vertex},
+    registry::{Client, Watched, http::Get},
     store::{Store, TempDir},
     tree::Tree,
 };
@@ -27,6 +29,7 @@ use super::{
     diagnostics::{Failure, Kind, Source},
     environment::Environment,
     inputs::{self, text_of},
+    progress::Renderer,
 };
 
 /// A file that is no archive is taken for a Dockerfile only up to this size; nobody writes larger ones.
@@ -45,15 +48,23 @@ pub(crate) struct Fetcher<'a> {
     store: &'a Store,
     registry: &'a Client,
     env: &'a Environment,
+    renderer: &'a Renderer,
     kept: RefCell<Vec<TempDir>>,
 }
 
 impl<'a> Fetcher<'a> {
-    pub(crate) fn new(store: &'a Store, registry: &'a Client, env: &'a Environment) -> Self {
+    /// Shows what it fetches as lines of work of their own.
+    pub(crate) fn new(
+        store: &'a Store,
+        registry: &'a Client,
+        env: &'a Environment,
+        renderer: &'a Renderer,
+    ) -> Self {
         Self {
             store,
             registry,
             env,
+            renderer,
             kept: RefCell::default(),
         }
     }
@@ -63,15 +74,41 @@ impl<'a> Fetcher<'a> {
         let bad = |e: git::GitSourceError| {
             Failure::usage(format!("cannot use the repository `{url}`: {e}"))
         };
-        match GitSource::parse_context(url).map_err(bad)? {
-            Some(source) => self.repository(&source),
-            None => self.download(url),
+        if let Some(source) = GitSource::parse_context(url).map_err(bad)? {
+            let name = format!("[internal] load git source {}", source.display_remote());
+            return self.shown(name, |_| self.repository(&source));
         }
+        let name = "[internal] load remote build context".to_owned();
+        self.shown(name, |vertex| self.download(url, vertex))
+    }
+
+    /// Does work that users see.
+    fn shown<T>(
+        &self,
+        name: String,
+        work: impl FnOnce(Vertex) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let vertex = self.renderer.next_vertex();
+        let begun = Instant::now();
+        self.renderer.event(Event::Started { vertex, name });
+        let result = work(vertex);
+        self.renderer.event(match &result {
+            Ok(_) => Event::Done {
+                vertex,
+                elapsed: begun.elapsed(),
+            },
+            Err(failure) => Event::Failed {
+                vertex,
+                message: failure.message().to_owned(),
+            },
+        });
+        result
     }
 
     fn repository(&self, source: &GitSource) -> Result<Fetched, Failure> {
         let settings = GitSettings {
             env: inputs::git_env(self.env),
+            canceled: self.registry.canceled(),
             ..GitSettings::default()
         };
         let dir = self.dir()?;
@@ -81,7 +118,7 @@ impl<'a> Fetcher<'a> {
         Ok(Fetched::Files(Arc::new(checkout.tree), time))
     }
 
-    fn download(&self, url: &str) -> Result<Fetched, Failure> {
+    fn download(&self, url: &str, vertex: Vertex) -> Result<Fetched, Failure> {
         let dir = self.dir()?;
         let path = dir.join("download");
         let mut file = File::create_new(&path).map_err(|e| cannot_keep(&e))?;
@@ -89,9 +126,23 @@ impl<'a> Fetcher<'a> {
             url: url.to_owned(),
             ..Get::default()
         };
-        self.registry
-            .download(&get, &mut file)
+        let tell = |current, total| {
+            self.renderer.event(Event::Transfer {
+                vertex,
+                // Not the address, which may have a password in it.
+                item: "context".to_owned(),
+                current,
+                total,
+            });
+        };
+        let got = self
+            .registry
+            .download(
+                &get,
+                &mut Watched::new(&mut file, &mut |current| tell(current, None)),
+            )
             .map_err(|e| classify::failure(&e))?;
+        tell(got.size, Some(got.size));
         archive_or_dockerfile(&path, &dir)
     }
 

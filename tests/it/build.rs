@@ -258,3 +258,24 @@ fn warnings_come_at_the_end_and_check_shows_their_places() {
         .success()
         .prints("TARGET    DESCRIPTION\nx         \n(default) \n");
 }
+
+/// For users a step begins when it can: not while it waits for another stage.
+#[test]
+fn a_step_begins_after_the_stages_that_it_needs() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM scratch AS first\nCOPY Dockerfile /one\nCOPY Dockerfile /two\nFROM scratch\nCOPY --from=first / /\n",
+    );
+    let outcome = env.run(&["build", "--progress=rawjson", "context"]);
+    let outcome = outcome.success();
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    let line = |name: &str, key: &str| {
+        lines
+            .iter()
+            .position(|line| line.contains(name) && line.contains(key))
+            .unwrap_or_else(|| panic!("{name} {key}: {lines:#?}"))
+    };
+    let last_needed = line("Dockerfile /two", "\"completed\"");
+    let begin = line("COPY --from=first", "\"started\"");
+    assert!(last_needed < begin, "{lines:#?}");
+}
