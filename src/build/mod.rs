@@ -68,6 +68,8 @@ pub struct Services<'a> {
     pub sandbox: &'a Sandbox,
     /// In which way, or why it cannot; everything else works.
     pub rung: &'a Result<Rung, Refusal>,
+    /// The number of the build's first line of work; those before it are the caller's.
+    pub first_vertex: Vertex,
     /// Takes what is to be told.
     pub reporter: &'a dyn Reporter,
     /// Asked for by the user, or by the build itself once something has failed.

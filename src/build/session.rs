@@ -39,14 +39,14 @@ impl<'a> Session<'a> {
             images: Images::default(),
             contexts: Contexts::default(),
             remotes: Remotes::default(),
-            vertices: AtomicU64::new(0),
+            vertices: AtomicU64::new(services.first_vertex.0),
             failed: AtomicBool::new(false),
         }
     }
 
     /// Begins a line of work that users see.
     pub(super) fn task(&self, name: impl Into<String>) -> Task<'_> {
-        let vertex = Vertex(1 + self.vertices.fetch_add(1, Ordering::Relaxed));
+        let vertex = Vertex(self.vertices.fetch_add(1, Ordering::Relaxed));
         let reporter = self.services.reporter;
         reporter.event(Event::Started {
             vertex,
@@ -124,6 +124,16 @@ impl Task<'_> {
         self.reporter.event(Event::Status {
             vertex: self.vertex,
             text: text.into(),
+        });
+    }
+
+    /// Tells how many bytes of something have come; `total` where that is known.
+    pub(super) fn transfer(&self, item: &str, current: u64, total: Option<u64>) {
+        self.reporter.event(Event::Transfer {
+            vertex: self.vertex,
+            item: item.to_owned(),
+            current,
+            total,
         });
     }
 

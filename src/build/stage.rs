@@ -20,7 +20,7 @@ use crate::{
     copy::{self, CopyError},
     layer::{Change, LayerBlob, WriteOptions, write_layer, write_layer_after},
     oci::{Digest, History},
-    plan::{Base, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
+    plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
     store::LayerRecord,
     tree::Tree,
@@ -224,6 +224,7 @@ impl Worker<'_> {
         if self.session.is_over() {
             return Err(BuildError::Interrupted);
         }
+        self.await_stages(&step.op)?;
         let task = self.session.task(step.label.clone());
         let outcome = match &step.op {
             Op::Run(op) => run_step::run(self, &task, step, op),
@@ -256,6 +257,30 @@ impl Worker<'_> {
                 })))
             }
         }
+    }
+
+    /// Waits for the stages that a step takes files from: a step begins, for users, when it can.
+    fn await_stages(&self, op: &Op) -> Result<(), BuildError> {
+        let mut origins = Vec::new();
+        match op {
+            Op::Copy(copy) => origins.push(&copy.from),
+            Op::Run(run) => {
+                for mount in &run.mounts {
+                    match &mount.kind {
+                        MountKind::Bind { from, .. } => origins.push(from),
+                        MountKind::Cache { from, .. } => origins.extend(from),
+                        _ => {}
+                    }
+                }
+            }
+            Op::Workdir(_) | Op::Config => {}
+        }
+        for origin in origins {
+            if let Origin::Stage(id) = origin {
+                wait(self.plan, self.results, *id)?;
+            }
+        }
+        Ok(())
     }
 
     fn workdir(&self, task: &Task<'_>, step: &Step, op: &WorkdirOp) -> Result<Outcome, StepError> {

@@ -94,6 +94,11 @@ struct Finding {
 }
 
 impl Failure {
+    /// What is wrong, in one line.
+    pub(crate) fn message(&self) -> &str {
+        self.findings.first().map_or("", |finding| &finding.message)
+    }
+
     /// A failure with one message.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {

@@ -9,6 +9,7 @@ use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use rbuild::{
@@ -18,7 +19,8 @@ use rbuild::{
         read_dockerfile,
     },
     layer::archive,
-    registry::{Client, http::Get},
+    progress::{Event, Reporter as _, Vertex},
+    registry::{Client, Watched, http::Get},
     store::{Store, TempDir},
     tree::Tree,
 };
@@ -29,6 +31,7 @@ use super::{
     diagnostics::{Failure, Kind, Source},
     environment::Environment,
     inputs::{self, text_of},
+    progress::Renderer,
     request, settings,
 };
 
@@ -60,21 +63,25 @@ pub(crate) struct Fetcher<'a> {
     registry: &'a Client,
     args: &'a BuildArgs,
     env: &'a Environment,
+    renderer: &'a Renderer,
     kept: RefCell<Vec<TempDir>>,
 }
 
 impl<'a> Fetcher<'a> {
+    /// Shows what it fetches as lines of work of their own.
     pub(crate) fn new(
         store: &'a Store,
         registry: &'a Client,
         args: &'a BuildArgs,
         env: &'a Environment,
+        renderer: &'a Renderer,
     ) -> Self {
         Self {
             store,
             registry,
             args,
             env,
+            renderer,
             kept: RefCell::default(),
         }
     }
@@ -84,21 +91,45 @@ impl<'a> Fetcher<'a> {
         let bad = |e: git::GitSourceError| {
             Failure::usage(format!("cannot use the repository `{url}`: {e}"))
         };
-        match GitSource::parse_context(url).map_err(bad)? {
-            Some(mut source) => {
-                if role == Role::Main && source.keep_git_dir.is_none() {
-                    source.keep_git_dir = self.keeps_git_dir()?;
-                }
-                self.repository(&source)
+        if let Some(mut source) = GitSource::parse_context(url).map_err(bad)? {
+            if role == Role::Main && source.keep_git_dir.is_none() {
+                source.keep_git_dir = self.keeps_git_dir()?;
             }
-            None => self.download(url),
+            let name = format!("[internal] load git source {}", source.display_remote());
+            return self.shown(name, |_| self.repository(&source));
         }
+        let name = "[internal] load remote build context".to_owned();
+        self.shown(name, |vertex| self.download(url, vertex))
+    }
+
+    /// Does work that users see.
+    fn shown<T>(
+        &self,
+        name: String,
+        work: impl FnOnce(Vertex) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let vertex = self.renderer.next_vertex();
+        let begun = Instant::now();
+        self.renderer.event(Event::Started { vertex, name });
+        let result = work(vertex);
+        self.renderer.event(match &result {
+            Ok(_) => Event::Done {
+                vertex,
+                elapsed: begun.elapsed(),
+            },
+            Err(failure) => Event::Failed {
+                vertex,
+                message: failure.message().to_owned(),
+            },
+        });
+        result
     }
 
     /// The text of a Dockerfile on the web.
     pub(crate) fn dockerfile(&self, url: &str) -> Result<Source, Failure> {
         let path = self.dir()?.join("Dockerfile");
-        self.get(url, &path)?;
+        let name = "[internal] load remote Dockerfile".to_owned();
+        self.shown(name, |vertex| self.get(url, &path, vertex))?;
         let bytes = fs::read(&path).map_err(|e| cannot_keep(&e))?;
         Ok(Source {
             name: url.to_owned(),
@@ -139,6 +170,7 @@ impl<'a> Fetcher<'a> {
             env: inputs::git_env(self.env),
             token: secret("GIT_AUTH_TOKEN")?,
             header: secret("GIT_AUTH_HEADER")?,
+            canceled: self.registry.canceled(),
             ..GitSettings::default()
         };
         let dir = self.dir()?;
@@ -148,22 +180,36 @@ impl<'a> Fetcher<'a> {
         Ok(Fetched::Files(Arc::new(checkout.tree), time))
     }
 
-    fn download(&self, url: &str) -> Result<Fetched, Failure> {
+    fn download(&self, url: &str, vertex: Vertex) -> Result<Fetched, Failure> {
         let dir = self.dir()?;
         let path = dir.join("download");
-        self.get(url, &path)?;
+        self.get(url, &path, vertex)?;
         archive_or_dockerfile(&path, &dir)
     }
 
-    fn get(&self, url: &str, path: &Path) -> Result<(), Failure> {
+    fn get(&self, url: &str, path: &Path, vertex: Vertex) -> Result<(), Failure> {
         let mut file = File::create_new(path).map_err(|e| cannot_keep(&e))?;
         let get = Get {
             url: url.to_owned(),
             ..Get::default()
         };
-        self.registry
-            .download(&get, &mut file)
+        let tell = |current, total| {
+            self.renderer.event(Event::Transfer {
+                vertex,
+                // Not the address, which may have a password in it.
+                item: "context".to_owned(),
+                current,
+                total,
+            });
+        };
+        let got = self
+            .registry
+            .download(
+                &get,
+                &mut Watched::new(&mut file, &mut |current| tell(current, None)),
+            )
             .map_err(|e| classify::failure(&e))?;
+        tell(got.size, Some(got.size));
         Ok(())
     }
 

@@ -333,3 +333,24 @@ fn proxies_of_the_command_line_are_stronger_than_env() {
     }
     outcome.success().says("got given given kept");
 }
+
+/// For users a step begins when it can: not while it waits for another stage.
+#[test]
+fn a_step_begins_after_the_stages_that_it_needs() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM scratch AS first\nCOPY Dockerfile /one\nCOPY Dockerfile /two\nFROM scratch\nCOPY --from=first / /\n",
+    );
+    let outcome = env.run(&["build", "--progress=rawjson", "context"]);
+    let outcome = outcome.success();
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    let line = |name: &str, key: &str| {
+        lines
+            .iter()
+            .position(|line| line.contains(name) && line.contains(key))
+            .unwrap_or_else(|| panic!("{name} {key}: {lines:#?}"))
+    };
+    let last_needed = line("Dockerfile /two", "\"completed\"");
+    let begin = line("COPY --from=first", "\"started\"");
+    assert!(last_needed < begin, "{lines:#?}");
+}

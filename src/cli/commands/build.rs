@@ -70,10 +70,13 @@ pub(crate) fn run(
     let asked = cancel.clone();
     registry.canceled = Some(Canceled(Arc::new(move || asked.is_canceled())));
     let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
-    let fetcher = Fetcher::new(&store, &client, args, env);
+    let fetcher = Fetcher::new(&store, &client, args, env, &renderer);
     let request = match known {
         Some(request) => request,
-        None => request::request(args, env, Some(&fetcher))?,
+        None => request::request(args, env, Some(&fetcher)).map_err(|failure| {
+            renderer.finish();
+            interruption(&received).unwrap_or(failure)
+        })?,
     };
     let services = Services {
         store: &store,
@@ -81,6 +84,7 @@ pub(crate) fn run(
         rung,
         registry: &client,
         sandbox: &sandbox,
+        first_vertex: renderer.next_vertex(),
         reporter: &*renderer,
         cancel: &cancel,
         clock: jiff::Timestamp::now,
@@ -208,8 +212,7 @@ impl Session<'_> {
 
     /// What a signal makes of an error that it caused.
     fn interrupted(&self) -> Option<Failure> {
-        let signal = self.received.get()?;
-        Some(Failure::new(Kind::Interrupted(signal), "interrupted"))
+        interruption(self.received)
     }
 
     /// What is to be said of an error of the build.
@@ -241,6 +244,11 @@ impl Session<'_> {
             _ => by_chain(error),
         }
     }
+}
+
+fn interruption(received: &Received) -> Option<Failure> {
+    let signal = received.get()?;
+    Some(Failure::new(Kind::Interrupted(signal), "interrupted"))
 }
 
 /// What a command line wants of the result.

@@ -152,7 +152,11 @@ fn an_archive_on_the_web_is_the_context() {
     });
     let env = TestEnv::new();
     let url = format!("http://{address}/context.tar");
-    build_from_stdin(&env, &[&url], b"").success();
+    build_from_stdin(&env, &[&url], b"")
+        .success()
+        .says("#1 [internal] load remote build context\n")
+        .says("#1 context ")
+        .says("#1 DONE");
     assert_eq!(output(&env, "data"), "from the archive\n");
     env.dockerfile("FROM scratch\nCOPY --from=files data /named\n");
     let named = format!("files={url}");
