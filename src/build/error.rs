@@ -136,6 +136,9 @@ pub enum StepError {
     /// No process can be run in the way that was asked for.
     #[error(transparent)]
     NoSandbox(Refusal),
+    /// Neither an image nor a command line says what to run.
+    #[error("the image names no program to run; give one after its name")]
+    NoProgram,
     /// The step is for another kind of machine, and nothing here can run its programs.
     #[error(
         "RUN for {platform} needs an interpreter on this {host} machine, and none is registered"

@@ -9,6 +9,7 @@
 //! interrupted leaves the records of its finished steps, and nothing half done.
 
 mod blobs;
+mod container;
 mod contexts;
 mod copy_step;
 mod earlier;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use blobs::{BlobOrigin, Blobs};
+pub use container::{Container, ContainerServices, run_container};
 pub use error::{BuildError, FailedImage, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};

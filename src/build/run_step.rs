@@ -33,7 +33,8 @@ use crate::{
 };
 
 /// Where a process finds programs when nothing says so.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where the scripts of heredocs are.
 const SCRIPTS: &str = "/dev/pipes";
 
@@ -176,6 +177,7 @@ fn execute(
         shm_size: session.request.shm_size,
         ulimits: session.request.ulimits.clone(),
         insecure: op.insecure,
+        streams: sandbox::Streams::Output,
         rootfs: ground.rootfs(),
     };
     let reporter = session.services.reporter;
@@ -215,7 +217,7 @@ fn execute(
 }
 
 /// The supplementary groups of a process: containerd counts the main one among them, and `id` shows that.
-fn groups(gid: u32, others: &[u32]) -> Vec<u32> {
+pub(super) fn groups(gid: u32, others: &[u32]) -> Vec<u32> {
     let others = others.iter().copied().filter(|other| *other != gid);
     std::iter::once(gid).chain(others).collect()
 }

@@ -12,7 +12,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{build_args::BuildArgs, registry_args::RegistryArgs, values::Pair};
+use super::{build_args::BuildArgs, registry_args::RegistryArgs, run_args::RunArgs, values::Pair};
 
 const AFTER_HELP: &str = "\
 `rbuild [OPTIONS] CONTEXT` is short for `rbuild build [OPTIONS] CONTEXT`; `rbuild build --help` lists the options.
@@ -46,6 +46,8 @@ pub(crate) enum Command {
     /// Build an image from a Dockerfile (the default command)
     #[command(visible_alias = "b")]
     Build(Box<BuildArgs>),
+    /// Run a program of an image of the store, on this machine's network
+    Run(Box<RunArgs>),
     /// List the images in the store
     #[command(visible_alias = "ls")]
     Images(ImagesArgs),

@@ -142,7 +142,7 @@ fn allowed(entitlements: &[String]) -> Result<Allowed, Failure> {
 /// Steps see the network of this machine, so its own address is the gateway.
 const HOST_GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn hosts(hosts: &[Host]) -> Vec<(String, IpAddr)> {
+pub(crate) fn hosts(hosts: &[Host]) -> Vec<(String, IpAddr)> {
     hosts
         .iter()
         .map(|host| (host.name.clone(), host.address.unwrap_or(HOST_GATEWAY)))

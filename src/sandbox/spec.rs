@@ -48,6 +48,8 @@ pub struct ProcessSpec {
     pub ulimits: Vec<Ulimit>,
     /// Gives all capabilities and no system call filter: `RUN --security=insecure`.
     pub insecure: bool,
+    /// Where its standard streams lead.
+    pub streams: Streams,
     /// The root directory.
     pub rootfs: Rootfs,
 }
@@ -70,9 +72,22 @@ impl ProcessSpec {
             shm_size: None,
             ulimits: Vec::new(),
             insecure: false,
+            streams: Streams::default(),
             rootfs,
         }
     }
+}
+
+/// Where the standard streams of a process lead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Streams {
+    /// Nothing to read; output is taken.
+    #[default]
+    Output,
+    /// It reads what this program would; output is taken.
+    Input,
+    /// All three are those of this program, as they are: a terminal stays one.
+    Same,
 }
 
 /// The network of a process.

@@ -17,5 +17,6 @@ mod plan;
 mod readme;
 mod registry;
 mod rootless;
+mod run;
 mod sandbox;
 mod store;

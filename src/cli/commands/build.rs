@@ -113,7 +113,7 @@ pub(crate) fn run(
 }
 
 /// How states are kept on disk for processes with the ids that there are here.
-fn state_style(rung: Option<Rung>) -> Style {
+pub(crate) fn state_style(rung: Option<Rung>) -> Style {
     let map = IdMap::current().unwrap_or(IdMap::Single);
     match map {
         IdMap::Full if rung.is_some() => Style {
@@ -397,7 +397,7 @@ fn export_name(spec: &OutputSpec) -> &'static str {
 }
 
 /// The servers that this machine asks for names, for steps on its network.
-fn host_resolv_conf() -> Vec<u8> {
+pub(crate) fn host_resolv_conf() -> Vec<u8> {
     let mut conf = fs::read("/etc/resolv.conf").ok();
     if conf.as_deref().is_some_and(is_stub)
         && let Ok(servers) = fs::read(RESOLVED_CONF)

@@ -8,6 +8,7 @@ mod images;
 mod manifest;
 mod plan;
 mod registry;
+mod run;
 
 use std::{path::Path, process::ExitCode};
 
@@ -20,6 +21,7 @@ use super::{
     diagnostics::Failure,
     environment::Environment,
     namespace::{self, Place},
+    run_args::RunArgs,
     settings, stdout,
 };
 
@@ -29,6 +31,7 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
     let open = || Store::open(&root.clone()?).map_err(|e| classify::failure(&e));
     match cli.command {
         Command::Build(args) => return build(&args, &root?, env),
+        Command::Run(args) => return run_image(&args, &root?, env),
         Command::Images(args) => images::list(&open()?, &args),
         Command::Tag(args) => images::tag(&open()?, &args),
         Command::Rmi(args) => images::remove(&open()?, &args),
@@ -52,6 +55,15 @@ fn build(args: &BuildArgs, root: &Path, env: &Environment) -> Result<ExitCode, F
     let isolation = settings::isolation(args.isolation, env)?;
     match namespace::enter(isolation, root, env) {
         Place::Here(rung) => build::run(args, root, env, &rung).map(|()| ExitCode::SUCCESS),
+        Place::Finished(status) => Ok(ExitCode::from(status)),
+    }
+}
+
+/// Runs a program of an image, in a user namespace where that takes one.
+fn run_image(args: &RunArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
+    let isolation = settings::isolation(args.isolation, env)?;
+    match namespace::enter(isolation, root, env) {
+        Place::Here(rung) => run::run(args, root, env, &rung),
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }
 }
