@@ -4,6 +4,7 @@ mod archive;
 mod build;
 mod check;
 mod doctor;
+mod explain;
 mod images;
 mod manifest;
 mod plan;
@@ -12,6 +13,8 @@ mod registry;
 use std::{path::Path, process::ExitCode};
 
 use rbuild::store::Store;
+
+use build::Purpose;
 
 use super::{
     args::{Cli, Command, DataFormat, VersionArgs},
@@ -28,7 +31,10 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
     let root = settings::store_root(cli.root, env);
     let open = || Store::open(&root.clone()?).map_err(|e| classify::failure(&e));
     match cli.command {
-        Command::Build(args) => return build(&args, &root?, env),
+        Command::Build(args) => return build(&args, &root?, env, Purpose::Build),
+        Command::Explain(args) => {
+            return build(&args.build, &root?, env, Purpose::Explain(args.format));
+        }
         Command::Images(args) => images::list(&open()?, &args),
         Command::Tag(args) => images::tag(&open()?, &args),
         Command::Rmi(args) => images::remove(&open()?, &args),
@@ -48,10 +54,17 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
 }
 
 /// Builds in a user namespace where that takes one.
-fn build(args: &BuildArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
+fn build(
+    args: &BuildArgs,
+    root: &Path,
+    env: &Environment,
+    purpose: Purpose,
+) -> Result<ExitCode, Failure> {
     let isolation = settings::isolation(args.isolation, env)?;
     match namespace::enter(isolation, root, env) {
-        Place::Here(rung) => build::run(args, root, env, &rung).map(|()| ExitCode::SUCCESS),
+        Place::Here(rung) => {
+            build::run(args, root, env, &rung, purpose).map(|()| ExitCode::SUCCESS)
+        }
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }
 }
