@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     error::StepError,
+    explain::{Keyed, file_list, origin_name},
     session::{Session, Task},
     stage::{Outcome, Worker, write_after},
 };
@@ -44,7 +45,12 @@ pub(super) fn run(
         content: content.digest,
         owner,
     });
-    worker.cached(step, &key, || {
+    let from = origin_name(worker.plan, &op.from);
+    let keyed = Keyed {
+        key,
+        files: vec![file_list("content", from, content)],
+    };
+    worker.cached(step, task, &keyed, || {
         let parent: Arc<dyn Tree> = worker.tree(task.vertex)?;
         // Needed until the layer is written.
         let scratch = session.services.store.temp_dir()?;

@@ -89,6 +89,9 @@ pub struct FailedStep {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
+    /// What the step needs is made by this step, which a prediction does not execute. Never the error of a build.
+    #[error("depends on what {0} makes")]
+    Unsettled(String),
     /// The process exited with another status than 0.
     #[error("process {command:?} did not complete successfully: exit code: {code}")]
     Exit {

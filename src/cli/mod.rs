@@ -13,6 +13,7 @@ mod classify;
 mod commands;
 mod diagnostics;
 mod environment;
+mod explain;
 mod export;
 mod inputs;
 mod namespace;

@@ -57,6 +57,7 @@ pub(crate) fn request(
         labels: pairs(&args.label),
         no_cache: no_cache(args),
         pull: args.pull,
+        explain: args.explain.is_some(),
         network,
         add_hosts: hosts(&args.add_host),
         secrets: secrets(&args.secret, env)?,

@@ -43,8 +43,12 @@ pub struct SourceContent {
 pub struct ContentEntry {
     /// The path in the tree of its source, symbolic links above it followed.
     pub path: PathBuf,
+    /// Its permissions; 0 for what is written in the Dockerfile.
+    pub mode: u32,
     /// A digest of its type, metadata and bytes.
     pub digest: Digest,
+    /// The digest of a file's bytes alone; `None` for an empty one, and for the further names of a file.
+    pub bytes: Option<Digest>,
 }
 
 /// The content of the sources of `COPY` or `ADD`; `trees` as in [`super::CopyRequest`]. Every file is hashed, on several
@@ -96,6 +100,7 @@ pub fn content_digest(op: &CopyOp, trees: &[Arc<dyn Tree>]) -> Result<SourceCont
                 mark.bytes("content", content.as_bytes());
                 records.push(Record {
                     path: name.into(),
+                    mode: 0,
                     header: mark,
                     file: None,
                 })?;
@@ -125,6 +130,7 @@ pub fn mounted_content(tree: &Arc<dyn Tree>, source: &str) -> Result<SourceConte
 /// One path found, its bytes not read yet.
 struct Record {
     path: PathBuf,
+    mode: u32,
     header: Encoder,
     /// The tree of the file at the path, where its bytes belong to the record.
     file: Option<Arc<dyn Tree>>,
@@ -154,14 +160,18 @@ impl Records {
     fn settle(&mut self) -> Result<(), CopyError> {
         let mut digests = file_digests(&self.waiting)?.into_iter().peekable();
         for (i, mut record) in self.waiting.drain(..).enumerate() {
-            if let Some((_, digest)) = digests.next_if(|(of, _)| *of == i) {
+            let bytes = digests.next_if(|(of, _)| *of == i);
+            let bytes = bytes.map(|(_, digest)| digest);
+            if let Some(digest) = &bytes {
                 record.header.bytes("bytes", digest.to_string().as_bytes());
             }
             let digest = sha256(&record.header.0);
             self.all.update(digest.to_string().as_bytes());
             self.entries.push(ContentEntry {
                 path: record.path,
+                mode: record.mode,
                 digest,
+                bytes,
             });
         }
         Ok(())
@@ -215,6 +225,7 @@ impl Walk<'_> {
             header.bytes("contents", b"");
             self.records.push(Record {
                 path: from.clone(),
+                mode: 0,
                 header,
                 file: None,
             })?;
@@ -331,6 +342,7 @@ fn header_of(path: &Path, below: &Path, metadata: &Metadata) -> Record {
     }
     Record {
         path: path.to_owned(),
+        mode: metadata.mode,
         header,
         file: None,
     }

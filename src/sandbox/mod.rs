@@ -50,7 +50,7 @@ pub use obstacle::Obstacle;
 pub use probe::{Ability, Check, Identity, Probe};
 pub use run::{Cancel, Sandbox, Signals};
 pub use spec::{
-    Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, SHM_SIZE, Streams, Ulimit,
+    Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Streams, Ulimit,
 };
 pub use userns::{Entry, NamespaceError, Program, enter_user_namespace, is_privileged};
 pub use users::{User, UserError, find_group, find_user};

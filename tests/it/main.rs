@@ -9,6 +9,7 @@ mod command_line;
 mod contexts;
 mod copy;
 mod doctor;
+mod explain;
 mod interrupt;
 mod language;
 mod language_laws;
