@@ -153,7 +153,7 @@ fn a_git_repository_that_does_not_come_can_be_given_up() {
             break connection;
         }
         let is_over = child.try_wait().expect("a status").is_some();
-        if is_over || begun.elapsed() > Duration::from_secs(60) {
+        if is_over || begun.elapsed() > Duration::from_mins(1) {
             child.kill().ok();
             child.wait().expect("a status");
             let mut said = String::new();
