@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     error::StepError,
+    explain::{Keyed, file_list, origin_name},
     session::{Session, Task},
     stage::{Outcome, Worker, write_after},
 };
@@ -31,34 +32,36 @@ pub(super) fn run(
 ) -> Result<Outcome, StepError> {
     let session = worker.session;
     let question = worker.sources_question(op)?;
-    let known = question.map(|question| worker.digest_answer(question));
-    let mut trees = None;
-    let content = if let Some(content) = known.transpose()?.flatten() {
+    let (mut trees, mut listed) = (None, None);
+    let content = if let Some(content) = worker.known_content(&op.from, question)? {
         content
     } else {
         let found = source_trees(worker, task, &step.label, op)?;
-        let content = copy::content_digest(op, &found)?.digest;
-        trees = Some(found);
-        if let Some(question) = question {
-            worker.found_out(question, &content.to_string())?;
-        }
-        content
+        let content = copy::content_digest(op, &found)?;
+        let digest = content.digest;
+        worker.found_out(question, &digest.to_string())?;
+        (trees, listed) = (Some(found), Some(content));
+        digest
     };
     let is_linked = copy::is_linked(op);
     let owner = match &op.chown {
-        Some(spec) => {
-            let owner = worker.owner(spec, task.vertex)?;
-            Some((owner.uid, owner.gid))
-        }
+        Some(spec) => Some(worker.owner(task, spec, is_linked)?),
         None => None,
     };
+    let owner = owner.map(|owner| (owner.uid, owner.gid));
     let key = copy_key(&CopyInputs {
         parent: if is_linked { None } else { worker.root.chain() },
         op,
         content,
         owner,
     });
-    worker.cached(step, &key, || {
+    let from = origin_name(worker.plan, &op.from);
+    let files = listed.map(|content| file_list("content", from, content));
+    let keyed = Keyed {
+        key,
+        files: files.into_iter().collect(),
+    };
+    worker.cached(step, task, &keyed, || {
         let trees = match trees {
             Some(trees) => trees,
             None => source_trees(worker, task, &step.label, op)?,

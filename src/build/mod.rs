@@ -9,14 +9,17 @@
 //! interrupted leaves the records of its finished steps, and nothing half done.
 
 mod blobs;
+mod container;
 mod contexts;
 mod copy_step;
 mod earlier;
 mod error;
+mod explain;
 mod foreign;
 mod ground;
 mod image;
 mod image_source;
+mod inputs;
 mod planning;
 mod remote;
 mod request;
@@ -33,6 +36,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use blobs::{BlobOrigin, Blobs};
+pub use container::{Container, ContainerServices, run_container};
 pub use error::{BuildError, FailedImage, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
@@ -40,6 +44,7 @@ pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSourc
 use crate::{
     cache::remote::RemoteCache,
     dockerfile::lint::Warning,
+    explain::Explanation,
     oci::{ConfigFile, Descriptor, Platform},
     plan::{Outline, Plan},
     progress::{Reporter, Vertex},
@@ -65,14 +70,14 @@ pub struct Services<'a> {
 
     /// Caches that other machines can reach.
     pub remote_cache: &'a RemoteCache,
-    /// Vertices are counted from the one after this: 0, unless something was told before.
-    pub last_vertex: u64,
     /// Talks to registries and web servers.
     pub registry: &'a registry::Client,
     /// Runs processes.
     pub sandbox: &'a Sandbox,
     /// In which way, or why it cannot; everything else works.
     pub rung: &'a Result<Rung, Refusal>,
+    /// The number of the build's first line of work; those before it are the caller's.
+    pub first_vertex: Vertex,
     /// Takes what is to be told.
     pub reporter: &'a dyn Reporter,
     /// Asked for by the user, or by the build itself once something has failed.
@@ -164,13 +169,38 @@ impl BuildResult {
 
 /// Carries out a build.
 pub fn build(request: &BuildRequest, services: &Services<'_>) -> Result<BuildResult, BuildError> {
+    build_explained(request, services).0
+}
+
+/// Carries out a build, and tells of the steps that were looked at, also when one of them failed; of none unless the
+/// request wants explanations.
+pub fn build_explained(
+    request: &BuildRequest,
+    services: &Services<'_>,
+) -> (Result<BuildResult, BuildError>, Explanation) {
     let session = Session::new(request, services);
-    let outcome = run(&session);
+    let mut outcome = run(&session);
+    session.contexts.save();
+    if services.cancel.is_canceled() && !session.has_failed() {
+        outcome = Err(BuildError::Interrupted);
+    }
+    (outcome, session.explained.take())
+}
+
+/// Tells which steps a build would take from the cache and which it would execute, and why, and executes none. Base
+/// images are looked up, and what keys depend on is fetched.
+pub fn predict(request: &BuildRequest, services: &Services<'_>) -> Result<Explanation, BuildError> {
+    let mut session = Session::new(request, services);
+    session.predicts = true;
+    let outcome = plans(&session).and_then(|(plans, _)| {
+        for_each_platform(&plans, |plan| run_stages(&session, plan).map(drop))
+    });
     session.contexts.save();
     if services.cancel.is_canceled() && !session.has_failed() {
         return Err(BuildError::Interrupted);
     }
-    outcome
+    outcome?;
+    Ok(session.explained.take())
 }
 
 /// What there is to say of a Dockerfile without building it.
@@ -195,7 +225,8 @@ pub fn check(request: &BuildRequest, services: &Services<'_>) -> Checked {
     }
 }
 
-fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
+/// The plan of each platform, and findings about the Dockerfile.
+fn plans(session: &Session<'_>) -> Result<(Vec<Plan>, Vec<Warning>), BuildError> {
     let file = planning::load(session)?;
     let mut plans = Vec::new();
     let mut warnings = Vec::new();
@@ -208,10 +239,18 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
         }
         plans.push(planned.plan);
     }
+    Ok((plans, warnings))
+}
+
+fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
+    let (plans, warnings) = plans(session)?;
+    inputs::check(session, &plans)?;
     let images = loop {
-        match carry_out(session, &plans) {
+        match for_each_platform(&plans, |plan| build_platform(session, plan)) {
             // What is done is in the cache by now, and what was lost is in none any longer.
-            Err(_) if session.take_lost() && !session.is_over() => {}
+            Err(_) if session.take_lost() && !session.is_over() => {
+                session.explained.take();
+            }
             outcome => break outcome?,
         }
     };
@@ -224,12 +263,16 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
     })
 }
 
-/// The images of all plans, built side by side.
-fn carry_out(session: &Session<'_>, plans: &[Plan]) -> Result<Vec<BuiltImage>, BuildError> {
+/// Does something with all plans at the same time.
+fn for_each_platform<T: Send>(
+    plans: &[Plan],
+    work: impl Fn(&Plan) -> Result<T, BuildError> + Sync,
+) -> Result<Vec<T>, BuildError> {
+    let work = &work;
     std::thread::scope(|scope| {
         let threads: Vec<_> = plans
             .iter()
-            .map(|plan| scope.spawn(|| build_platform(session, plan)))
+            .map(|plan| scope.spawn(move || work(plan)))
             .collect();
         let outcomes = threads.into_iter().map(|thread| {
             thread
@@ -256,7 +299,8 @@ fn first_cause<T>(outcomes: Vec<Result<T, BuildError>>) -> Result<Vec<T>, BuildE
     interrupted.map_or(Ok(values), Err)
 }
 
-fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, BuildError> {
+/// Carries out all stages of a plan.
+fn run_stages(session: &Session<'_>, plan: &Plan) -> Result<Vec<Arc<StageResult>>, BuildError> {
     let outcomes = schedule::run_all(plan.stages.len(), |index, results| {
         let outcome = stage::run(session, plan, index, results);
         // A stage that waits for one with a lost layer gives up too, but the build goes on.
@@ -265,7 +309,11 @@ fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, Buil
         }
         outcome
     });
-    let results = first_cause(outcomes)?;
+    first_cause(outcomes)
+}
+
+fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, BuildError> {
+    let results = run_stages(session, plan)?;
     let target = plan.stages.iter().position(|stage| stage.id == plan.target);
     let target = target.expect("a plan holds its target");
     Ok(put_together(session, plan, target, &results[target]))

@@ -1,6 +1,6 @@
 //! What a build takes from remote caches, and what it notes for them.
 
-use super::{blobs::BlobOrigin, error::StepError, session::Session, stage::Worker};
+use super::{blobs::BlobOrigin, error::StepError, root::Root, session::Session, stage::Worker};
 use crate::{
     cache::{
         CacheUse, Key, Question, StepRecord,
@@ -9,7 +9,6 @@ use crate::{
     copy,
     oci::{ChainId, Digest},
     plan::{Base, CopyOp, Origin, Plan, StageId},
-    progress::Vertex,
 };
 
 impl Session<'_> {
@@ -42,6 +41,9 @@ impl Session<'_> {
 impl Worker<'_> {
     /// The result that a remote cache has for a step.
     pub(super) fn imported(&self, key: &Key) -> Result<Option<StepRecord>, StepError> {
+        if self.cache_use() == CacheUse::Off {
+            return Ok(None);
+        }
         let Some(loaded) = self.session.imported() else {
             return Ok(None);
         };
@@ -102,25 +104,48 @@ impl Worker<'_> {
         Ok(self.origin_root(origin)?.and_then(|root| root.chain()))
     }
 
-    /// The numbers of an owner that may be given by name.
-    pub(super) fn owner(&self, spec: &str, vertex: Vertex) -> Result<copy::Owner, StepError> {
-        // The state below need not be looked into, which may spare fetching it.
-        if let Some(owner) = copy::owner_by_number(spec) {
-            return Ok(owner);
+    /// The digest of files of a state, if it is known. A state whose layers are all here is looked at instead: that
+    /// tells which files there are.
+    pub(super) fn known_content(
+        &self,
+        origin: &Origin,
+        question: Option<Question>,
+    ) -> Result<Option<Digest>, StepError> {
+        let Some(question) = question else {
+            return Ok(None);
+        };
+        match self.origin_root(origin)? {
+            Some(root) if !self.is_here(&root)? => {
+                Ok(self.answer(question)?.and_then(|text| text.parse().ok()))
+            }
+            _ => Ok(None),
         }
-        let question = Question::owner(self.root.chain(), spec);
-        if let Some(answer) = self.answer(question)?
-            && let Some(owner) = copy::owner_by_number(&answer)
-        {
-            return Ok(owner);
+    }
+
+    /// The numbers of an owner, if they are known.
+    pub(super) fn known_owner(
+        &self,
+        question: Option<Question>,
+    ) -> Result<Option<copy::Owner>, StepError> {
+        let Some(question) = question else {
+            return Ok(None);
+        };
+        let answer = self.answer(question)?;
+        Ok(answer.and_then(|text| copy::owner_by_number(&text)))
+    }
+
+    fn is_here(&self, root: &Root) -> Result<bool, StepError> {
+        let store = self.session.services.store;
+        for layer in root.layers() {
+            if !store.has(&layer.descriptor)? {
+                return Ok(false);
+            }
         }
-        let owner = copy::find_owner(spec, &*self.tree(vertex)?)?.owner;
-        self.found_out(question, &format!("{}:{}", owner.uid, owner.gid))?;
-        Ok(owner)
+        Ok(true)
     }
 
     /// An answer that is known.
-    pub(super) fn answer(&self, question: Question) -> Result<Option<String>, StepError> {
+    fn answer(&self, question: Question) -> Result<Option<String>, StepError> {
         if self.cache_use() == CacheUse::Off {
             return Ok(None);
         }
@@ -134,20 +159,22 @@ impl Worker<'_> {
         match loaded.and_then(|loaded| loaded.answer(question)) {
             Some(answer) => {
                 let answer = answer.to_owned();
-                self.found_out(question, &answer)?;
+                self.found_out(Some(question), &answer)?;
                 Ok(Some(answer))
             }
             None => Ok(None),
         }
     }
 
-    /// An answer that is known and is a digest.
-    pub(super) fn digest_answer(&self, question: Question) -> Result<Option<Digest>, StepError> {
-        Ok(self.answer(question)?.and_then(|text| text.parse().ok()))
-    }
-
-    /// Keeps an answer.
-    pub(super) fn found_out(&self, question: Question, answer: &str) -> Result<(), StepError> {
+    /// Keeps an answer, if that was the question.
+    pub(super) fn found_out(
+        &self,
+        question: Option<Question>,
+        answer: &str,
+    ) -> Result<(), StepError> {
+        let Some(question) = question else {
+            return Ok(());
+        };
         let services = self.session.services;
         question.remember(services.store, answer)?;
         services.remote_cache.trail.fact(question, answer);

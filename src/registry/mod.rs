@@ -48,7 +48,7 @@ pub use docker_config::{DockerConfig, parse_docker_config};
 pub use document::{Document, Image, select};
 pub use error::Error;
 pub use exchange::{Content, Exchange, Reply};
-pub use fetch::BlobSink;
+pub use fetch::{BlobSink, Watched};
 pub use mirrors::{RegistriesConf, parse_registries_conf};
 pub use pull::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
 pub use push::{Pushed, Upload};

@@ -3,7 +3,8 @@
 //! ```text
 //! layers/DIFFID/BLOB   what is known of a layer: its descriptor and its table of contents
 //! steps/KE/KEY         the result of a step, by its cache key (KE: the first two digits)
-//! steps/at/POSITION    the key and inputs a step had last time, by where it stands
+//! steps/at/PLACE       what a step looked like last time, by where it stands
+//! steps/files/PLACE    which files it read then
 //! steps/facts/QUESTION what was found out about a state
 //! ```
 //! A record begins with `rbuild 1 sha256:HEX\n`, the format and the digest of the rest. They are written without
@@ -56,10 +57,12 @@ pub enum Found<T> {
 pub enum StepFolder {
     /// By cache key.
     Key,
-    /// By position.
+    /// What a step looked like last time, by its place.
     Position,
     /// Answers by question.
     Fact,
+    /// Which files it read then, by the same.
+    Files,
 }
 
 impl Store {
@@ -138,6 +141,7 @@ impl Store {
             StepFolder::Key => &hex[..2],
             StepFolder::Position => "at",
             StepFolder::Fact => "facts",
+            StepFolder::Files => "files",
         };
         self.root.join("steps").join(shard).join(hex)
     }

@@ -113,11 +113,6 @@ impl Renderer {
         Vertex(state.last)
     }
 
-    /// The number of the last vertex so far.
-    pub(crate) fn last_vertex(&self) -> u64 {
-        self.shared.state().last
-    }
-
     /// Shows what is left, and gives the steps that failed.
     pub(crate) fn finish(&self) -> Vec<FailedStep> {
         self.stop();
