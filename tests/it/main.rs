@@ -20,4 +20,5 @@ mod registry;
 mod rootless;
 mod run;
 mod sandbox;
+mod stat_cache;
 mod store;

@@ -10,6 +10,7 @@ mod manifest;
 mod plan;
 mod registry;
 mod run;
+mod warm;
 
 use std::{path::Path, process::ExitCode};
 
@@ -43,6 +44,7 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
         Command::Rmi(args) => images::remove(&open()?, &args),
         Command::Push(args) => registry::push(&open()?, &args, env),
         Command::Pull(args) => registry::pull(&open()?, &args, env),
+        Command::Warm(args) => warm::run(&open()?, &args, env),
         Command::Manifest(args) => manifest::run(&open()?, &args, env),
         Command::Inspect(args) => images::inspect(&open()?, &args),
         Command::Save(args) => archive::save(&open()?, &args, env),
