@@ -46,7 +46,7 @@ fn opened(env: &TestEnv) -> Option<Vec<String>> {
 }
 
 #[test]
-fn an_unchanged_context_is_not_read_and_of_a_changed_one_what_changed() {
+fn an_unchanged_context_is_not_read_and_what_changed_is() {
     if Command::new("strace").arg("-V").output().is_err() {
         eprintln!("skipped: there is no strace");
         return;
@@ -65,7 +65,7 @@ fn an_unchanged_context_is_not_read_and_of_a_changed_one_what_changed() {
     let unchanged = opened(&env).expect("traced before");
     assert_eq!(unchanged, [""; 0]);
     env.file("src/0/7", "other\n");
-    let mut changed = opened(&env).expect("traced before");
-    changed.dedup();
-    assert_eq!(changed, ["0/7"]);
+    // Its neighbours in the layer may be read with it.
+    let changed = opened(&env).expect("traced before");
+    assert!(changed.contains(&"0/7".to_owned()), "{changed:?}");
 }
