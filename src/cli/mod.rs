@@ -6,6 +6,7 @@
 //! ```
 //! This is the only place that prints, reads the environment, or knows exit codes.
 
+mod ago;
 mod args;
 mod build_args;
 mod call;
