@@ -10,6 +10,7 @@ mod contexts;
 mod copy;
 mod doctor;
 mod explain;
+mod hardening;
 mod interrupt;
 mod language;
 mod language_laws;

@@ -28,6 +28,7 @@ use crate::cli::{
     diagnostics::{self, Failure, Kind, Source},
     environment::Environment,
     export::{self, Export},
+    namespace,
     progress::Renderer,
     remote::Fetcher,
     request::{self, LOCAL_DELETE},
@@ -73,6 +74,7 @@ pub(crate) fn run(
     let colour = settings::colour(env);
 
     let store = Store::open(root).map_err(|e| classify::failure(&e))?;
+    let _states = namespace::shelter_states(&store, rung, env)?;
     let cancel = Cancel::new()
         .map_err(|e| Failure::new(Kind::Machine, format!("cannot make a build: {e}")))?;
     let received = signals::watch(cancel.clone())?;
