@@ -43,7 +43,7 @@ mod steps;
 
 pub use content::content_digest;
 pub use key::{Input, Key, KeyBuilder};
-pub use record::{CacheUse, Change, Lookup, MissReason, Position, StepRecord};
+pub use record::{CacheUse, Change, Lookup, MissReason, Position, StepRecord, key_at_position};
 pub use steps::{
     CopyInputs, MountContent, RunInputs, Ulimit, WorkdirInputs, copy_key, run_key, workdir_key,
 };

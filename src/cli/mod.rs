@@ -8,6 +8,7 @@
 
 mod args;
 mod build_args;
+mod cache_args;
 mod call;
 mod classify;
 mod commands;

@@ -173,6 +173,7 @@ fn to_estargz(
             descriptor,
             created: super::rfc3339(0),
             content: None,
+            label: "layer for an output".to_owned(),
         };
         key.record(store, position, &record)?;
         record
@@ -245,6 +246,7 @@ fn remembered(
         descriptor,
         created: super::rfc3339(limit.unwrap_or(0)),
         content: None,
+        label: "layer for an output".to_owned(),
     };
     key.record(store, position, &record)?;
     Ok(record)

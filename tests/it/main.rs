@@ -19,3 +19,4 @@ mod registry;
 mod rootless;
 mod sandbox;
 mod store;
+mod upkeep;

@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod cache;
 mod check;
 mod doctor;
 mod images;
@@ -16,6 +17,7 @@ use rbuild::store::Store;
 use super::{
     args::{Cli, Command, DataFormat, VersionArgs},
     build_args::BuildArgs,
+    cache_args::CacheArgs,
     classify,
     diagnostics::Failure,
     environment::Environment,
@@ -29,6 +31,7 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
     let open = || Store::open(&root.clone()?).map_err(|e| classify::failure(&e));
     match cli.command {
         Command::Build(args) => return build(&args, &root?, env),
+        Command::Cache(args) => return cache(&args, &root?, env),
         Command::Images(args) => images::list(&open()?, &args),
         Command::Tag(args) => images::tag(&open()?, &args),
         Command::Rmi(args) => images::remove(&open()?, &args),
@@ -52,6 +55,17 @@ fn build(args: &BuildArgs, root: &Path, env: &Environment) -> Result<ExitCode, F
     let isolation = settings::isolation(args.isolation, env)?;
     match namespace::enter(isolation, root, env) {
         Place::Here(rung) => build::run(args, root, env, &rung).map(|()| ExitCode::SUCCESS),
+        Place::Finished(status) => Ok(ExitCode::from(status)),
+    }
+}
+
+/// Looks after the store from where its files' owners can be touched.
+fn cache(args: &CacheArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
+    match namespace::enter(settings::isolation(None, env)?, root, env) {
+        Place::Here(_) => {
+            let store = Store::open(root).map_err(|e| classify::failure(&e))?;
+            cache::run(&store, args)
+        }
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }
 }
