@@ -5,6 +5,7 @@ pub mod cache;
 pub mod context;
 pub mod copy;
 pub mod dockerfile;
+pub mod explain;
 pub mod layer;
 pub mod oci;
 pub mod output;

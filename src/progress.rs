@@ -1,10 +1,12 @@
 //! What a build tells while it runs. The library never prints: it hands [`Event`]s to a [`Reporter`].
 //!
 //! A vertex is one line of work that users see: a step, the resolution of a base image, an export. Its events
-//! come in the order `Started`, any number of `Output`, `Status` and `Transfer`, then one of `Cached`, `Done`,
+//! come in the order `Started`, any number of `Output`, `Status`, `Transfer`, `Missed` and `Unchanged`, then one of `Cached`, `Done`,
 //! `Failed`, `Canceled`. Events of different vertices interleave.
 
 use std::time::Duration;
+
+use crate::explain::MissReason;
 
 /// Names a vertex within one run of the program; counted from 1 in the order of their start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -55,6 +57,18 @@ pub enum Event {
         current: u64,
         /// In all; `None` when not known.
         total: Option<u64>,
+    },
+    /// The step will be executed. Told only when explanations are asked for.
+    Missed {
+        /// Which.
+        vertex: Vertex,
+        /// Why.
+        reason: Box<MissReason>,
+    },
+    /// What the step made is equal to an earlier result, which stays. Told only when explanations are asked for.
+    Unchanged {
+        /// Which.
+        vertex: Vertex,
     },
     /// The result was there already.
     Cached {

@@ -86,6 +86,22 @@ RBUILD_ROOT=$work/other-store "$rbuild" manifest create "$registry/app:v1" "$reg
 digest=$(RBUILD_ROOT=$work/other-store "$rbuild" manifest push "$registry/app:v1" "${ca[@]}")
 image=$registry/app:v1
 
+say "every form of layer"
+names=("$image" "$registry/app:$native" "$registry/app:$other")
+for form in gzip uncompressed estargz $(command -v zstd); do
+  form=${form##*/}
+  for types in true false; do
+    # Docker's own media types have none for zstd.
+    [ "$form-$types" != zstd-false ] || continue
+    name=$registry/forms:$form-$types
+    "$rbuild" --build-context "$base" "${ca[@]}" -q "$work/context" \
+      -o "type=registry,name=$name,compression=$form,force-compression=true,oci-mediatypes=$types" >/dev/null
+    names+=("$name")
+  done
+done
+judge=(python3 tests/check-image.py --ca "$work/ca.pem" --auth-file "$DOCKER_CONFIG/config.json")
+"${judge[@]}" "${names[@]}" || fail "a pushed image is not what its documents say"
+
 say "skopeo"
 tls=(--src-cert-dir "$work/certs")
 mkdir -p "$work/certs" && cp "$work/ca.pem" "$work/certs/ca.crt"
@@ -100,6 +116,13 @@ rootless=(); [ "$(id -u)" = 0 ] || rootless=(--rootless)
 umoci unpack "${rootless[@]}" --image "$work/layout:v1" "$work/bundle" >/dev/null
 test -x "$work/bundle/rootfs/bin/hello"
 if [ "$(id -u)" = 0 ]; then [ "$(stat -c %u "$work/bundle/rootfs/srv/data")" = 1234 ]; fi
+
+say "the judge can tell"
+layer=$(find "$work/registry" -name data -path '*/blobs/*' -printf '%s %p\n' | sort -n | tail -1 | cut -d' ' -f2-)
+cp "$layer" "$work/kept"
+printf 'X' | dd of="$layer" bs=1 seek=600 conv=notrunc status=none
+"${judge[@]}" "${names[@]}" >"$work/judged" && fail "a changed blob is taken for good"
+cp "$work/kept" "$layer"
 
 say "pull it back with every platform's blobs checked"
 RBUILD_ROOT=$work/third-store "$rbuild" pull "${ca[@]}" -q "$image"

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     error::StepError,
+    explain::{Keyed, file_list, origin_name},
     session::{Session, Task},
     stage::{Outcome, Worker, write_after},
 };
@@ -34,23 +35,22 @@ pub(super) fn run(
     let content = copy::content_digest(op, &trees)?;
     let is_linked = copy::is_linked(op);
     let owner = match &op.chown {
-        Some(spec) => {
-            let owner = match copy::owner_by_number(spec) {
-                // The state below need not be looked into, which may spare fetching it.
-                Some(owner) => owner,
-                None => copy::find_owner(spec, &*worker.tree(task.vertex)?)?.owner,
-            };
-            Some((owner.uid, owner.gid))
-        }
+        Some(spec) => Some(worker.owner(task, spec, is_linked)?),
         None => None,
     };
+    let owner = owner.map(|owner| (owner.uid, owner.gid));
     let key = copy_key(&CopyInputs {
         parent: if is_linked { None } else { worker.root.chain() },
         op,
         content: content.digest,
         owner,
     });
-    worker.cached(step, &key, || {
+    let from = origin_name(worker.plan, &op.from);
+    let keyed = Keyed {
+        key,
+        files: vec![file_list("content", from, content)],
+    };
+    worker.cached(step, task, &keyed, || {
         let parent: Arc<dyn Tree> = worker.tree(task.vertex)?;
         // Needed until the layer is written.
         let scratch = session.services.store.temp_dir()?;

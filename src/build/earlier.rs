@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use super::session::Session;
 use crate::{
-    cache::Position,
+    cache::Place,
     layer::{LayerBlob, Toc},
 };
 
-/// The layer that the step at a position made last time, if it is still there. Whatever is wrong with it, the step can do
+/// The layer that the step at a place made last time, if it is still there. Whatever is wrong with it, the step can do
 /// without.
-pub(super) fn layer(session: &Session<'_>, position: Position) -> Option<Arc<LayerBlob>> {
+pub(super) fn layer(session: &Session<'_>, place: Place) -> Option<Arc<LayerBlob>> {
     let store = session.services.store;
-    let record = position.last_result(store).ok()??;
+    let record = place.last_result(store).ok()??;
     let blob = &record.descriptor.digest;
     let layer = store.layer_record_of(record.diff_id, blob).ok()??;
     let toc = Toc::from_bytes(&layer.toc).ok()?;

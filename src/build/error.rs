@@ -81,12 +81,17 @@ pub struct FailedStep {
     pub stage: String,
     /// Why it failed.
     pub source: StepError,
+    /// Other steps that cannot succeed either, in the order of the text.
+    pub others: Vec<Self>,
 }
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StepError {
+    /// What the step needs is made by this step, which a prediction does not execute. Never the error of a build.
+    #[error("depends on what {0} makes")]
+    Unsettled(String),
     /// The process exited with another status than 0.
     #[error("process {command:?} did not complete successfully: exit code: {code}")]
     Exit {
@@ -134,6 +139,9 @@ pub enum StepError {
     /// No process can be run in the way that was asked for.
     #[error(transparent)]
     NoSandbox(Refusal),
+    /// Neither an image nor a command line says what to run.
+    #[error("the image names no program to run; give one after its name")]
+    NoProgram,
     /// The step is for another kind of machine, and nothing here can run its programs.
     #[error(
         "RUN for {platform} needs an interpreter on this {host} machine, and none is registered"

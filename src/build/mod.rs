@@ -9,14 +9,17 @@
 //! interrupted leaves the records of its finished steps, and nothing half done.
 
 mod blobs;
+mod container;
 mod contexts;
 mod copy_step;
 mod earlier;
 mod error;
+mod explain;
 mod foreign;
 mod ground;
 mod image;
 mod image_source;
+mod inputs;
 mod planning;
 mod remote;
 mod request;
@@ -32,12 +35,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use blobs::{BlobOrigin, Blobs};
+pub use container::{Container, ContainerServices, run_container};
 pub use error::{BuildError, FailedImage, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
 
 use crate::{
     dockerfile::lint::Warning,
+    explain::Explanation,
     oci::{ConfigFile, Descriptor, Platform},
     plan::{Outline, Plan},
     progress::{Reporter, Vertex},
@@ -67,6 +72,8 @@ pub struct Services<'a> {
     pub sandbox: &'a Sandbox,
     /// In which way, or why it cannot; everything else works.
     pub rung: &'a Result<Rung, Refusal>,
+    /// The number of the build's first line of work; those before it are the caller's.
+    pub first_vertex: Vertex,
     /// Takes what is to be told.
     pub reporter: &'a dyn Reporter,
     /// Asked for by the user, or by the build itself once something has failed.
@@ -158,13 +165,38 @@ impl BuildResult {
 
 /// Carries out a build.
 pub fn build(request: &BuildRequest, services: &Services<'_>) -> Result<BuildResult, BuildError> {
+    build_explained(request, services).0
+}
+
+/// Carries out a build, and tells of the steps that were looked at, also when one of them failed; of none unless the
+/// request wants explanations.
+pub fn build_explained(
+    request: &BuildRequest,
+    services: &Services<'_>,
+) -> (Result<BuildResult, BuildError>, Explanation) {
     let session = Session::new(request, services);
-    let outcome = run(&session);
+    let mut outcome = run(&session);
+    session.contexts.save();
+    if services.cancel.is_canceled() && !session.has_failed() {
+        outcome = Err(BuildError::Interrupted);
+    }
+    (outcome, session.explained.take())
+}
+
+/// Tells which steps a build would take from the cache and which it would execute, and why, and executes none. Base
+/// images are looked up, and what keys depend on is fetched.
+pub fn predict(request: &BuildRequest, services: &Services<'_>) -> Result<Explanation, BuildError> {
+    let mut session = Session::new(request, services);
+    session.predicts = true;
+    let outcome = plans(&session).and_then(|(plans, _)| {
+        for_each_platform(&plans, |plan| run_stages(&session, plan).map(drop))
+    });
     session.contexts.save();
     if services.cancel.is_canceled() && !session.has_failed() {
         return Err(BuildError::Interrupted);
     }
-    outcome
+    outcome?;
+    Ok(session.explained.take())
 }
 
 /// What there is to say of a Dockerfile without building it.
@@ -189,7 +221,8 @@ pub fn check(request: &BuildRequest, services: &Services<'_>) -> Checked {
     }
 }
 
-fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
+/// The plan of each platform, and findings about the Dockerfile.
+fn plans(session: &Session<'_>) -> Result<(Vec<Plan>, Vec<Warning>), BuildError> {
     let file = planning::load(session)?;
     let mut plans = Vec::new();
     let mut warnings = Vec::new();
@@ -202,10 +235,32 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
         }
         plans.push(planned.plan);
     }
-    let images = std::thread::scope(|scope| {
+    Ok((plans, warnings))
+}
+
+fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
+    let (plans, warnings) = plans(session)?;
+    inputs::check(session, &plans)?;
+    let images = for_each_platform(&plans, |plan| build_platform(session, plan))?;
+    let epoch = plans.iter().find_map(|plan| plan.source_date_epoch);
+    Ok(BuildResult {
+        images,
+        warnings,
+        epoch,
+        blobs: Arc::clone(&session.blobs),
+    })
+}
+
+/// Does something with all plans at the same time.
+fn for_each_platform<T: Send>(
+    plans: &[Plan],
+    work: impl Fn(&Plan) -> Result<T, BuildError> + Sync,
+) -> Result<Vec<T>, BuildError> {
+    let work = &work;
+    std::thread::scope(|scope| {
         let threads: Vec<_> = plans
             .iter()
-            .map(|plan| scope.spawn(|| build_platform(session, plan)))
+            .map(|plan| scope.spawn(move || work(plan)))
             .collect();
         let outcomes = threads.into_iter().map(|thread| {
             thread
@@ -213,13 +268,6 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         first_cause(outcomes.collect())
-    })?;
-    let epoch = plans.iter().find_map(|plan| plan.source_date_epoch);
-    Ok(BuildResult {
-        images,
-        warnings,
-        epoch,
-        blobs: Arc::clone(&session.blobs),
     })
 }
 
@@ -237,7 +285,8 @@ fn first_cause<T>(outcomes: Vec<Result<T, BuildError>>) -> Result<Vec<T>, BuildE
     interrupted.map_or(Ok(values), Err)
 }
 
-fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, BuildError> {
+/// Carries out all stages of a plan.
+fn run_stages(session: &Session<'_>, plan: &Plan) -> Result<Vec<Arc<StageResult>>, BuildError> {
     let outcomes = schedule::run_all(plan.stages.len(), |index, results| {
         let outcome = stage::run(session, plan, index, results);
         if outcome.is_err() {
@@ -245,7 +294,11 @@ fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, Buil
         }
         outcome
     });
-    let results = first_cause(outcomes)?;
+    first_cause(outcomes)
+}
+
+fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, BuildError> {
+    let results = run_stages(session, plan)?;
     let target = plan.stages.iter().position(|stage| stage.id == plan.target);
     let target = target.expect("a plan holds its target");
     Ok(put_together(session, plan, target, &results[target]))

@@ -17,10 +17,10 @@ use super::{
     session::{Session, Task},
 };
 use crate::{
-    context::git::{self, GitSettings, GitSource},
+    context::git::{self, GitError, GitSettings, GitSource},
     copy,
     plan::CopySource,
-    registry::http::Get,
+    registry::{Watched, http::Get},
     store::TempDir,
     tree::{Metadata, Timestamp, Tree},
 };
@@ -106,13 +106,17 @@ fn clone(
         env: session.request.git_env.clone(),
         ..GitSettings::default()
     };
-    let secret = |name: &str| super::secrets::text(session, &source.remote, name);
+    let secret = |name: &str| super::secrets::text(session, &source.secret_ids(name));
     let settings = GitSettings {
         token: secret("GIT_AUTH_TOKEN")?,
         header: secret("GIT_AUTH_HEADER")?,
+        canceled: session.services.registry.canceled(),
         ..settings
     };
-    let checkout = git::checkout(&source, &settings, dir)?;
+    let checkout = git::checkout(&source, &settings, dir).map_err(|error| match error {
+        GitError::Canceled { .. } => StepError::Canceled,
+        error => error.into(),
+    })?;
     Ok(Fetched {
         time: Some(checkout.commit_time),
         tree: Arc::new(checkout.tree),
@@ -137,7 +141,14 @@ fn download(
         url: url.to_owned(),
         ..Get::default()
     };
-    let got = session.services.registry.download(&get, &mut file)?;
+    // The name alone: an address may have a password in it.
+    let item = copy::url_file_name(url);
+    let mut tell = |current| task.transfer(&item, current, None);
+    let got = session
+        .services
+        .registry
+        .download(&get, &mut Watched::new(&mut file, &mut tell))?;
+    task.transfer(&item, got.size, Some(got.size));
     task.status(format!("{} {} bytes done", got.url, got.size));
     if let Some(expected) = checksum {
         let actual = match expected.split_once(':').map(|(algorithm, _)| algorithm) {

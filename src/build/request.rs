@@ -33,6 +33,8 @@ pub struct BuildRequest {
     pub no_cache: NoCache,
     /// `--pull`: tags are looked up at the registry even when the store has them.
     pub pull: bool,
+    /// Whether to tell why steps are executed.
+    pub explain: bool,
     /// `--network`.
     pub network: Network,
     /// `--add-host`, in order.
@@ -90,6 +92,16 @@ impl fmt::Debug for ContextSource {
             Self::Directory { path, .. } => f.debug_tuple("Directory").field(path).finish(),
             Self::Tree(_) => f.write_str("Tree(…)"),
             Self::Empty => f.write_str("Empty"),
+        }
+    }
+}
+
+impl ContextSource {
+    /// The directory's path, as far as it is text.
+    pub(super) fn path(&self) -> Option<&str> {
+        match self {
+            Self::Directory { path, .. } => path.to_str(),
+            Self::Tree(_) | Self::Empty => None,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use super::{
     copy_step,
     error::StepError,
+    explain::{Keyed, file_list, origin_name},
     foreign,
     ground::Ground,
     secrets,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     cache::{MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
-    copy,
+    copy::{self, SourceContent},
     layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
     oci::{ChainId, Platform},
     plan::{Mount, MountKind, Network, Origin, RunOp, Sharing, Step},
@@ -33,7 +34,8 @@ use crate::{
 };
 
 /// Where a process finds programs when nothing says so.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(super) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Where the scripts of heredocs are.
 const SCRIPTS: &str = "/dev/pipes";
 
@@ -46,11 +48,19 @@ pub(super) fn run(
 ) -> Result<Outcome, StepError> {
     let request = worker.session.request;
     check_allowed(worker.session, op)?;
-    let contents = op
-        .mounts
-        .iter()
-        .map(|mount| mount_content(worker, task, &mount.kind))
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut contents = Vec::with_capacity(op.mounts.len());
+    let mut files = Vec::new();
+    for (number, mount) in (1..).zip(&op.mounts) {
+        contents.push(match mount_files(worker, task, &mount.kind)? {
+            Some((from, content)) => {
+                let digest = content.digest;
+                let from = origin_name(worker.plan, from);
+                files.push(file_list(&format!("mount {number} content"), from, content));
+                MountContent::Files(digest)
+            }
+            None => MountContent::Nothing,
+        });
+    }
     let added_hosts: Vec<&str> = request
         .add_hosts
         .iter()
@@ -77,7 +87,8 @@ pub(super) fn run(
         ulimits: &ulimits,
         cgroup_parent: None,
     });
-    worker.cached(step, &key, || execute(worker, task, step, op))
+    let keyed = Keyed { key, files };
+    worker.cached(step, task, &keyed, || execute(worker, task, step, op))
 }
 
 /// A limit as cache keys hold it.
@@ -103,12 +114,12 @@ fn check_allowed(session: &Session<'_>, op: &RunOp) -> Result<(), StepError> {
     Ok(())
 }
 
-/// What a mount holds before the step, as far as it counts for the result.
-fn mount_content(
+/// What a mount holds before the step, as far as it counts for the result, and where that comes from.
+fn mount_files<'a>(
     worker: &Worker<'_>,
     task: &Task<'_>,
-    kind: &MountKind,
-) -> Result<MountContent, StepError> {
+    kind: &'a MountKind,
+) -> Result<Option<(&'a Origin, SourceContent)>, StepError> {
     let (from, source) = match kind {
         MountKind::Bind { from, source, .. } => (from, source),
         MountKind::Cache {
@@ -116,11 +127,11 @@ fn mount_content(
             source,
             ..
         } => (from, source),
-        _ => return Ok(MountContent::Nothing),
+        _ => return Ok(None),
     };
     let tree = worker.origin_tree(from, task.vertex)?;
     let content = copy::mounted_content(&tree, source)?;
-    Ok(MountContent::Files(content.digest))
+    Ok(Some((from, content)))
 }
 
 /// Runs the process and makes a layer of what it changed.
@@ -173,9 +184,10 @@ fn execute(
         mounts: std::mem::take(&mut mounts.specs),
         etc_hosts: Some(sandbox::etc_hosts(hostname, &session.request.add_hosts)),
         resolv_conf: Some(session.services.resolv_conf.to_vec()),
-        shm_size: session.request.shm_size.unwrap_or(sandbox::SHM_SIZE),
+        shm_size: session.request.shm_size,
         ulimits: session.request.ulimits.clone(),
         insecure: op.insecure,
+        streams: sandbox::Streams::Output,
         rootfs: ground.rootfs(),
     };
     let reporter = session.services.reporter;
@@ -215,7 +227,7 @@ fn execute(
 }
 
 /// The supplementary groups of a process: containerd counts the main one among them, and `id` shows that.
-fn groups(gid: u32, others: &[u32]) -> Vec<u32> {
+pub(super) fn groups(gid: u32, others: &[u32]) -> Vec<u32> {
     let others = others.iter().copied().filter(|other| *other != gid);
     std::iter::once(gid).chain(others).collect()
 }
@@ -228,11 +240,10 @@ fn environment(op: &RunOp, home: &str, secrets: &[(String, Vec<u8>)]) -> Vec<(Os
     if !has("PATH") {
         env.push(("PATH".into(), DEFAULT_PATH.into()));
     }
-    let proxies = op.proxy_env.iter().filter(|(name, _)| !has(name));
+    let is_proxy = |name: &str| op.proxy_env.iter().any(|(key, _)| key == name);
+    let own = op.env.iter().filter(|(name, _)| !is_proxy(name));
     env.extend(
-        op.env
-            .iter()
-            .chain(proxies)
+        own.chain(&op.proxy_env)
             .map(|(key, value)| (key.into(), value.into())),
     );
     env.extend(
@@ -458,10 +469,7 @@ fn cache_mount(
     let session = worker.session;
     let store = session.services.store;
     let seed = match from {
-        Some(_) => match mount_content(worker, task, kind)? {
-            MountContent::Files(digest) => Some(digest),
-            MountContent::Nothing => None,
-        },
+        Some(_) => mount_files(worker, task, kind)?.map(|(_, content)| content.digest),
         None => None,
     };
     let cache_id = CacheMountId {

@@ -50,6 +50,13 @@ impl<T> Results<T> {
         }
     }
 
+    /// Whether a stage has a result.
+    pub(super) fn is_done(&self, index: usize) -> bool {
+        let state = &self.slots[index].state;
+        let state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(*state, State::Done(_))
+    }
+
     fn set(&self, index: usize, value: State<T>) {
         let slot = &self.slots[index];
         *slot.state.lock().unwrap_or_else(PoisonError::into_inner) = value;

@@ -29,17 +29,10 @@ pub(super) fn value(
     Ok(Some(value))
 }
 
-/// The text of the secret `name`, or `name.HOST`, for the host of a repository.
-pub(super) fn text(
-    session: &Session<'_>,
-    remote: &str,
-    name: &str,
-) -> Result<Option<String>, StepError> {
-    let host = remote.split("://").last().unwrap_or(remote);
-    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
-    let host = host.split(['/', ':']).next().unwrap_or(host);
-    for id in [format!("{name}.{host}"), name.to_owned()] {
-        if let Some(value) = value(session, &id, false)? {
+/// The text of the first secret of these that was given.
+pub(super) fn text(session: &Session<'_>, ids: &[String]) -> Result<Option<String>, StepError> {
+    for id in ids {
+        if let Some(value) = value(session, id, false)? {
             return Ok(Some(String::from_utf8_lossy(&value).trim_end().to_owned()));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
@@ -12,11 +12,15 @@ use super::{
     Services,
     blobs::{Blobs, Fetch},
     contexts::Contexts,
+    explain::Explained,
     image_source::Images,
     remote::Remotes,
     request::BuildRequest,
 };
-use crate::progress::{Event, Reporter, Vertex};
+use crate::{
+    explain::MissReason,
+    progress::{Event, Reporter, Vertex},
+};
 
 /// One build while it runs.
 pub(super) struct Session<'a> {
@@ -26,6 +30,9 @@ pub(super) struct Session<'a> {
     pub(super) images: Images,
     pub(super) contexts: Contexts,
     pub(super) remotes: Remotes,
+    /// Nothing is executed; see `explain`.
+    pub(super) predicts: bool,
+    pub(super) explained: Explained,
     vertices: AtomicU64,
     failed: AtomicBool,
 }
@@ -39,14 +46,16 @@ impl<'a> Session<'a> {
             images: Images::default(),
             contexts: Contexts::default(),
             remotes: Remotes::default(),
-            vertices: AtomicU64::new(0),
+            predicts: false,
+            explained: Explained::default(),
+            vertices: AtomicU64::new(services.first_vertex.0),
             failed: AtomicBool::new(false),
         }
     }
 
     /// Begins a line of work that users see.
     pub(super) fn task(&self, name: impl Into<String>) -> Task<'_> {
-        let vertex = Vertex(1 + self.vertices.fetch_add(1, Ordering::Relaxed));
+        let vertex = Vertex(self.vertices.fetch_add(1, Ordering::Relaxed));
         let reporter = self.services.reporter;
         reporter.event(Event::Started {
             vertex,
@@ -56,6 +65,7 @@ impl<'a> Session<'a> {
             reporter,
             vertex,
             start: Instant::now(),
+            reason: OnceLock::new(),
             over: false,
         }
     }
@@ -96,6 +106,7 @@ pub(super) struct Task<'a> {
     reporter: &'a dyn Reporter,
     pub(super) vertex: Vertex,
     start: Instant,
+    reason: OnceLock<MissReason>,
     over: bool,
 }
 
@@ -120,10 +131,41 @@ impl Task<'_> {
         });
     }
 
+    /// Tells why the step is executed.
+    pub(super) fn missed(&self, reason: MissReason) {
+        self.reporter.event(Event::Missed {
+            vertex: self.vertex,
+            reason: Box::new(reason.clone()),
+        });
+        // A step misses once.
+        self.reason.set(reason).ok();
+    }
+
+    /// What [`Task::missed`] told.
+    pub(super) fn reason(&self) -> Option<MissReason> {
+        self.reason.get().cloned()
+    }
+
+    pub(super) fn unchanged(&self) {
+        self.reporter.event(Event::Unchanged {
+            vertex: self.vertex,
+        });
+    }
+
     pub(super) fn status(&self, text: impl Into<String>) {
         self.reporter.event(Event::Status {
             vertex: self.vertex,
             text: text.into(),
+        });
+    }
+
+    /// Tells how many bytes of something have come; `total` where that is known.
+    pub(super) fn transfer(&self, item: &str, current: u64, total: Option<u64>) {
+        self.reporter.event(Event::Transfer {
+            vertex: self.vertex,
+            item: item.to_owned(),
+            current,
+            total,
         });
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use super::{
     copy_step, earlier,
     error::{BuildError, FailedImage, FailedStep, StepError},
+    explain::{Keyed, Prediction},
     image::Entry,
+    inputs,
     request::NoCache,
     root::{Root, RootLayer},
     run_step,
@@ -14,23 +16,29 @@ use super::{
 };
 use crate::{
     cache::{
-        CacheUse, Key, Lookup, Position, StepRecord, WorkdirInputs, content_digest, workdir_key,
+        BaseState, CacheUse, Lineage, Lookup, Miss, StepRecord, WorkdirInputs, content_digest,
+        workdir_key,
     },
-    copy,
+    copy::{self, CopyError},
+    explain::{MissReason, StepResult},
     layer::{Change, LayerBlob, WriteOptions, write_layer, write_layer_after},
     oci::{Digest, History},
-    plan::{Base, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
+    plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
     store::LayerRecord,
     tree::Tree,
 };
 
 /// What a stage left behind.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct StageResult {
     pub(super) root: Arc<Root>,
     pub(super) base_history: Vec<History>,
     pub(super) entries: Vec<Entry>,
+    /// What made `root`, for explanations.
+    pub(super) lineage: Lineage,
+    /// The step that will make what is missing in `root`; only in a prediction.
+    pub(super) unsettled: Option<String>,
 }
 
 /// A stage at work.
@@ -41,6 +49,10 @@ pub(super) struct Worker<'a> {
     pub(super) results: &'a Results<StageResult>,
     /// The state so far.
     pub(super) root: Arc<Root>,
+    /// What made it.
+    pub(super) lineage: Lineage,
+    /// The step that will make what is missing in it; only in a prediction.
+    pub(super) unsettled: Option<String>,
 }
 
 /// What executing a step made.
@@ -54,6 +66,10 @@ pub(super) struct Made {
 pub(super) enum Outcome {
     Cached(RootLayer),
     Made(RootLayer),
+    /// It ran, and made what it had made before: this earlier layer.
+    Unchanged(RootLayer),
+    /// Nothing was done.
+    Predicted(Prediction),
 }
 
 /// Carries out one stage of the plan.
@@ -64,35 +80,55 @@ pub(super) fn run(
     results: &Results<StageResult>,
 ) -> Result<StageResult, BuildError> {
     let stage = &plan.stages[index];
-    let (root, base_history, mut entries) = base(session, plan, stage, results)?;
+    let mut result = base(session, plan, stage, results)?;
     let mut worker = Worker {
         session,
         plan,
         stage,
         results,
-        root,
+        root: result.root,
+        lineage: result.lineage,
+        unsettled: result.unsettled,
     };
-    for step in &stage.steps {
-        let layer = match &step.op {
-            Op::Config => None,
-            _ => Some(worker.step(step)?),
-        };
-        entries.push(Entry {
+    for (number, step) in stage.steps.iter().enumerate() {
+        result.entries.push(Entry {
             created_by: step.created_by.clone(),
-            empty_layer: layer.is_none(),
+            empty_layer: matches!(step.op, Op::Config),
         });
-        if let Some(layer) = layer {
-            worker.root = worker.root.push(layer);
+        if matches!(step.op, Op::Config) {
+            continue;
+        }
+        match worker.step(number, step)? {
+            Some(layer) => {
+                worker.lineage.push(&step.label, layer.diff_id);
+                worker.root = worker.root.push(layer);
+            }
+            None => {
+                worker.unsettled.get_or_insert_with(|| step.label.clone());
+            }
         }
     }
     Ok(StageResult {
         root: worker.root,
-        base_history,
-        entries,
+        lineage: worker.lineage,
+        unsettled: worker.unsettled,
+        ..result
     })
 }
 
-type Start = (Arc<Root>, Vec<History>, Vec<Entry>);
+/// What is there before the first step.
+fn start(root: Arc<Root>, name: &str, digest: Option<Digest>) -> StageResult {
+    StageResult {
+        root,
+        base_history: Vec::new(),
+        entries: Vec::new(),
+        lineage: Lineage::of(BaseState {
+            name: name.to_owned(),
+            digest,
+        }),
+        unsettled: None,
+    }
+}
 
 /// What a stage starts from.
 fn base(
@@ -100,17 +136,10 @@ fn base(
     plan: &Plan,
     stage: &Stage,
     results: &Results<StageResult>,
-) -> Result<Start, BuildError> {
+) -> Result<StageResult, BuildError> {
     match &stage.base {
-        Base::Scratch => Ok((Root::scratch(), Vec::new(), Vec::new())),
-        Base::Stage(id) => {
-            let result = wait(plan, results, *id)?;
-            Ok((
-                Arc::clone(&result.root),
-                result.base_history.clone(),
-                result.entries.clone(),
-            ))
-        }
+        Base::Scratch => Ok(start(Root::scratch(), "scratch", None)),
+        Base::Stage(id) => Ok(StageResult::clone(&*wait(plan, results, *id)?)),
         Base::Image(source) => {
             let failed = |source_error| {
                 BuildError::Image(Box::new(FailedImage {
@@ -124,11 +153,11 @@ fn base(
                 let task = session.task(format!("{label}@{}", image.digest));
                 task.cached();
             }
-            Ok((
-                image_root(session, &image),
-                image.config.history.clone(),
-                Vec::new(),
-            ))
+            let root = image_root(session, &image);
+            Ok(StageResult {
+                base_history: image.config.history.clone(),
+                ..start(root, &source.name, Some(image.digest))
+            })
         }
         Base::Context(name) => {
             let (root, label) = (
@@ -143,7 +172,8 @@ fn base(
                         .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?
                         .layer;
                     task.done();
-                    Ok((root.push(layer), Vec::new(), Vec::new()))
+                    let digest = layer.diff_id.0;
+                    Ok(start(root.push(layer), name, Some(digest)))
                 }
                 Err(error) => {
                     task.failed(&error);
@@ -200,19 +230,31 @@ fn step_failed(
     label: &str,
     source: StepError,
 ) -> BuildError {
-    BuildError::Step(Box::new(FailedStep {
+    BuildError::Step(Box::new(failed_step(stage, span, label, source)))
+}
+
+fn failed_step(
+    stage: &Stage,
+    span: crate::source::Span,
+    label: &str,
+    source: StepError,
+) -> FailedStep {
+    FailedStep {
         label: label.to_owned(),
         span,
         stage: stage.name.clone(),
         source,
-    }))
+        others: Vec::new(),
+    }
 }
 
 impl Worker<'_> {
-    fn step(&mut self, step: &Step) -> Result<RootLayer, BuildError> {
+    /// The step's layer; `None` when that would take executing it in a prediction.
+    fn step(&self, index: usize, step: &Step) -> Result<Option<RootLayer>, BuildError> {
         if self.session.is_over() {
             return Err(BuildError::Interrupted);
         }
+        self.await_stages(&step.op)?;
         let task = self.session.task(step.label.clone());
         let outcome = match &step.op {
             Op::Run(op) => run_step::run(self, &task, step, op),
@@ -220,46 +262,121 @@ impl Worker<'_> {
             Op::Workdir(op) => self.workdir(&task, step, op),
             Op::Config => unreachable!("steps of the config have no layer"),
         };
+        let outcome = match outcome {
+            Err(StepError::Unsettled(_)) if self.cache_use() == CacheUse::Off => {
+                let reason = Some(MissReason::Disabled);
+                Ok(Outcome::Predicted((StepResult::WillRun, reason)))
+            }
+            Err(StepError::Unsettled(after)) => {
+                Ok(Outcome::Predicted((StepResult::MayRun { after }, None)))
+            }
+            outcome => outcome,
+        };
+        let told = |result| self.explain(index, step, result, task.reason());
         match outcome {
             Ok(Outcome::Cached(layer)) => {
+                told(StepResult::Cached);
                 task.cached();
-                Ok(layer)
+                Ok(Some(layer))
             }
             Ok(Outcome::Made(layer)) => {
+                told(StepResult::Executed);
                 task.done();
-                Ok(layer)
+                Ok(Some(layer))
+            }
+            Ok(Outcome::Unchanged(layer)) => {
+                told(StepResult::Unchanged);
+                if self.session.explains() {
+                    task.unchanged();
+                }
+                task.done();
+                Ok(Some(layer))
+            }
+            Ok(Outcome::Predicted((result, reason))) => {
+                self.explain(index, step, result, reason);
+                task.done();
+                Ok(None)
             }
             Err(StepError::Canceled) => Err(BuildError::Interrupted),
             Err(error) => {
+                let others = match error {
+                    StepError::Copy(CopyError::NotFound { .. }) => {
+                        inputs::also_missing(self, self.results, step, task.vertex)
+                    }
+                    _ => Vec::new(),
+                };
+                told(StepResult::Failed);
                 task.failed(&error);
                 self.session.fail();
-                Err(step_failed(self.stage, step.span, &step.label, error))
+                Err(BuildError::Step(Box::new(FailedStep {
+                    others,
+                    ..failed_step(self.stage, step.span, &step.label, error)
+                })))
             }
         }
+    }
+
+    /// Waits for the stages that a step takes files from: a step begins, for users, when it can.
+    fn await_stages(&self, op: &Op) -> Result<(), BuildError> {
+        let mut origins = Vec::new();
+        match op {
+            Op::Copy(copy) => origins.push(&copy.from),
+            Op::Run(run) => {
+                for mount in &run.mounts {
+                    match &mount.kind {
+                        MountKind::Bind { from, .. } => origins.push(from),
+                        MountKind::Cache { from, .. } => origins.extend(from),
+                        _ => {}
+                    }
+                }
+            }
+            Op::Workdir(_) | Op::Config => {}
+        }
+        for origin in origins {
+            if let Origin::Stage(id) = origin {
+                wait(self.plan, self.results, *id)?;
+            }
+        }
+        Ok(())
     }
 
     fn workdir(&self, task: &Task<'_>, step: &Step, op: &WorkdirOp) -> Result<Outcome, StepError> {
         let owner = match op.user.as_str() {
             "" => copy::Owner::default(),
-            user => match copy::owner_by_number(user) {
-                Some(owner) => owner,
-                None => copy::find_owner(user, &*self.tree(task.vertex)?)?.owner,
-            },
+            user => self.owner(task, user, false)?,
         };
         let inputs = WorkdirInputs {
             parent: self.root.chain(),
             op,
             owner: (owner.uid, owner.gid),
         };
-        self.cached(step, &workdir_key(&inputs), || {
+        let keyed = Keyed {
+            key: workdir_key(&inputs),
+            files: Vec::new(),
+        };
+        self.cached(step, task, &keyed, || {
             let tree: Arc<dyn Tree> = self.tree(task.vertex)?;
             let changes = copy::workdir(op, &tree, self.session.services.file_time())?;
             write(self.session, changes, step.label.clone())
         })
     }
 
+    /// The owner that `user[:group]` means in the state so far, or, to a step that is linked, in none.
+    pub(super) fn owner(
+        &self,
+        task: &Task<'_>,
+        user: &str,
+        is_linked: bool,
+    ) -> Result<copy::Owner, StepError> {
+        let is_something = !is_linked && self.root.chain().is_some();
+        copy::owner_below(user, is_something.then_some(|| self.tree(task.vertex)))
+    }
+
     /// The tree of the state so far.
     pub(super) fn tree(&self, vertex: Vertex) -> Result<Arc<crate::layer::LayerTree>, StepError> {
+        if let Some(after) = &self.unsettled {
+            return Err(StepError::Unsettled(after.clone()));
+        }
         self.root.tree(self.session.fetch(vertex))
     }
 
@@ -271,6 +388,9 @@ impl Worker<'_> {
             Origin::Stage(id) => {
                 let result = wait(self.plan, self.results, *id)
                     .map_err(|_other_stage_failed| StepError::Canceled)?;
+                if let Some(after) = &result.unsettled {
+                    return Err(StepError::Unsettled(after.clone()));
+                }
                 Some(Arc::clone(&result.root))
             }
             Origin::Image(source) => {
@@ -301,41 +421,56 @@ impl Worker<'_> {
     pub(super) fn cached(
         &self,
         step: &Step,
-        key: &Key,
+        task: &Task<'_>,
+        keyed: &Keyed,
         execute: impl FnOnce() -> Result<Made, StepError>,
     ) -> Result<Outcome, StepError> {
         let store = self.session.services.store;
-        let position = self.position(step);
+        let key = &keyed.key;
         let cache = self.cache_use();
-        let hit = |record: StepRecord| {
-            Outcome::Cached(RootLayer {
-                diff_id: record.diff_id,
-                descriptor: record.descriptor,
-                created: record
-                    .created
-                    .parse()
-                    .unwrap_or_else(|_| (self.session.services.clock)()),
-                description: step.label.clone(),
-            })
+        let layer = |record: StepRecord| RootLayer {
+            diff_id: record.diff_id,
+            descriptor: record.descriptor,
+            created: record
+                .created
+                .parse()
+                .unwrap_or_else(|_| (self.session.services.clock)()),
+            description: step.label.clone(),
         };
-        if let Lookup::Hit(record) = key.lookup(store, position, cache)? {
-            return Ok(hit(*record));
+        if self.session.predicts {
+            let lookup = match self.depends_on(step) {
+                Some(_) if cache == CacheUse::On => Lookup::Miss(Miss::Absent),
+                _ => key.lookup(store, cache)?,
+            };
+            return match lookup {
+                Lookup::Hit(record) => Ok(Outcome::Cached(layer(*record))),
+                Lookup::Miss(miss) => Ok(Outcome::Predicted(self.predicted(step, keyed, miss)?)),
+            };
+        }
+        let sight = self.sight(step, &keyed.files);
+        if let Lookup::Hit(record) = key.lookup(store, cache)? {
+            key.remember(store, &sight)?;
+            return Ok(Outcome::Cached(layer(*record)));
         }
         let mut wait = || !self.session.is_over();
         let _turn = store
             .wait_for_step(key.digest(), &mut wait)?
             .ok_or(StepError::Canceled)?;
-        if let Lookup::Hit(record) = key.lookup(store, position, cache)? {
-            return Ok(hit(*record));
+        match key.lookup(store, cache)? {
+            Lookup::Hit(record) => {
+                key.remember(store, &sight)?;
+                return Ok(Outcome::Cached(layer(*record)));
+            }
+            Lookup::Miss(miss) => self.missed(step, task, keyed, miss)?,
         }
         let made = execute()?;
         // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
         if cache == CacheUse::On
             && let Some(record) = key.equal_result(store, &made.content)?
         {
-            key.record(store, position, &record)?;
-            let (Outcome::Cached(layer) | Outcome::Made(layer)) = hit(record);
-            return Ok(Outcome::Made(layer));
+            key.record(store, &record)?;
+            key.remember(store, &sight)?;
+            return Ok(Outcome::Unchanged(layer(record)));
         }
         let record = StepRecord {
             diff_id: made.layer.diff_id,
@@ -344,7 +479,8 @@ impl Worker<'_> {
             content: Some(made.content),
             label: step.label.clone(),
         };
-        key.record(store, position, &record)?;
+        key.record(store, &record)?;
+        key.remember(store, &sight)?;
         Ok(Outcome::Made(made.layer))
     }
 
@@ -353,7 +489,7 @@ impl Worker<'_> {
         if self.cache_use() == CacheUse::Off {
             return None;
         }
-        earlier::layer(self.session, self.position(step))
+        earlier::layer(self.session, self.sight(step, &[]).place)
     }
 
     fn cache_use(&self) -> CacheUse {
@@ -369,17 +505,6 @@ impl Worker<'_> {
             }),
         };
         if is_off { CacheUse::Off } else { CacheUse::On }
-    }
-
-    fn position(&self, step: &Step) -> Position {
-        let number = step.number.map_or(0, |(number, _)| number).to_string();
-        let platform = self.plan.platform.to_string();
-        Position::new(&[
-            &self.session.request.dockerfile_name,
-            &platform,
-            &self.stage.name,
-            &number,
-        ])
     }
 }
 

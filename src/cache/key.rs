@@ -77,6 +77,16 @@ impl KeyBuilder {
         self
     }
 
+    /// A text that is not told when the step misses, only that it is another one.
+    #[must_use]
+    pub fn hidden(mut self, name: &str, value: &str) -> Self {
+        self.tag(name, b't');
+        self.bytes(value.as_bytes());
+        let digest = crate::oci::sha256(value.as_bytes());
+        self.describe(name, format!("hidden, {}", digest.short()));
+        self
+    }
+
     /// A text that may be missing, which differs from an empty one.
     #[must_use]
     pub fn optional(mut self, name: &str, value: Option<&str>) -> Self {

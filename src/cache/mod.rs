@@ -32,18 +32,23 @@
 //! [`Key::equal_result`] finds that layer by the instruction and by [`content_digest`], which leaves file times out; keeping it
 //! keeps all that follows cached.
 //!
-//! **Records.** A [`StepRecord`] is kept by key, and by [`Position`] is kept which inputs the step at a place had last
-//! time. The latter is what tells why a step missed. Records are valid or absent (`store`); a record whose layer has
-//! gone is a miss.
+//! **Records.** A [`StepRecord`] is kept by key. Records are valid or absent (`store`); a record whose layer has gone is a
+//! miss. Beside them is kept how the step at each [`Place`] looked last time ([`Sight`]), which is what tells why a step
+//! missed ([`Key::reason`]); that is never asked whether there is a hit.
 
 mod content;
+mod files;
 mod key;
+mod place;
+mod reason;
 mod record;
 mod steps;
 
 pub use content::content_digest;
+pub use files::FileEntry;
 pub use key::{Input, Key, KeyBuilder};
-pub use record::{CacheUse, Change, Lookup, MissReason, Position, StepRecord, key_at_position};
+pub use place::{BaseState, FileList, Lineage, Place, Sight};
+pub use record::{CacheUse, Lookup, Miss, StepRecord, key_at_place};
 pub use steps::{
     CopyInputs, MountContent, RunInputs, Ulimit, WorkdirInputs, copy_key, run_key, workdir_key,
 };

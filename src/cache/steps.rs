@@ -2,10 +2,12 @@
 
 use crate::{
     oci::{ChainId, Digest, Platform},
-    plan::{CopyOp, CopySource, CopyVerb, Mount, MountKind, Network, RunOp, WorkdirOp},
+    plan::{
+        CopyOp, CopySource, CopyVerb, Mount, MountKind, Network, RunOp, WorkdirOp, sounds_secret,
+    },
 };
 
-use super::{Key, KeyBuilder};
+use super::{Key, KeyBuilder, reason};
 
 /// All that can change the layer of a `RUN`.
 #[derive(Debug, Clone)]
@@ -65,7 +67,16 @@ pub fn run_key(inputs: &RunInputs<'_>) -> Key {
     }
     key = key.number("env", op.env.len() as u64);
     for (name, value) in &op.env {
-        key = key.text(&format!("env {name}"), value);
+        let field = format!("env {name}");
+        key = if sounds_secret(name) {
+            key.hidden(&field, value)
+        } else {
+            key.text(&field, value)
+        };
+    }
+    if !op.args.is_empty() {
+        let args = serde_json::Value::from(op.args.clone());
+        key = key.note(reason::ARGS, &args.to_string());
     }
     let network = match op.network.unwrap_or(inputs.network) {
         Network::Default => "default",

@@ -13,7 +13,8 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    build_args::BuildArgs, cache_args::CacheArgs, registry_args::RegistryArgs, values::Pair,
+    build_args::BuildArgs, cache_args::CacheArgs, registry_args::RegistryArgs, run_args::RunArgs,
+    values::Pair,
 };
 
 const AFTER_HELP: &str = "\
@@ -48,6 +49,10 @@ pub(crate) enum Command {
     /// Build an image from a Dockerfile (the default command)
     #[command(visible_alias = "b")]
     Build(Box<BuildArgs>),
+    /// Run a program of an image of the store, on this machine's network
+    Run(Box<RunArgs>),
+    /// Tell which steps a build would take from the cache and which it would run, and why; runs none
+    Explain(Box<ExplainArgs>),
     /// List the images in the store
     #[command(visible_alias = "ls")]
     Images(ImagesArgs),
@@ -89,6 +94,16 @@ pub(crate) enum DataFormat {
     Text,
     /// For programs
     Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: DataFormat,
+    /// Those of a build; nothing is written where they say that the result goes
+    #[command(flatten)]
+    pub(crate) build: BuildArgs,
 }
 
 #[derive(Debug, Args)]

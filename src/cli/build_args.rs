@@ -11,7 +11,7 @@ use clap::Args;
 use rbuild::{output::OutputSpec, sandbox::Isolation};
 
 use super::{
-    args::ProgressForm,
+    args::{DataFormat, ProgressForm},
     call::Call,
     refused::Refused,
     registry_args::RegistryArgs,
@@ -33,7 +33,7 @@ pub(crate) struct BuildArgs {
     /// Name of the result; may be repeated
     #[arg(short, long, value_name = "NAME[:TAG]")]
     pub(crate) tag: Vec<String>,
-    /// The Dockerfile; `-` for standard input [default: CONTEXT/Dockerfile]
+    /// The Dockerfile; `-` for standard input, or a URL [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "PATH")]
     pub(crate) file: Option<String>,
     /// The stage to build [default: the last one]
@@ -88,6 +88,18 @@ pub(crate) struct BuildArgs {
     /// Ask the registry for newer base images
     #[arg(long, help_heading = "Cache")]
     pub(crate) pull: bool,
+    /// Say of each step that runs why it was not cached; `--explain=json` prints that about all steps on standard
+    /// output when the build is over
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "text",
+        help_heading = "Cache"
+    )]
+    pub(crate) explain: Option<DataFormat>,
 
     /// Give RUN steps a secret: `id=ID[,src=PATH|,env=VAR]`
     #[arg(long, value_name = "SPEC", help_heading = "RUN steps")]

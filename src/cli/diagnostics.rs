@@ -94,6 +94,11 @@ struct Finding {
 }
 
 impl Failure {
+    /// What is wrong, in one line.
+    pub(crate) fn message(&self) -> &str {
+        self.findings.first().map_or("", |finding| &finding.message)
+    }
+
     /// A failure with one message.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
@@ -164,6 +169,23 @@ impl Failure {
         if let Some(first) = self.findings.first_mut() {
             first.place = Some(place);
         }
+        self
+    }
+
+    /// Adds what else is wrong in the same Dockerfile. Advice belongs to one finding then.
+    #[must_use]
+    pub(crate) fn and(mut self, other: Self, place: Span) -> Self {
+        let own = std::mem::take(&mut self.hints);
+        if let (Some(first), Some(hint)) = (self.findings.first_mut(), own.into_iter().next()) {
+            first.hint = Some(hint);
+        }
+        let hint = other.hints.into_iter().next();
+        self.findings
+            .extend(other.findings.into_iter().map(|finding| Finding {
+                place: Some(place),
+                hint: finding.hint.or_else(|| hint.clone()),
+                ..finding
+            }));
         self
     }
 

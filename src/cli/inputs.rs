@@ -16,7 +16,7 @@ use rbuild::{
 use super::{
     diagnostics::{Failure, Kind, Source},
     environment::Environment,
-    remote::{self, Fetched, Fetcher},
+    remote::{self, Fetched, Fetcher, Role},
 };
 
 /// The name that a Dockerfile from standard input has in messages.
@@ -80,11 +80,6 @@ pub(crate) fn find(
     file: Option<&str>,
     fetcher: Option<&Fetcher<'_>>,
 ) -> Result<Inputs, Failure> {
-    if let Some(url) = file.filter(|file| is_url(file)) {
-        return Err(Failure::usage(format!(
-            "the Dockerfile `{url}` is remote, which is not supported; download it, or pass it with `--file -`"
-        )));
-    }
     let fetched = match (context, fetcher) {
         ("-", _) if file == Some("-") => {
             return Err(Failure::usage(
@@ -92,13 +87,14 @@ pub(crate) fn find(
             ));
         }
         ("-", Some(fetcher)) => fetcher.stdin()?,
-        (url, Some(fetcher)) if is_url(url) => fetcher.url(url)?,
-        (directory, _) => return context_directory(Path::new(directory), file),
+        (url, Some(fetcher)) if is_url(url) => fetcher.url(url, Role::Main)?,
+        (directory, _) => return context_directory(Path::new(directory), file, fetcher),
     };
     match fetched {
         Fetched::Files(tree, time) => Ok(Inputs {
             dockerfile: match file {
                 Some("-") => dockerfile_from_stdin()?,
+                Some(url) if is_url(url) => remote_dockerfile(url, fetcher)?,
                 file => remote::dockerfile_in(&*tree, file)?,
             },
             context: Context::Fetched(tree, time),
@@ -156,11 +152,31 @@ fn dockerfile_from_stdin() -> Result<Source, Failure> {
     })
 }
 
-fn context_directory(directory: &Path, file: Option<&str>) -> Result<Inputs, Failure> {
+fn remote_dockerfile(url: &str, fetcher: Option<&Fetcher<'_>>) -> Result<Source, Failure> {
+    match fetcher {
+        Some(fetcher) if url.starts_with("http://") || url.starts_with("https://") => {
+            fetcher.dockerfile(url)
+        }
+        Some(_) => Err(
+            Failure::usage(format!("the Dockerfile `{url}` is no file on the web"))
+                .with_hint("a repository is given as the context, and --file names a file in it"),
+        ),
+        None => Err(Failure::usage(format!(
+            "the Dockerfile `{url}` is remote, which this command does not support"
+        ))),
+    }
+}
+
+fn context_directory(
+    directory: &Path,
+    file: Option<&str>,
+    fetcher: Option<&Fetcher<'_>>,
+) -> Result<Inputs, Failure> {
     let what = "the context";
     check_directory(what, directory)?;
     let (dockerfile, path) = match file {
         Some("-") => (dockerfile_from_stdin()?, None),
+        Some(url) if is_url(url) => (remote_dockerfile(url, fetcher)?, None),
         Some(file) => (
             read_dockerfile(Path::new(file), directory)?,
             Some(PathBuf::from(file)),

@@ -9,28 +9,36 @@ use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use rbuild::{
+    build::SecretSource,
     context::{
         git::{self, GitSettings, GitSource},
         read_dockerfile,
     },
     layer::archive,
-    registry::{Client, http::Get},
+    progress::{Event, Reporter as _, Vertex},
+    registry::{Client, Watched, http::Get},
     store::{Store, TempDir},
     tree::Tree,
 };
 
 use super::{
+    build_args::BuildArgs,
     classify,
     diagnostics::{Failure, Kind, Source},
     environment::Environment,
     inputs::{self, text_of},
+    progress::Renderer,
+    request, settings,
 };
 
 /// A file that is no archive is taken for a Dockerfile only up to this size; nobody writes larger ones.
 const MAX_DOCKERFILE_BYTES: u64 = 16 << 20;
+/// The build argument that keeps `.git` in a build context that is a repository.
+const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
 /// What was fetched.
 pub(crate) enum Fetched {
@@ -40,38 +48,129 @@ pub(crate) enum Fetched {
     Dockerfile(Vec<u8>),
 }
 
+/// Which context is fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The build context, whose `.git` a build argument may ask for.
+    Main,
+    /// A named one.
+    Named,
+}
+
 /// Fetches contexts, and keeps what was fetched.
 pub(crate) struct Fetcher<'a> {
     store: &'a Store,
     registry: &'a Client,
+    args: &'a BuildArgs,
     env: &'a Environment,
+    renderer: &'a Renderer,
     kept: RefCell<Vec<TempDir>>,
 }
 
 impl<'a> Fetcher<'a> {
-    pub(crate) fn new(store: &'a Store, registry: &'a Client, env: &'a Environment) -> Self {
+    /// Shows what it fetches as lines of work of their own.
+    pub(crate) fn new(
+        store: &'a Store,
+        registry: &'a Client,
+        args: &'a BuildArgs,
+        env: &'a Environment,
+        renderer: &'a Renderer,
+    ) -> Self {
         Self {
             store,
             registry,
+            args,
             env,
+            renderer,
             kept: RefCell::default(),
         }
     }
 
     /// Fetches what a URL names.
-    pub(crate) fn url(&self, url: &str) -> Result<Fetched, Failure> {
+    pub(crate) fn url(&self, url: &str, role: Role) -> Result<Fetched, Failure> {
         let bad = |e: git::GitSourceError| {
             Failure::usage(format!("cannot use the repository `{url}`: {e}"))
         };
-        match GitSource::parse_context(url).map_err(bad)? {
-            Some(source) => self.repository(&source),
-            None => self.download(url),
+        if let Some(mut source) = GitSource::parse_context(url).map_err(bad)? {
+            if role == Role::Main && source.keep_git_dir.is_none() {
+                source.keep_git_dir = self.keeps_git_dir()?;
+            }
+            let name = format!("[internal] load git source {}", source.display_remote());
+            return self.shown(name, |_| self.repository(&source));
+        }
+        let name = "[internal] load remote build context".to_owned();
+        self.shown(name, |vertex| self.download(url, vertex))
+    }
+
+    /// Does work that users see.
+    fn shown<T>(
+        &self,
+        name: String,
+        work: impl FnOnce(Vertex) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let vertex = self.renderer.next_vertex();
+        let begun = Instant::now();
+        self.renderer.event(Event::Started { vertex, name });
+        let result = work(vertex);
+        self.renderer.event(match &result {
+            Ok(_) => Event::Done {
+                vertex,
+                elapsed: begun.elapsed(),
+            },
+            Err(failure) => Event::Failed {
+                vertex,
+                message: failure.message().to_owned(),
+            },
+        });
+        result
+    }
+
+    /// The text of a Dockerfile on the web.
+    pub(crate) fn dockerfile(&self, url: &str) -> Result<Source, Failure> {
+        let path = self.dir()?.join("Dockerfile");
+        let name = "[internal] load remote Dockerfile".to_owned();
+        self.shown(name, |vertex| self.get(url, &path, vertex))?;
+        let bytes = fs::read(&path).map_err(|e| cannot_keep(&e))?;
+        Ok(Source {
+            name: url.to_owned(),
+            text: text_of(&bytes),
+        })
+    }
+
+    fn keeps_git_dir(&self) -> Result<Option<bool>, Failure> {
+        let args = settings::build_args(&self.args.build_arg, self.env);
+        let Some(value) = args.get(KEEP_GIT_DIR) else {
+            return Ok(None);
+        };
+        match value.as_str() {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
+            "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
+            _ => Err(Failure::usage(format!(
+                "--build-arg {KEEP_GIT_DIR}={value}: neither true nor false"
+            ))),
         }
     }
 
     fn repository(&self, source: &GitSource) -> Result<Fetched, Failure> {
+        let secrets = request::secrets(&self.args.secret, self.env)?;
+        let secret = |name: &str| -> Result<Option<String>, Failure> {
+            let ids = source.secret_ids(name);
+            let Some((id, secret)) = ids.iter().find_map(|id| secrets.get_key_value(id)) else {
+                return Ok(None);
+            };
+            let bytes = match secret {
+                SecretSource::Value(bytes) => bytes.clone(),
+                SecretSource::File(path) => fs::read(path).map_err(|e| {
+                    Failure::usage(format!("cannot read the file of secret {id}: {e}"))
+                })?,
+            };
+            Ok(Some(text_of(&bytes).trim_end().to_owned()))
+        };
         let settings = GitSettings {
             env: inputs::git_env(self.env),
+            token: secret("GIT_AUTH_TOKEN")?,
+            header: secret("GIT_AUTH_HEADER")?,
+            canceled: self.registry.canceled(),
             ..GitSettings::default()
         };
         let dir = self.dir()?;
@@ -81,18 +180,37 @@ impl<'a> Fetcher<'a> {
         Ok(Fetched::Files(Arc::new(checkout.tree), time))
     }
 
-    fn download(&self, url: &str) -> Result<Fetched, Failure> {
+    fn download(&self, url: &str, vertex: Vertex) -> Result<Fetched, Failure> {
         let dir = self.dir()?;
         let path = dir.join("download");
-        let mut file = File::create_new(&path).map_err(|e| cannot_keep(&e))?;
+        self.get(url, &path, vertex)?;
+        archive_or_dockerfile(&path, &dir)
+    }
+
+    fn get(&self, url: &str, path: &Path, vertex: Vertex) -> Result<(), Failure> {
+        let mut file = File::create_new(path).map_err(|e| cannot_keep(&e))?;
         let get = Get {
             url: url.to_owned(),
             ..Get::default()
         };
-        self.registry
-            .download(&get, &mut file)
+        let tell = |current, total| {
+            self.renderer.event(Event::Transfer {
+                vertex,
+                // Not the address, which may have a password in it.
+                item: "context".to_owned(),
+                current,
+                total,
+            });
+        };
+        let got = self
+            .registry
+            .download(
+                &get,
+                &mut Watched::new(&mut file, &mut |current| tell(current, None)),
+            )
             .map_err(|e| classify::failure(&e))?;
-        archive_or_dockerfile(&path, &dir)
+        tell(got.size, Some(got.size));
+        Ok(())
     }
 
     /// Takes what comes on standard input.

@@ -18,7 +18,7 @@ use super::{
     diagnostics::Failure,
     environment::Environment,
     inputs::{self, Context, Directory, Inputs},
-    remote::{Fetched, Fetcher},
+    remote::{Fetched, Fetcher, Role},
     secret::{self, SecretSpec, SshSpec},
     settings,
     values::{Host, Pair},
@@ -57,6 +57,7 @@ pub(crate) fn request(
         labels: pairs(&args.label),
         no_cache: no_cache(args),
         pull: args.pull,
+        explain: args.explain.is_some(),
         network,
         add_hosts: hosts(&args.add_host),
         secrets: secrets(&args.secret, env)?,
@@ -76,6 +77,7 @@ pub(crate) fn request(
 pub(crate) fn needs_fetcher(args: &BuildArgs) -> bool {
     let named = args.build_context.iter();
     inputs::is_remote(&args.context)
+        || args.file.as_deref().is_some_and(inputs::is_url)
         || named
             .filter_map(|pair| pair.value.as_deref())
             .any(inputs::is_url)
@@ -141,7 +143,7 @@ fn allowed(entitlements: &[String]) -> Result<Allowed, Failure> {
 /// Steps see the network of this machine, so its own address is the gateway.
 const HOST_GATEWAY: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-fn hosts(hosts: &[Host]) -> Vec<(String, IpAddr)> {
+pub(crate) fn hosts(hosts: &[Host]) -> Vec<(String, IpAddr)> {
     hosts
         .iter()
         .map(|host| (host.name.clone(), host.address.unwrap_or(HOST_GATEWAY)))
@@ -189,7 +191,7 @@ fn named_context(
         return Ok(NamedSource::Layout { path, image });
     }
     if let Some(fetcher) = fetcher.filter(|_| inputs::is_url(value)) {
-        return match fetcher.url(value)? {
+        return match fetcher.url(value, Role::Named)? {
             Fetched::Files(tree, _) => Ok(NamedSource::Tree(tree)),
             Fetched::Dockerfile(_) => Err(Failure::usage(format!(
                 "context `{name}` is neither a repository nor an archive"
@@ -216,7 +218,7 @@ fn split_layout(text: &str) -> (PathBuf, Option<String>) {
     }
 }
 
-fn secrets(
+pub(crate) fn secrets(
     specs: &[SecretSpec],
     env: &Environment,
 ) -> Result<BTreeMap<String, SecretSource>, Failure> {

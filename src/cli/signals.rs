@@ -1,8 +1,11 @@
 //! Ctrl-C and `kill`: the first asks the build to stop in good order, the second ends the program.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use rbuild::sandbox::Cancel;
+use rbuild::sandbox::{Cancel, Signals};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::diagnostics::{Failure, Kind, Signal};
@@ -59,6 +62,71 @@ pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
         })
         .map_err(failed)?;
     Ok(received)
+}
+
+/// How long a program may take to end after it was told to, as with `docker stop`.
+const GRACE: Duration = Duration::from_secs(10);
+/// So many requests to end are taken for impatience.
+const IMPATIENT: usize = 3;
+
+/// Passes signals on to the program of a container, on a thread of its own. It is killed when it does not end after
+/// SIGTERM, or at the third SIGTERM or SIGINT.
+pub(crate) fn pass_on(to: Arc<Signals>, cancel: Cancel) -> Result<(), Failure> {
+    let failed =
+        |e: std::io::Error| Failure::new(Kind::Machine, format!("cannot watch for signals: {e}"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)?;
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::quit(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+        SignalKind::window_change(),
+    ];
+    let watched = {
+        let _inside = runtime.enter();
+        kinds
+            .into_iter()
+            .map(|kind| Ok((kind, signal(kind)?)))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let (send, mut received) = tokio::sync::mpsc::unbounded_channel();
+            runtime.block_on(async {
+                for (kind, mut signal) in watched {
+                    let send = send.clone();
+                    tokio::spawn(async move {
+                        while signal.recv().await.is_some() && send.send(kind).is_ok() {}
+                    });
+                }
+                let mut requests = 0;
+                while let Some(kind) = received.recv().await {
+                    to.send(kind.as_raw_value());
+                    if kind == SignalKind::terminate() {
+                        let cancel = cancel.clone();
+                        tokio::spawn(async move {
+                            tokio::time::sleep(GRACE).await;
+                            cancel.cancel();
+                        });
+                    }
+                    if kind == SignalKind::terminate() || kind == SignalKind::interrupt() {
+                        requests += 1;
+                    }
+                    if requests >= IMPATIENT {
+                        cancel.cancel();
+                    }
+                }
+            });
+        })
+        .map_err(failed)?;
+    Ok(())
 }
 
 /// Ends the program at once. Steps die with it, and what it leaves in the store is swept up by the next one.

@@ -44,8 +44,8 @@ struct State {
     dirs: HashMap<PathBuf, Arc<Dir>>,
     /// A number for each inode with several names.
     inodes: HashMap<(u64, u64), u64>,
-    /// Digests told.
-    told: HashMap<PathBuf, (Stamp, Digest)>,
+    /// Files shown: how they looked, and their digests as far as those were told.
+    files: HashMap<PathBuf, (Stamp, Option<Digest>)>,
 }
 
 /// A directory whose parents are directories, too, and no links.
@@ -210,10 +210,17 @@ impl LocalTree {
             FileType::Socket | FileType::Unknown => Kind::Socket,
         };
         let mut xattrs = BTreeMap::new();
-        if matches!(kind, Kind::File { .. })
-            && let Some(value) = self.capability(path)
-        {
-            xattrs.insert(CAPABILITY.into(), value);
+        if matches!(kind, Kind::File { .. }) {
+            if let Some(value) = self.capability(path) {
+                xattrs.insert(CAPABILITY.into(), value);
+            }
+            // A digest that was told holds for how the file looked then.
+            let mut state = self.lock();
+            match state.files.get_mut(path) {
+                Some((_, Some(_))) => {}
+                Some((shown, None)) => *shown = Stamp::of(stat),
+                None => drop(state.files.insert(path.to_owned(), (Stamp::of(stat), None))),
+            }
         }
         let has_names = stat.st_nlink > 1 && kind != Kind::Dir;
         let inode = has_names.then(|| {
@@ -259,14 +266,21 @@ impl LocalTree {
             .map_err(|error| self.error("read", path, error))
     }
 
-    /// The digest of a file, and how the file looked when it was read.
-    fn stamped_digest(&self, path: &Path) -> Result<(Stamp, Digest), TreeError> {
+    /// The digest of a file, and how the file looked when it was read. `shown` is how it looked to whoever asks.
+    fn stamped_digest(
+        &self,
+        path: &Path,
+        shown: Option<Stamp>,
+    ) -> Result<(Stamp, Digest), TreeError> {
         let host = self.host(path);
-        if let Some(cache) = &self.cache
-            && let Some(stat) = self.stat(path)?
-        {
-            let stamp = Stamp::of(&stat);
-            if let Some(digest) = cache.get(&host, &stamp) {
+        if let Some(cache) = &self.cache {
+            let stamp = match shown {
+                Some(stamp) => Some(stamp),
+                None => self.stat(path)?.map(|stat| Stamp::of(&stat)),
+            };
+            if let Some(stamp) = stamp
+                && let Some(digest) = cache.get(&host, &stamp)
+            {
                 return Ok((stamp, digest));
             }
         }
@@ -374,7 +388,7 @@ impl Tree for LocalTree {
 
     fn open(&self, path: &Path) -> Result<Box<dyn Read + Send>, TreeError> {
         let mut file = self.open_file(path)?;
-        let Some((told, digest)) = self.lock().told.get(path).copied() else {
+        let Some((told, Some(digest))) = self.lock().files.get(path).copied() else {
             return Ok(Box::new(file));
         };
         let stamp = self.stamp(path, &file)?;
@@ -389,12 +403,17 @@ impl Tree for LocalTree {
     }
 
     fn known_digest(&self, path: &Path) -> Option<Digest> {
-        self.lock().told.get(path).map(|(_, digest)| *digest)
+        self.lock().files.get(path)?.1
     }
 
     fn digest(&self, path: &Path) -> Result<Digest, TreeError> {
-        let (stamp, digest) = self.stamped_digest(path)?;
-        self.lock().told.insert(path.to_owned(), (stamp, digest));
+        let shown = self.lock().files.get(path).map(|(stamp, _)| *stamp);
+        let (stamp, digest) = self.stamped_digest(path, shown)?;
+        let mut state = self.lock();
+        match state.files.get_mut(path) {
+            Some(file) => *file = (stamp, Some(digest)),
+            None => drop(state.files.insert(path.to_owned(), (stamp, Some(digest)))),
+        }
         Ok(digest)
     }
 

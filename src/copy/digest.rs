@@ -15,8 +15,8 @@ use std::{
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -43,8 +43,12 @@ pub struct SourceContent {
 pub struct ContentEntry {
     /// The path in the tree of its source, symbolic links above it followed.
     pub path: PathBuf,
+    /// Its permissions; 0 for what is written in the Dockerfile.
+    pub mode: u32,
     /// A digest of its type, metadata and bytes.
     pub digest: Digest,
+    /// The digest of a file's bytes alone; `None` for an empty one, and for the further names of a file.
+    pub bytes: Option<Digest>,
 }
 
 /// The content of the sources of `COPY` or `ADD`; `trees` as in [`super::CopyRequest`]. Every file is hashed, on several
@@ -54,7 +58,7 @@ pub struct ContentEntry {
 /// `--link`, where [`super::find_owner`] has to be added to it.
 pub fn content_digest(op: &CopyOp, trees: &[Arc<dyn Tree>]) -> Result<SourceContent, CopyError> {
     let exclude = Patterns::from_words(&op.exclude)?;
-    let mut records = Vec::new();
+    let mut records = Records::default();
     for (i, source) in op.sources.iter().enumerate() {
         let tree = trees.get(i);
         let mut mark = Encoder::default();
@@ -96,20 +100,21 @@ pub fn content_digest(op: &CopyOp, trees: &[Arc<dyn Tree>]) -> Result<SourceCont
                 mark.bytes("content", content.as_bytes());
                 records.push(Record {
                     path: name.into(),
+                    mode: 0,
                     header: mark,
                     file: None,
-                });
+                })?;
             }
             (_, None) => {}
         }
     }
-    finish(records)
+    records.finish()
 }
 
 /// The content of what a read-only bind mount shows of a tree: `source` with symbolic links followed, a directory's own
 /// metadata included.
 pub fn mounted_content(tree: &Arc<dyn Tree>, source: &str) -> Result<SourceContent, CopyError> {
-    let mut records = Vec::new();
+    let mut records = Records::default();
     let mut walk = Walk {
         tree,
         include: None,
@@ -119,15 +124,66 @@ pub fn mounted_content(tree: &Arc<dyn Tree>, source: &str) -> Result<SourceConte
     };
     let path = tree::resolve(&**tree, &tree::clean(Path::new(source)), Last::Follow)?;
     walk.source(&path, false, Encoder::default())?;
-    finish(records)
+    records.finish()
 }
 
 /// One path found, its bytes not read yet.
 struct Record {
     path: PathBuf,
+    mode: u32,
     header: Encoder,
-    /// The file whose bytes belong to it.
-    file: Option<(Arc<dyn Tree>, PathBuf)>,
+    /// The tree of the file at the path, where its bytes belong to the record.
+    file: Option<Arc<dyn Tree>>,
+}
+
+/// What was found so far. The files of some records at a time are hashed, on several threads; after that, a record is a
+/// path and a digest.
+#[derive(Default)]
+struct Records {
+    waiting: Vec<Record>,
+    all: Digester,
+    entries: Vec<ContentEntry>,
+}
+
+/// How many records wait for their files to be hashed.
+const BATCH: usize = 4096;
+
+impl Records {
+    fn push(&mut self, record: Record) -> Result<(), CopyError> {
+        self.waiting.push(record);
+        if self.waiting.len() < BATCH {
+            return Ok(());
+        }
+        self.settle()
+    }
+
+    fn settle(&mut self) -> Result<(), CopyError> {
+        let mut digests = file_digests(&self.waiting)?.into_iter().peekable();
+        for (i, mut record) in self.waiting.drain(..).enumerate() {
+            let bytes = digests.next_if(|(of, _)| *of == i);
+            let bytes = bytes.map(|(_, digest)| digest);
+            if let Some(digest) = &bytes {
+                record.header.bytes("bytes", digest.to_string().as_bytes());
+            }
+            let digest = sha256(&record.header.0);
+            self.all.update(digest.to_string().as_bytes());
+            self.entries.push(ContentEntry {
+                path: record.path,
+                mode: record.mode,
+                digest,
+                bytes,
+            });
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<SourceContent, CopyError> {
+        self.settle()?;
+        Ok(SourceContent {
+            digest: self.all.finish(),
+            entries: self.entries,
+        })
+    }
 }
 
 struct Walk<'a> {
@@ -135,7 +191,7 @@ struct Walk<'a> {
     include: Option<&'a Patterns>,
     exclude: &'a Patterns,
     first_names: HashMap<u64, PathBuf>,
-    records: &'a mut Vec<Record>,
+    records: &'a mut Records,
 }
 
 /// A directory on the way down that is recorded only once something below it is.
@@ -169,11 +225,12 @@ impl Walk<'_> {
             header.bytes("contents", b"");
             self.records.push(Record {
                 path: from.clone(),
+                mode: 0,
                 header,
                 file: None,
-            });
+            })?;
         } else {
-            self.record(&from, Path::new(""), &node.metadata, node.inode, &header);
+            self.record(&from, Path::new(""), &node.metadata, node.inode, &header)?;
         }
         if node.metadata.is_dir() {
             let root = (Verdict::root(), Verdict::root());
@@ -207,11 +264,11 @@ impl Walk<'_> {
             };
             let is_dir = node.metadata.is_dir();
             if is_wanted {
-                for dir in pending.iter_mut() {
-                    self.records.extend(dir.record.take());
+                for record in pending.iter_mut().filter_map(|dir| dir.record.take()) {
+                    self.records.push(record)?;
                 }
                 let mark = Encoder::default();
-                self.record(&path, &below, &node.metadata, node.inode, &mark);
+                self.record(&path, &below, &node.metadata, node.inode, &mark)?;
             }
             if !is_dir {
                 continue;
@@ -235,7 +292,7 @@ impl Walk<'_> {
         metadata: &Metadata,
         inode: Option<u64>,
         mark: &Encoder,
-    ) {
+    ) -> Result<(), CopyError> {
         let mut record = header_of(path, below, metadata);
         record.header = Encoder([&mark.0[..], &record.header.0].concat());
         if let Kind::File { size } = metadata.kind {
@@ -249,12 +306,12 @@ impl Walk<'_> {
                         self.first_names.insert(inode, below.to_owned());
                     }
                     if size > 0 {
-                        record.file = Some((Arc::clone(self.tree), path.to_owned()));
+                        record.file = Some(Arc::clone(self.tree));
                     }
                 }
             }
         }
-        self.records.push(record);
+        self.records.push(record)
     }
 }
 
@@ -285,84 +342,64 @@ fn header_of(path: &Path, below: &Path, metadata: &Metadata) -> Record {
     }
     Record {
         path: path.to_owned(),
+        mode: metadata.mode,
         header,
         file: None,
     }
 }
 
-/// Hashes the files, then everything.
-fn finish(mut records: Vec<Record>) -> Result<SourceContent, CopyError> {
-    let digests = file_digests(&records)?;
-    let mut all = Digester::new();
-    let mut entries = Vec::with_capacity(records.len());
-    for (record, file) in records.iter_mut().zip(digests) {
-        if let Some(digest) = file {
-            record.header.bytes("bytes", digest.to_string().as_bytes());
-        }
-        let digest = sha256(&record.header.0);
-        all.update(digest.to_string().as_bytes());
-        entries.push(ContentEntry {
-            path: std::mem::take(&mut record.path),
-            digest,
-        });
-    }
-    Ok(SourceContent {
-        digest: all.finish(),
-        entries,
-    })
-}
-
 /// More threads than this do not make one disk faster.
 const MAX_THREADS: usize = 8;
 
-/// The digest of the file of each record that has one.
-fn file_digests(records: &[Record]) -> Result<Vec<Option<Digest>>, CopyError> {
-    let digest = |record: &Record| -> Result<Option<Digest>, CopyError> {
-        match &record.file {
-            Some((tree, path)) => Ok(Some(tree.digest(path)?)),
-            None => Ok(None),
-        }
-    };
+/// The digests of the files of records, each with the record's index, ascending.
+fn file_digests(records: &[Record]) -> Result<Vec<(usize, Digest)>, CopyError> {
     let n_files = records.iter().filter(|r| r.file.is_some()).count();
     let n_threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(MAX_THREADS)
-        .min(n_files / 4);
-    if n_threads < 2 {
-        return records.iter().map(digest).collect();
-    }
+        .min(n_files / 4)
+        .max(1);
     let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<Digest>>> = Mutex::new(vec![None; records.len()]);
-    // The first in the order of the walk, so that a failure reads the same every time.
-    let failure: Mutex<Option<(usize, CopyError)>> = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..n_threads {
-            scope.spawn(|| {
-                loop {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(record) = records.get(i) else { break };
-                    match digest(record) {
-                        Ok(None) => {}
-                        Ok(found) => {
-                            results.lock().unwrap_or_else(PoisonError::into_inner)[i] = found;
-                        }
-                        Err(error) => {
-                            let mut failure =
-                                failure.lock().unwrap_or_else(PoisonError::into_inner);
-                            if failure.as_ref().is_none_or(|(first, _)| i < *first) {
-                                *failure = Some((i, error));
-                            }
-                            break;
-                        }
-                    }
+    let stopped = AtomicBool::new(false);
+    let work = || {
+        let mut found = Vec::new();
+        while !stopped.load(Ordering::Relaxed) {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            let Some(record) = records.get(i) else { break };
+            let Some(tree) = &record.file else { continue };
+            match tree.digest(&record.path) {
+                Ok(digest) => found.push((i, digest)),
+                Err(error) => {
+                    stopped.store(true, Ordering::Relaxed);
+                    return Err((i, error));
                 }
-            });
+            }
         }
+        Ok(found)
+    };
+    let outcomes: Vec<_> = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..n_threads).map(|_| scope.spawn(work)).collect();
+        let mut outcomes = vec![work()];
+        outcomes.extend(others.into_iter().map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        }));
+        outcomes
     });
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some((_, error)) => Err(error),
-        None => Ok(results.into_inner().unwrap_or_else(PoisonError::into_inner)),
+    let (mut all, mut failures) = (Vec::new(), Vec::new());
+    for outcome in outcomes {
+        match outcome {
+            Ok(found) => all.extend(found),
+            Err(failure) => failures.push(failure),
+        }
     }
+    // The first in the order of the walk: of several failures it is the same one mostly, and always one of them.
+    if let Some((_, error)) = failures.into_iter().min_by_key(|(i, _)| *i) {
+        return Err(error.into());
+    }
+    all.sort_unstable_by_key(|(i, _)| *i);
+    Ok(all)
 }
 
 /// Tagged, length-prefixed fields.

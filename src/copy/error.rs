@@ -46,12 +46,29 @@ pub enum CopyError {
     /// `--chmod` is wrong.
     #[error(transparent)]
     Chmod(#[from] ChmodError),
+    /// A wildcard below a directory that no instruction takes anything from matches nothing.
+    #[error(
+        "{source_text}: nothing matches, and nothing else is taken from {}",
+        quoted(dir)
+    )]
+    NothingMatches {
+        /// The source as written.
+        source_text: String,
+        /// The directory in front of the wildcard.
+        dir: PathBuf,
+    },
     /// A wildcard source is wrong.
     #[error("{BadPattern}: {0:?}")]
     Wildcard(String),
     /// `--exclude` or the pattern of `--parents` is wrong.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+    /// A name is to be looked up where nothing is.
+    #[error("cannot look up the user `{user}`: the instruction builds on nothing")]
+    NoUsers {
+        /// `user` or `user:group`, as written.
+        user: String,
+    },
     /// A file of users is none.
     #[error(transparent)]
     UserFile(#[from] UnusableUserFile),
@@ -90,6 +107,9 @@ impl CopyError {
                 suggestion: Some(near),
                 ..
             } => Some(format!("did you mean {}?", rooted(near))),
+            Self::NoUsers { .. } => {
+                Some("FROM scratch and --link have no /etc/passwd; give numbers instead".to_owned())
+            }
             _ => None,
         }
     }

@@ -18,6 +18,7 @@ mod engine;
 mod error;
 #[cfg(test)]
 pub(crate) mod memory;
+mod presence;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -34,9 +35,11 @@ pub use self::{
     chmod::{Chmod, ChmodError},
     digest::{ContentEntry, SourceContent, content_digest, mounted_content},
     error::CopyError,
+    presence::{Presence, Unmatched, mounted_presence, presence},
     source::url_file_name,
     users::{
-        FindUserError, FoundOwner, Owner, UnusableUserFile, find_owner, find_user, owner_by_number,
+        FindUserError, FoundOwner, Owner, UnusableUserFile, find_owner, find_user, owner_below,
+        owner_by_number,
     },
 };
 use self::{

@@ -123,13 +123,11 @@ impl Upper {
     }
 
     /// The changes: every slot, and the directories on the way to them as they are.
-    pub(super) fn into_changes(self) -> Result<Vec<Change>, TreeError> {
-        let mut slots: Vec<(&PathBuf, &Slot)> = self.slots.iter().collect();
-        slots.sort_unstable_by(|a, b| a.0.cmp(b.0));
-        let mut changes = Vec::with_capacity(slots.len());
-        let mut first_names: Vec<Option<&Path>> = vec![None; self.inodes.len()];
+    pub(super) fn into_changes(mut self) -> Result<Vec<Change>, TreeError> {
+        let mut changes = Vec::with_capacity(self.slots.len());
+        // Directories on the way, and what a new directory hides.
         let mut parents: HashSet<&Path> = HashSet::new();
-        for (path, slot) in slots {
+        for (path, slot) in &self.slots {
             for parent in path.ancestors().skip(1) {
                 if parent.as_os_str().is_empty() || !parents.insert(parent) {
                     break;
@@ -140,25 +138,7 @@ impl Upper {
                     changes.push(Change::dir(parent, node.metadata));
                 }
             }
-            let Slot::Here { inode, hides } = *slot else {
-                changes.push(Change::Remove { path: path.clone() });
-                continue;
-            };
-            if let Some(target) = first_names[inode] {
-                changes.push(Change::Link {
-                    path: path.clone(),
-                    target: target.to_owned(),
-                });
-                continue;
-            }
-            first_names[inode] = Some(path);
-            let Inode { metadata, content } = &self.inodes[inode];
-            changes.push(Change::Put {
-                path: path.clone(),
-                metadata: metadata.clone(),
-                content: content.clone(),
-            });
-            if hides && self.lower_is_dir(path)? {
+            if matches!(slot, Slot::Here { hides: true, .. }) && self.lower_is_dir(path)? {
                 for name in self.lower.names(path)? {
                     let child = path.join(name);
                     if !self.slots.contains_key(&child) {
@@ -167,7 +147,29 @@ impl Upper {
                 }
             }
         }
-        // Parents and what is hidden came with the first path that has to do with them.
+        drop(parents);
+        let mut slots: Vec<(PathBuf, Slot)> = self.slots.drain().collect();
+        slots.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut inodes: Vec<Option<Inode>> = self.inodes.drain(..).map(Some).collect();
+        // Where an inode's first name is among the changes.
+        let mut first_names: HashMap<usize, usize> = HashMap::new();
+        for (path, slot) in slots {
+            let Slot::Here { inode, .. } = slot else {
+                changes.push(Change::Remove { path });
+                continue;
+            };
+            if let Some(Inode { metadata, content }) = inodes[inode].take() {
+                first_names.insert(inode, changes.len());
+                changes.push(Change::Put {
+                    path,
+                    metadata,
+                    content,
+                });
+            } else {
+                let target = changes[first_names[&inode]].path().to_owned();
+                changes.push(Change::Link { path, target });
+            }
+        }
         changes.sort_by(|a, b| a.path().cmp(b.path()));
         Ok(changes)
     }

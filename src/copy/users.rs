@@ -3,10 +3,12 @@
 use std::{
     io::Read as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::CopyError;
 use crate::{
+    layer::LayerTree,
     sandbox::{self, User, UserError},
     tree::{self, Kind, Last, Tree, TreeError},
 };
@@ -39,6 +41,22 @@ pub fn owner_by_number(spec: &str) -> Option<Owner> {
         uid: number(user)?,
         gid: number(group)?,
     })
+}
+
+/// The owner that `user[:group]` means in the state below an instruction, which is asked for only if a name has to be
+/// looked up. Where there is no state, a name is an error, unlike one that a state does not know.
+pub fn owner_below<E: From<CopyError>>(
+    spec: &str,
+    below: Option<impl FnOnce() -> Result<Arc<LayerTree>, E>>,
+) -> Result<Owner, E> {
+    if let Some(owner) = owner_by_number(spec) {
+        return Ok(owner);
+    }
+    let Some(below) = below else {
+        let user = spec.to_owned();
+        return Err(CopyError::NoUsers { user }.into());
+    };
+    Ok(find_owner(spec, &*below()?)?.owner)
 }
 
 /// Looks up `user[:group]` for files. A lone number is user and group, a lone name brings its primary group.
@@ -163,11 +181,15 @@ fn field_number(fields: &[String], at: usize) -> u32 {
     fields.get(at).and_then(|f| f.parse().ok()).unwrap_or(0)
 }
 
-/// A number as BuildKit takes one: 32 bits with a sign, `root` for 0, nothing for 0, too.
+/// A number as BuildKit takes one: 32 bits with a sign, `root` for 0, nothing for 0, too, and so is -1, with which the
+/// system leaves a new file's owner alone.
 fn number(text: &str) -> Option<u32> {
     match text {
         "root" | "" => Some(0),
-        _ => text.parse::<i32>().ok().map(i32::cast_unsigned),
+        _ => match text.parse::<i32>().ok()? {
+            -1 => Some(0),
+            number => Some(number.cast_unsigned()),
+        },
     }
 }
 
@@ -195,6 +217,8 @@ mod tests {
             (":users", 0, 100),
             ("root:root", 0, 0),
             ("2147483646:7", 2_147_483_646, 7),
+            ("-1:-1", 0, 0),
+            ("-2", 4_294_967_294, 4_294_967_294),
         ];
         for (spec, uid, gid) in table {
             let found = find_owner(spec, &tree()).unwrap();

@@ -11,7 +11,7 @@ use std::{
 
 use super::{Image, ImageLayer, LayerOptions, LayerOrigin, Layers, OutputError, Services, estargz};
 use crate::{
-    cache::{CacheUse, KeyBuilder, Lookup, Position, StepRecord},
+    cache::{CacheUse, KeyBuilder, Lookup, StepRecord},
     layer::{
         Change, Compression, Content, LayerBlob, LayerError, LayerTree, Toc, TocItem, WriteOptions,
         archive::decompress, write_layer,
@@ -163,8 +163,7 @@ fn to_estargz(
         .input("blob", &digest)
         .text("level", &level.to_string())
         .finish();
-    let position = Position::new(&["estargz layer", &digest.to_string()]);
-    let record = if let Lookup::Hit(record) = key.lookup(store, position, CacheUse::On)? {
+    let record = if let Lookup::Hit(record) = key.lookup(store, CacheUse::On)? {
         *record
     } else {
         let (diff_id, descriptor) = estargz::convert(store, layer, level)?;
@@ -175,7 +174,7 @@ fn to_estargz(
             content: None,
             label: "layer for an output".to_owned(),
         };
-        key.record(store, position, &record)?;
+        key.record(store, &record)?;
         record
     };
     layer.diff_id = record.diff_id;
@@ -233,8 +232,7 @@ fn remembered(
         .text("compression", &format!("{compression:?}"))
         .optional("latest time", limit.map(|n| n.to_string()).as_deref())
         .finish();
-    let position = Position::new(&["convert layer", &digest.to_string()]);
-    if let Lookup::Hit(record) = key.lookup(store, position, CacheUse::On)? {
+    if let Lookup::Hit(record) = key.lookup(store, CacheUse::On)? {
         return Ok(*record);
     }
     let (diff_id, descriptor) = match limit {
@@ -248,7 +246,7 @@ fn remembered(
         content: None,
         label: "layer for an output".to_owned(),
     };
-    key.record(store, position, &record)?;
+    key.record(store, &record)?;
     Ok(record)
 }
 

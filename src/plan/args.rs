@@ -180,7 +180,7 @@ fn is_predefined(name: &str) -> bool {
 }
 
 /// Whether a name has a word that secrets have, and none that takes the meaning back.
-pub(super) fn sounds_secret(name: &str) -> bool {
+pub fn sounds_secret(name: &str) -> bool {
     const SECRET: [&str; 10] = [
         "apikey",
         "auth",

@@ -41,6 +41,7 @@ use crate::{
     source::{Diagnostic, Span},
 };
 
+pub use args::sounds_secret;
 pub use op::{
     CopyOp, CopySource, CopyVerb, Device, Mount, MountKind, Network, Op, Origin, RunOp, Script,
     Sharing, WorkdirOp,

@@ -47,6 +47,9 @@ pub struct RunOp {
     /// What the process finds in its environment: `ENV` and `ARG` in effect, the last set last, `PATH` always among
     /// them. Part of the cache key.
     pub env: Vec<(String, String)>,
+    /// Which of `env` an `ARG` has set and no `ENV`; for explanations.
+    #[serde(skip)]
+    pub args: Vec<String>,
     /// Proxy settings for the process, after `env` and stronger than it; no part of the cache key.
     pub proxy_env: Vec<(String, String)>,
     /// `USER` in effect, empty for root.

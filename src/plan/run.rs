@@ -67,6 +67,7 @@ impl Planner<'_> {
             argv,
             scripts,
             env: state.env.to_vec(),
+            args: state.names_of_args(),
             proxy_env: args::proxies(&self.build_args),
             user: state.image.config.user.clone(),
             workdir: PathBuf::from(workdir),

@@ -155,6 +155,11 @@ impl<'a> Planner<'a> {
                 "empty platform value from expression {written}"
             )));
         }
+        // A word of the command line alone: a Dockerfile says $BUILDPLATFORM.
+        if expansion.text == "local" {
+            let message = "failed to parse platform local: it is a word of the command line";
+            return Err(Diagnostic::error(message, span).with_hint("did you mean $BUILDPLATFORM?"));
+        }
         let platform = expansion.text.parse().map_err(|error| {
             with_suggestion(format!("failed to parse platform {written}: {error}"))
         })?;

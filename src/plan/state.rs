@@ -217,6 +217,20 @@ impl State<'_> {
         }
     }
 
+    /// The variables in effect that an `ARG` has set and no `ENV`.
+    pub(super) fn names_of_args(&self) -> Vec<String> {
+        let is_env = |name: &str| {
+            let env = &self.image.config.env;
+            env.iter()
+                .any(|variable| super::env::split(variable).0 == name)
+        };
+        self.env
+            .names()
+            .filter(|name| !is_env(name))
+            .map(ToOwned::to_owned)
+            .collect()
+    }
+
     /// Numbers a step and names it.
     pub(super) fn label(&mut self, text: &str, multi_platform: bool) -> Numbered {
         if self.n_steps == 0 {

@@ -112,6 +112,12 @@ impl Client {
         &self.core.transport.settings
     }
 
+    /// What its settings ask whether to stop.
+    pub fn canceled(&self) -> Option<Arc<dyn Fn() -> bool + Send + Sync>> {
+        let canceled = self.settings().canceled.as_ref()?;
+        Some(Arc::clone(&canceled.0))
+    }
+
     /// Runs the asynchronous half of a method, until it is done or the work is called off.
     pub(super) fn block_on<T>(
         &self,

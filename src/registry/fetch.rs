@@ -60,6 +60,56 @@ impl BlobSink for std::fs::File {
     }
 }
 
+/// After how many further bytes a [`Watched`] sink tells.
+const TELL_EVERY: u64 = 256 << 10;
+
+/// A sink that passes everything on to another one and tells how many bytes that one has: first at the first bytes, then
+/// now and then, not at the end.
+pub struct Watched<'a> {
+    sink: &'a mut dyn BlobSink,
+    tell: &'a mut dyn FnMut(u64),
+    size: u64,
+    told: Option<u64>,
+}
+
+impl<'a> Watched<'a> {
+    /// One that passes on to `sink`, which has nothing yet.
+    pub fn new(sink: &'a mut dyn BlobSink, tell: &'a mut dyn FnMut(u64)) -> Self {
+        Self {
+            sink,
+            tell,
+            size: 0,
+            told: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Watched<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watched")
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
+impl BlobSink for Watched<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sink.write(bytes)?;
+        self.size += bytes.len() as u64;
+        if self.told.is_none_or(|told| self.size >= told + TELL_EVERY) {
+            self.told = Some(self.size);
+            (self.tell)(self.size);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) -> io::Result<()> {
+        self.size = 0;
+        self.told = None;
+        self.sink.reset()
+    }
+}
+
 /// A blob on its way.
 pub(super) struct Fetch<'a> {
     pub(super) core: &'a Core,

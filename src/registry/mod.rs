@@ -46,7 +46,7 @@ pub use credentials::{Credential, Credentials};
 pub use docker_config::{DockerConfig, parse_docker_config};
 pub use document::{Document, Image, select};
 pub use error::Error;
-pub use fetch::BlobSink;
+pub use fetch::{BlobSink, Watched};
 pub use mirrors::{RegistriesConf, parse_registries_conf};
 pub use pull::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
 pub use push::{Pushed, Upload};

@@ -66,6 +66,8 @@ pub(super) struct Birth<'a> {
     pub(super) places: &'a Places,
     /// Whether the process numbers are the child's own.
     pub(super) own_pids: bool,
+    /// Standard streams that it shares with the program, from the first on.
+    pub(super) streams: &'a [OwnedFd],
     /// Closed for writing when the parent is gone.
     pub(super) alive: OwnedFd,
     /// How much a supervisor answers for, and where its listener goes; `None` when users and owners are real.
@@ -100,7 +102,7 @@ fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word>
     }
     enter(&root)?;
     drop(root);
-    connect_standard_streams(spec)?;
+    connect_standard_streams(spec, birth.streams)?;
     set_limits(&spec.ulimits)?;
     process::umask(Mode::from_raw_mode(0o022));
     let emulated = matches!(birth.supervisor, Some((Scope::All, _)));
@@ -137,6 +139,8 @@ pub(super) struct Way<'a> {
     pub(super) filter: &'a [sys::Instruction],
     /// Where its listener goes.
     pub(super) listener: OwnedFd,
+    /// Standard streams that it shares with the program, from the first on.
+    pub(super) streams: &'a [OwnedFd],
     /// Closed for writing when the parent is gone.
     pub(super) alive: OwnedFd,
 }
@@ -154,7 +158,7 @@ fn try_become_by_chroot(spec: &ProcessSpec, way: &Way<'_>) -> Result<Infallible,
     process::setsid().during("start a session")?;
     process::fchdir(way.root.fd()).during("enter the root")?;
     process::chroot(".").during("change the root")?;
-    connect_standard_streams(spec)?;
+    connect_standard_streams(spec, way.streams)?;
     set_limits(&spec.ulimits)?;
     process::umask(Mode::from_raw_mode(0o022));
     go_to(&spec.cwd, Some((spec.uid, spec.gid)))?;
@@ -207,11 +211,17 @@ fn enter(root: &Root) -> Result<(), Failure> {
     process::chdir("/").during("go to `/`")
 }
 
-fn connect_standard_streams(spec: &ProcessSpec) -> Result<(), Failure> {
-    let null = fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .during("open /dev/null")?;
-    sys::replace_descriptor(0, null).during("connect standard input")?;
-    for number in [1, 2] {
+fn connect_standard_streams(spec: &ProcessSpec, shared: &[OwnedFd]) -> Result<(), Failure> {
+    if shared.is_empty() {
+        let null = fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .during("open /dev/null")?;
+        sys::replace_descriptor(0, null).during("connect standard input")?;
+    }
+    for (number, stream) in (0..).zip(shared) {
+        sys::replace_descriptor(number, stream).during("connect a standard stream")?;
+    }
+    // Those that are shared belong to somebody.
+    for number in [1, 2].into_iter().skip(shared.len().saturating_sub(1)) {
         // So that a step of another user can open /dev/stdout. It fails for ids that have no number here.
         let owner = (Uid::from_raw(spec.uid), Gid::from_raw(spec.gid));
         let _best_effort = fs::fchown(sys::standard(number), Some(owner.0), Some(owner.1));

@@ -4,7 +4,8 @@
 //! cannot offer. It talks with the program over the socket that is its standard input:
 //!
 //! ```text
-//! program → helper   length (4 bytes, little-endian), ProcessSpec as JSON
+//! program → helper   length (4 bytes, little-endian), ProcessSpec as JSON; a byte with the standard streams, if asked for;
+//!                    then numbers of signals for the step, a byte each
 //! helper → program   length, Report as JSON
 //! ```
 //!
@@ -14,12 +15,24 @@
 
 use std::{
     ffi::OsString,
-    io::{Read as _, Write as _},
-    os::{fd::AsFd as _, unix::net::UnixStream},
+    io::{IoSlice, IoSliceMut, Read as _, Write as _},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::ExitCode,
 };
 
-use rustix::{fs::Mode, io::Errno, process};
+use rustix::{
+    fs::Mode,
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags,
+    },
+    process,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -27,7 +40,7 @@ use super::{
     error::{During as _, Failure},
     probe,
     scene::{self, Scene},
-    spec::{Exit, ProcessSpec, Rootfs},
+    spec::{Exit, ProcessSpec, Rootfs, Streams},
     step::{self, Start},
     sys,
     userns::{Entry, Program, enter_user_namespace},
@@ -89,7 +102,8 @@ pub fn maybe_helper(
 fn serve() -> std::io::Result<()> {
     let mut socket = UnixStream::from(rustix::io::dup(sys::standard(0))?);
     let spec: ProcessSpec = receive(&mut socket)?;
-    let report = run(&spec, &socket).map_or_else(Report::Failed, Report::Ended);
+    let streams = receive_streams(&socket, spec.streams)?;
+    let report = run(&spec, &socket, &streams).map_or_else(Report::Failed, Report::Ended);
     send(&mut socket, &report)
 }
 
@@ -113,20 +127,62 @@ pub(super) fn receive<T: serde::de::DeserializeOwned>(from: &mut UnixStream) -> 
     Ok(serde_json::from_slice(&text)?)
 }
 
-fn run(spec: &ProcessSpec, socket: &UnixStream) -> Result<Exit, Failure> {
+/// Sends the standard streams that a process is to have.
+pub(super) fn send_streams(to: &UnixStream, streams: Streams) -> std::io::Result<()> {
+    let numbers = shared(streams);
+    if numbers == 0 {
+        return Ok(());
+    }
+    let fds: Vec<BorrowedFd<'_>> = (0..numbers).map(sys::standard).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    let byte = [IoSlice::new(b"s")];
+    rustix::net::sendmsg(to, &byte, &mut ancillary, SendFlags::empty())?;
+    Ok(())
+}
+
+/// Receives them.
+fn receive_streams(from: &UnixStream, streams: Streams) -> std::io::Result<Vec<OwnedFd>> {
+    if shared(streams) == 0 {
+        return Ok(Vec::new());
+    }
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut bytes = [IoSliceMut::new(&mut byte)];
+    rustix::net::recvmsg(from, &mut bytes, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let messages = ancillary.drain();
+    let fds = messages.filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    Ok(fds.flatten().collect())
+}
+
+/// How many of the standard streams are this program's own.
+fn shared(streams: Streams) -> i32 {
+    match streams {
+        Streams::Output => 0,
+        Streams::Input => 1,
+        Streams::Same => 3,
+    }
+}
+
+fn run(spec: &ProcessSpec, socket: &UnixStream, streams: &[OwnedFd]) -> Result<Exit, Failure> {
     // Modes are what we say, not what the caller's mask leaves of them.
     process::umask(Mode::empty());
     let signals = sys::signal_fd(&[libc::SIGCHLD]).during("watch for the end of the step")?;
     if let Rootfs::Chroot { path, work } = &spec.rootfs {
-        return chroot::run(spec, (path, work), socket, signals.as_fd());
+        return chroot::run(spec, (path, work), socket, signals.as_fd(), streams);
     }
     scene::enter_namespaces(spec)?;
     let place = spec.rootfs.work().join("root");
     let mut scene = Scene::set_up(spec, &place)?;
-    let exit = match step::start(spec, &scene, &place, true)? {
+    let exit = match step::start(spec, &scene, &place, true, streams)? {
         Start::Running(step) => step::attend(&step, scene.take_proxies(), socket, signals.as_fd())?,
         Start::NotStarted(exit) => exit,
-        Start::ProcDenied => match step::start(spec, &scene, &place, false)? {
+        Start::ProcDenied => match step::start(spec, &scene, &place, false, streams)? {
             Start::Running(step) => {
                 step::attend(&step, scene.take_proxies(), socket, signals.as_fd())?
             }

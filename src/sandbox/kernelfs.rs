@@ -55,6 +55,9 @@ pub(super) const LINKS: [(&str, &str); 5] = [
     ("ptmx", "pts/ptmx"),
 ];
 
+/// Bytes that `/dev/shm` holds unless a step is told otherwise.
+const SHM_BYTES: u64 = 64 << 20;
+
 /// Where the three lie in a root, links followed.
 #[derive(Debug)]
 pub(super) struct Places {
@@ -67,7 +70,7 @@ pub(super) struct Places {
 pub(super) fn mount_sys_and_dev(
     root: &Root,
     stubs: &mut Stubs,
-    shm_size: u64,
+    shm_size: Option<u64>,
     insecure: bool,
 ) -> Result<Places, Failure> {
     let mut place = |name: &str| {
@@ -128,7 +131,7 @@ fn is_unified() -> bool {
     fs::statfs("/sys/fs/cgroup").is_ok_and(|s| u64::try_from(s.f_type) == Ok(CGROUP2_SUPER_MAGIC))
 }
 
-fn mount_dev(root: &Root, dev: &Path, shm_size: u64) -> Result<(), Failure> {
+fn mount_dev(root: &Root, dev: &Path, shm_size: Option<u64>) -> Result<(), Failure> {
     mount_new(
         "tmpfs",
         root.at(dev)?,
@@ -165,8 +168,12 @@ fn mount_dev(root: &Root, dev: &Path, shm_size: u64) -> Result<(), Failure> {
     sub("pts", "devpts", safe, &[&format!("{pts},gid=5"), pts])?;
     let safe = safe | MountFlags::NODEV;
     sub("mqueue", "mqueue", safe, &[""])?;
-    let options = format!("mode=1777,size={shm_size}");
-    sub("shm", "tmpfs", safe, &[&options])
+    // BuildKit mounts one of a given size as it does `--mount=type=tmpfs`.
+    let (size, flags) = match shm_size {
+        Some(size) => (size, MountFlags::NOSUID),
+        None => (SHM_BYTES, safe),
+    };
+    sub("shm", "tmpfs", flags, &[&format!("mode=1777,size={size}")])
 }
 
 fn device(root: &Root, path: &Path, major: u32, minor: u32) -> Result<(), Failure> {

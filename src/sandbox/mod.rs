@@ -48,9 +48,9 @@ pub use idmap::{IdMap, IdRange, subordinate_ids};
 pub use isolation::{Choice, Isolation, Refusal, Rung, UnknownIsolation, choose};
 pub use obstacle::Obstacle;
 pub use probe::{Ability, Check, Identity, Probe};
-pub use run::{Cancel, Sandbox};
+pub use run::{Cancel, Sandbox, Signals};
 pub use spec::{
-    Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, SHM_SIZE, Ulimit,
+    Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Streams, Ulimit,
 };
 pub use userns::{Entry, NamespaceError, Program, enter_user_namespace, is_privileged};
 pub use users::{User, UserError, find_group, find_user};

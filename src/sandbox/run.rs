@@ -1,7 +1,7 @@
 //! Running a step from the program's side: start the helper, pass output on, cancel.
 
 use std::{
-    io,
+    io::{self, Write as _},
     os::{
         fd::{AsFd, OwnedFd},
         unix::{net::UnixStream, process::CommandExt as _},
@@ -18,6 +18,7 @@ use std::{
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
     io::Errno,
+    pipe::PipeFlags,
 };
 
 use super::{
@@ -69,6 +70,30 @@ impl Cancel {
     }
 }
 
+/// Signals on their way to the process of a step.
+#[derive(Debug)]
+pub struct Signals {
+    send: OwnedFd,
+    receive: OwnedFd,
+}
+
+impl Signals {
+    /// None so far. Fails when the process has no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
+        let (receive, send) = rustix::pipe::pipe_with(flags)?;
+        Ok(Self { send, receive })
+    }
+
+    /// Sends a signal to the process, now or as soon as it runs. Numbers that are no signals are passed over.
+    pub fn send(&self, signal: i32) {
+        // Thousands of signals that nobody has taken are enough.
+        if let Ok(byte) = u8::try_from(signal) {
+            let _full = rustix::io::write(&self.send, &[byte]);
+        }
+    }
+}
+
 /// Runs processes apart from the machine. Holds nothing but the way to start a helper; steps may run at the same time.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
@@ -104,13 +129,26 @@ impl Sandbox {
         cancel: &Cancel,
         sink: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Exit, SandboxError> {
+        self.run_with(spec, cancel, None, sink)
+    }
+
+    /// The same, with signals passed on to the process.
+    pub fn run_with(
+        &self,
+        spec: &ProcessSpec,
+        cancel: &Cancel,
+        signals: Option<&Signals>,
+        sink: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Exit, SandboxError> {
         check(spec)?;
         if cancel.is_canceled() {
             return Ok(Exit::Canceled);
         }
         let (mut child, mut socket) = self.start(ROLE)?;
-        let result = match helper::send(&mut socket, spec) {
-            Ok(()) => attend(&mut child, &mut socket, cancel, sink),
+        let sent = helper::send(&mut socket, spec)
+            .and_then(|()| helper::send_streams(&socket, spec.streams));
+        let result = match sent {
+            Ok(()) => attend(&mut child, &mut socket, (cancel, signals), sink),
             Err(source) => Err(SandboxError::Helper {
                 action: "talk to",
                 source,
@@ -185,7 +223,7 @@ fn finish(heard: Heard, status: ExitStatus, cancel: &Cancel) -> Result<Exit, San
 fn attend(
     child: &mut Child,
     socket: &mut UnixStream,
-    cancel: &Cancel,
+    (cancel, signals): (&Cancel, Option<&Signals>),
     sink: &mut dyn FnMut(Stream, &[u8]),
 ) -> Heard {
     let failed = |source: io::Error| SandboxError::Helper {
@@ -200,7 +238,7 @@ fn attend(
     let mut deadline: Option<Instant> = None;
     let mut buffer = vec![0; 1 << 16];
     while heard.is_none() || outputs.iter().any(|(_, fd)| fd.is_some()) {
-        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(4);
+        let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(5);
         let none = PollFlags::empty();
         for (_, fd) in &outputs {
             // A closed one is replaced by the event, of which nothing is asked, to keep the places.
@@ -219,6 +257,9 @@ fn attend(
             want(heard.is_none()),
         ));
         fds.push(PollFd::new(&cancel.inner.event, want(deadline.is_none())));
+        if let Some(signals) = signals {
+            fds.push(PollFd::new(&signals.receive, PollFlags::IN));
+        }
         let timeout = deadline.map(|at| timespec(at.saturating_duration_since(Instant::now())));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -234,6 +275,14 @@ fn attend(
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(failed(error.into())),
             }
+        }
+        if let Some(signals) = signals
+            && ready[4]
+            && let Ok(n) = rustix::io::read(&signals.receive, buffer.as_mut_slice())
+            && deadline.is_none()
+        {
+            // The helper may have ended, and the process with it.
+            let _gone = socket.write_all(&buffer[..n]);
         }
         if heard.is_none() && ready[2] {
             heard = Some(helper::receive(socket).ok());

@@ -12,9 +12,6 @@ use super::wire;
 /// The host name that a step sees unless it is told otherwise.
 pub const HOSTNAME: &str = "buildkitsandbox";
 
-/// Bytes that `/dev/shm` holds unless a step is told otherwise.
-pub const SHM_SIZE: u64 = 64 << 20;
-
 /// One process of a step, with everything it is to find.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessSpec {
@@ -45,12 +42,14 @@ pub struct ProcessSpec {
     /// The bytes of `/etc/resolv.conf`; `None` leaves the root's own file in sight.
     #[serde(with = "wire::option_bytes")]
     pub resolv_conf: Option<Vec<u8>>,
-    /// Size of `/dev/shm` in bytes.
-    pub shm_size: u64,
+    /// Size of `/dev/shm` in bytes; `None` is 64 MiB. As in BuildKit, programs can be executed in one of a given size.
+    pub shm_size: Option<u64>,
     /// Resource limits to set; others stay as they are.
     pub ulimits: Vec<Ulimit>,
     /// Gives all capabilities and no system call filter: `RUN --security=insecure`.
     pub insecure: bool,
+    /// Where its standard streams lead.
+    pub streams: Streams,
     /// The root directory.
     pub rootfs: Rootfs,
 }
@@ -70,12 +69,25 @@ impl ProcessSpec {
             mounts: Vec::new(),
             etc_hosts: None,
             resolv_conf: None,
-            shm_size: SHM_SIZE,
+            shm_size: None,
             ulimits: Vec::new(),
             insecure: false,
+            streams: Streams::default(),
             rootfs,
         }
     }
+}
+
+/// Where the standard streams of a process lead.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Streams {
+    /// Nothing to read; output is taken.
+    #[default]
+    Output,
+    /// It reads what this program would; output is taken.
+    Input,
+    /// All three are those of this program, as they are: a terminal stays one.
+    Same,
 }
 
 /// The network of a process.

@@ -76,6 +76,7 @@ pub(super) fn start(
     scene: &Scene,
     place: &Path,
     own_pids: bool,
+    streams: &[OwnedFd],
 ) -> Result<Start, Failure> {
     let scope = match IdMap::current().during("read the id map")? {
         IdMap::Full => None,
@@ -104,6 +105,7 @@ pub(super) fn start(
                 root: place,
                 places: &scene.places,
                 own_pids,
+                streams,
                 alive,
                 supervisor: theirs.map(|(scope, line)| (scope, line.into())),
             };
@@ -225,7 +227,7 @@ pub(super) fn release_output() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits for a step and serves it meanwhile; kills it when the other end of `socket` goes away.
+/// Waits for a step and serves it meanwhile; passes signals on, and kills it when the other end of `socket` goes away.
 pub(super) fn attend(
     step: &Step,
     proxies: Vec<Proxy>,
@@ -251,14 +253,21 @@ pub(super) fn attend(
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(Failure::new("wait for the step", error)),
         }
-        let hung_up = !canceled && !fds[1].revents().is_empty();
+        let spoken = !canceled && !fds[1].revents().is_empty();
         while sys::read_signal(signals)
             .during("wait for the step")?
             .is_some()
         {}
-        if hung_up {
-            canceled = true;
-            kill(step.pid);
+        if spoken {
+            let mut numbers = [0; 64];
+            match rustix::io::read(socket, &mut numbers) {
+                Ok(n @ 1..) => pass_on(step.pid, &numbers[..n]),
+                Err(Errno::INTR) => {}
+                Ok(0) | Err(_) => {
+                    canceled = true;
+                    kill(step.pid);
+                }
+            }
         }
     };
     dismiss(step.supervisor)?;
@@ -272,6 +281,16 @@ pub(super) fn attend(
     } else {
         Exit::Code(status.exit_status().unwrap_or(1))
     })
+}
+
+/// Sends signals to the step. Process 1 of a namespace gets those that it has asked for.
+fn pass_on(pid: Pid, numbers: &[u8]) {
+    for number in numbers {
+        if let Some(signal) = Signal::from_named_raw((*number).into()) {
+            // It fails when the process has ended already.
+            let _ended = process::kill_process(pid, signal);
+        }
+    }
 }
 
 fn kill(pid: Pid) {

@@ -110,10 +110,11 @@ impl Store {
     pub fn steps_on_disk(&self) -> Result<Vec<StepOnDisk>, StoreError> {
         let mut steps = Vec::new();
         for dir in entries(&self.root.join("steps"))? {
-            let folder = if dir.file_name() == "at" {
-                StepFolder::Position
-            } else {
-                StepFolder::Key
+            let name = dir.file_name();
+            let folder = match name.to_str() {
+                Some("at") => StepFolder::Position,
+                Some("files") => StepFolder::Files,
+                _ => StepFolder::Key,
             };
             for entry in entries(&dir.path())? {
                 let path = entry.path();

@@ -3,7 +3,8 @@
 //! ```text
 //! layers/DIFFID/BLOB   what is known of a layer: its descriptor and its table of contents
 //! steps/KE/KEY         the result of a step, by its cache key (KE: the first two digits)
-//! steps/at/POSITION    the key and inputs a step had last time, by where it stands
+//! steps/at/PLACE       what a step looked like last time, by where it stands
+//! steps/files/PLACE    which files it read then
 //! ```
 //! A record begins with `rbuild 1 sha256:HEX\n`, the format and the digest of the rest. They are written without
 //! `fsync`: after a power loss a torn record fails its digest and is a miss. What the bytes of a step's record mean
@@ -55,8 +56,10 @@ pub enum Found<T> {
 pub enum StepFolder {
     /// By cache key.
     Key,
-    /// By position.
+    /// What a step looked like last time, by its place.
     Position,
+    /// Which files it read then, by the same.
+    Files,
 }
 
 impl Store {
@@ -138,6 +141,7 @@ impl Store {
         let shard = match folder {
             StepFolder::Key => &hex[..2],
             StepFolder::Position => "at",
+            StepFolder::Files => "files",
         };
         self.root.join("steps").join(shard).join(hex)
     }

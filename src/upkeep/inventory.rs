@@ -9,7 +9,7 @@ use std::{
 
 use super::{At as _, UpkeepError};
 use crate::{
-    cache::{StepRecord, key_at_position},
+    cache::{StepRecord, key_at_place},
     oci::{ChainId, ConfigFile, Descriptor, DiffId, Digest, Index, Manifest},
     snapshot::{Snapshots, disk_usage},
     store::{CacheMountOnDisk, Found, StepFolder, Store},
@@ -371,12 +371,9 @@ fn layers_and_blobs(store: &Store, roots: &Roots) -> Result<Vec<Item>, UpkeepErr
             group.labels.insert(record.label);
         }
     }
-    for step in steps
-        .iter()
-        .filter(|step| step.folder == StepFolder::Position)
-    {
+    for step in steps.iter().filter(|step| step.folder != StepFolder::Key) {
         let key = match &step.found {
-            Found::Valid(bytes) => key_at_position(bytes),
+            Found::Valid(bytes) => key_at_place(bytes),
             Found::Absent | Found::Invalid => None,
         };
         match key.and_then(|key| groups.get_mut(keys.get(&key)?)) {

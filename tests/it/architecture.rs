@@ -9,6 +9,7 @@ use std::{
 /// A module may import only from modules of a lower rank, and from itself.
 const RANKS: &[&[&str]] = &[
     &["oci", "source"],
+    &["explain"],
     &["tree", "progress"],
     &["reference"],
     &["dockerfile", "context", "layer", "store", "registry"],
@@ -18,7 +19,14 @@ const RANKS: &[&[&str]] = &[
 ];
 
 /// Modules that turn values into values: no files, network, processes, environment, threads or clock.
-const PURE: &[&str] = &["oci", "source", "dockerfile", "plan", "reference"];
+const PURE: &[&str] = &[
+    "oci",
+    "source",
+    "explain",
+    "dockerfile",
+    "plan",
+    "reference",
+];
 
 const IMPURE: &[&str] = &[
     "std::fs",

@@ -258,3 +258,99 @@ fn warnings_come_at_the_end_and_check_shows_their_places() {
         .success()
         .prints("TARGET    DESCRIPTION\nx         \n(default) \n");
 }
+
+#[test]
+fn files_that_are_missing_are_told_together_before_anything_runs() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base\nCOPY one /\nRUN echo ran\nCOPY other /\nRUN --mount=source=two,target=/x true\nADD thre /\nCOPY dir/*.txt /\n",
+    )
+    .file("other", "")
+    .file("three", "")
+    .file("dir/x", "");
+    let outcome = with_base(&env, &[]).exits(1);
+    let outcome = outcome
+        .says("error: \"/one\": not found\n --> Dockerfile:2:1")
+        .says("error: \"/two\": not found\n --> Dockerfile:5:1")
+        .says("error: \"/thre\": not found\n --> Dockerfile:6:1")
+        .says("hint: did you mean /three?")
+        .says("error: dir/*.txt: nothing matches, and nothing else is taken from \"/dir\"\n --> Dockerfile:7:1");
+    assert!(!outcome.stderr.contains("RUN echo ran\n#"), "{outcome}");
+}
+
+#[test]
+fn a_wildcard_without_matches_is_fine_where_its_directory_is_used() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY dir/*.txt no*.txt /a/\nCOPY dir/x /b/\n")
+        .file("dir/x", "x");
+    env.build(&["-o", "out"]).success();
+    assert_eq!(
+        fs::read_to_string(env.path("out/b/x")).expect("copied"),
+        "x"
+    );
+    env.dockerfile("FROM scratch\nCOPY *.none /a/\n");
+    env.build(&[]).success();
+    env.dockerfile("FROM scratch\nCOPY dir/*.none /a/\n");
+    env.build(&[]).exits(1);
+}
+
+#[test]
+fn missing_files_of_images_are_told_together() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY --from=base /one /\nCOPY --from=base /bin/sh /\nCOPY --from=base /two /\n");
+    with_base(&env, &[])
+        .exits(1)
+        .says(" --> Dockerfile:2:1")
+        .says(" --> Dockerfile:4:1");
+}
+
+#[test]
+fn names_of_users_need_something_to_be_looked_up_in() {
+    let env = TestEnv::new();
+    for dockerfile in [
+        "FROM scratch\nCOPY --chown=web a /\n",
+        "FROM scratch\nUSER web\nWORKDIR /x\n",
+        "FROM base\nCOPY --link --chown=root:users a /\n",
+    ] {
+        env.dockerfile(dockerfile).file("a", "");
+        with_base(&env, &[])
+            .exits(1)
+            .says("the instruction builds on nothing")
+            .says("give numbers instead");
+    }
+    env.dockerfile("FROM scratch\nCOPY --chown=5:6 a /\nCOPY --link --chown=root a /b\nCOPY --chown=web a /c\n");
+    env.build(&[]).success();
+}
+
+#[test]
+fn proxies_of_the_command_line_are_stronger_than_env() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM base\nENV HTTP_PROXY=mine no_proxy=kept\nRUN echo got $HTTP_PROXY $http_proxy $no_proxy\n");
+    let outcome = with_base(&env, &["--build-arg", "http_proxy=given"]);
+    if outcome.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    outcome.success().says("got given given kept");
+}
+
+/// For users a step begins when it can: not while it waits for another stage.
+#[test]
+fn a_step_begins_after_the_stages_that_it_needs() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM scratch AS first\nCOPY Dockerfile /one\nCOPY Dockerfile /two\nFROM scratch\nCOPY --from=first / /\n",
+    );
+    let outcome = env.run(&["build", "--progress=rawjson", "context"]);
+    let outcome = outcome.success();
+    let lines: Vec<&str> = outcome.stderr.lines().collect();
+    let line = |name: &str, key: &str| {
+        lines
+            .iter()
+            .position(|line| line.contains(name) && line.contains(key))
+            .unwrap_or_else(|| panic!("{name} {key}: {lines:#?}"))
+    };
+    let last_needed = line("Dockerfile /two", "\"completed\"");
+    let begin = line("COPY --from=first", "\"started\"");
+    assert!(last_needed < begin, "{lines:#?}");
+}

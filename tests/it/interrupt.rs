@@ -130,3 +130,52 @@ fn signals_end_a_build_in_good_order() {
     assert_eq!(end(child).signal(), Some(9));
     assert_clean(&env);
 }
+
+/// A server that takes connections and never says anything.
+#[test]
+fn a_git_repository_that_does_not_come_can_be_given_up() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let env = TestEnv::new();
+    let url = format!("http://{address}/repository.git");
+    let mut child = env
+        .command(&["build", "--progress=plain", &url])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+    // Once somebody calls, git is there and waits.
+    listener.set_nonblocking(true).expect("a socket");
+    let begun = Instant::now();
+    let connection = loop {
+        if let Ok((connection, _)) = listener.accept() {
+            break connection;
+        }
+        let is_over = child.try_wait().expect("a status").is_some();
+        if is_over || begun.elapsed() > Duration::from_mins(1) {
+            child.kill().ok();
+            child.wait().expect("a status");
+            let mut said = String::new();
+            lines.read_to_string(&mut said).expect("text");
+            assert!(said.contains("`git` is not installed"), "{said}");
+            eprintln!("skipped: `git` is not installed");
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    kill_process(pid(&child), Signal::INT).expect("sent");
+    let status = end(child);
+    let mut said = String::new();
+    lines.read_to_string(&mut said).expect("text");
+    assert_eq!(status.code(), Some(130), "{said}");
+    let line = format!("#1 [internal] load git source {url}\n");
+    assert!(said.contains(&line), "{said}");
+    assert!(said.ends_with("error: interrupted\n"), "{said}");
+    // The other side has hung up: nothing of git lives on.
+    connection.set_nonblocking(false).expect("a socket");
+    connection
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a socket");
+    std::io::copy(&mut &connection, &mut std::io::sink()).expect("its end");
+}

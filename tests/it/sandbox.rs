@@ -442,8 +442,18 @@ fn limits_and_shared_memory_are_set() {
         soft: Some(1024),
         hard: Some(2048),
     }];
-    spec.shm_size = 128 << 20;
+    spec.shm_size = Some(128 << 20);
     assert_eq!(stage.run(&spec).stdout, "1024\n2048\n131072\n");
+    // One of a given size is for programs, too, as in BuildKit.
+    for (size, options) in [
+        (None, "rw,nosuid,nodev,noexec,relatime"),
+        (Some(1 << 20), "rw,nosuid,relatime"),
+    ] {
+        let mut sized =
+            stage.spec("sed -n 's,.* /dev/shm tmpfs \\(.*\\)\\,size.*,\\1,p' /proc/mounts");
+        sized.shm_size = size;
+        assert_eq!(stage.run(&sized).stdout, format!("{options}\n"));
+    }
     // A mount in its place replaces it.
     let mut replaced =
         stage.spec("grep ' /dev/shm ' /proc/mounts | grep -v inode64 | cut -d, -f1-3");

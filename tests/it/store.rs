@@ -15,7 +15,7 @@ use std::{
 };
 
 use rbuild::{
-    cache::{CacheUse, KeyBuilder, Lookup, Position, StepRecord},
+    cache::{CacheUse, KeyBuilder, Lookup, StepRecord},
     oci::{Descriptor, DiffId, Manifest, MediaType, sha256, to_json},
     reference::Reference,
     store::{CacheMountId, CacheSharing, Store, StoreError},
@@ -115,9 +115,8 @@ fn run_steps(root: &Path) {
     let store = Store::open(root).unwrap();
     for n in 0..5 {
         let key = KeyBuilder::new("test").number("n", n).finish();
-        let position = Position::new(&[&n.to_string()]);
         let _turn = store.lock_step(key.digest()).unwrap();
-        if let Lookup::Hit(_) = key.lookup(&store, position, CacheUse::On).unwrap() {
+        if let Lookup::Hit(_) = key.lookup(&store, CacheUse::On).unwrap() {
             continue;
         }
         let log = root.join("stat").join(format!("executed-{n}"));
@@ -136,7 +135,7 @@ fn run_steps(root: &Path) {
             content: None,
             label: String::new(),
         };
-        key.record(&store, position, &record).unwrap();
+        key.record(&store, &record).unwrap();
     }
 }
 
@@ -170,8 +169,7 @@ fn write_forever(root: &Path) {
             label: String::new(),
         };
         let _turn = store.lock_step(key.digest()).unwrap();
-        key.record(&store, Position::new(&["forever"]), &record)
-            .unwrap();
+        key.record(&store, &record).unwrap();
         let image = image(&store, &i.to_string());
         store
             .set_tags(&[reference(&format!("forever:v{}", i % 5))], &image)

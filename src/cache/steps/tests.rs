@@ -12,6 +12,7 @@ fn run_op() -> RunOp {
         argv: vec!["/bin/sh".into(), "-c".into(), "make".into()],
         scripts: Vec::new(),
         env: vec![("PATH".into(), "/bin".into()), ("A".into(), "1".into())],
+        args: Vec::new(),
         proxy_env: Vec::new(),
         user: String::new(),
         workdir: PathBuf::from("/src"),

@@ -8,6 +8,7 @@ use std::{
 
 use rbuild::{
     build::{self, BuildError, BuildRequest, BuildResult, Services},
+    explain::Explanation,
     output::{self, Annotation, Exported, OutputSpec},
     progress::{Event, Reporter as _},
     reference::Reference,
@@ -18,8 +19,9 @@ use rbuild::{
 };
 use serde_json::{Value, json};
 
-use super::check;
+use super::{check, explain};
 use crate::cli::{
+    args::DataFormat,
     build_args::BuildArgs,
     call::Method,
     classify,
@@ -34,7 +36,16 @@ use crate::cli::{
     stdout,
 };
 
-/// Builds, or does with the Dockerfile what `--call` says.
+/// What the options of a build are given for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To build, or to do with the Dockerfile what `--call` says.
+    Build,
+    /// To predict what a build would execute, and print that.
+    Explain(DataFormat),
+}
+
+/// Builds, or does with the Dockerfile what `--call` says, or predicts what a build would do.
 ///
 /// `rung` is how processes are run, or why none can be here; what needs none is built all the same.
 pub(crate) fn run(
@@ -42,7 +53,11 @@ pub(crate) fn run(
     root: &Path,
     env: &Environment,
     rung: &Result<Rung, Refusal>,
+    purpose: Purpose,
 ) -> Result<(), Failure> {
+    if let Purpose::Explain(_) = purpose {
+        explain::check_options(args)?;
+    }
     let wanted = Wanted::new(args, env)?;
     // What is wrong with the command line is told before anything is touched, if that can be.
     let known = if request::needs_fetcher(args) {
@@ -52,7 +67,9 @@ pub(crate) fn run(
     };
     let mut registry = args.registries.settings(env)?;
     registry.insecure.extend(wanted.insecure_registries());
-    let form = settings::progress_form(args.progress, args.quiet, env)?;
+    // A prediction is all there is to see, unless somebody asks for more.
+    let quiet = args.quiet || (purpose != Purpose::Build && args.progress.is_none());
+    let form = settings::progress_form(args.progress, quiet, env)?;
     let colour = settings::colour(env);
     let budget = settings::cache_budget(args.cache_budget, env)?;
 
@@ -71,10 +88,13 @@ pub(crate) fn run(
     let asked = cancel.clone();
     registry.canceled = Some(Canceled(Arc::new(move || asked.is_canceled())));
     let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
-    let fetcher = Fetcher::new(&store, &client, env);
+    let fetcher = Fetcher::new(&store, &client, args, env, &renderer);
     let request = match known {
         Some(request) => request,
-        None => request::request(args, env, Some(&fetcher))?,
+        None => request::request(args, env, Some(&fetcher)).map_err(|failure| {
+            renderer.finish();
+            interruption(&received).unwrap_or(failure)
+        })?,
     };
     let services = Services {
         store: &store,
@@ -82,6 +102,7 @@ pub(crate) fn run(
         rung,
         registry: &client,
         sandbox: &sandbox,
+        first_vertex: renderer.next_vertex(),
         reporter: &*renderer,
         cancel: &cancel,
         clock: jiff::Timestamp::now,
@@ -94,14 +115,18 @@ pub(crate) fn run(
         renderer: &renderer,
         received: &received,
     };
+    if let Purpose::Explain(format) = purpose {
+        return explain::run(format, &session);
+    }
     if args.check || args.call.method != Method::Build {
         return check::run(args, &session, colour);
     }
     if let Some(path) = &args.iidfile {
         remove_stale(path)?;
     }
-    let outcome = session.build(&wanted);
+    let (outcome, explanation) = session.build(&wanted);
     let steps = renderer.finish();
+    explain::report(args.explain, form, &explanation)?;
     let reported = outcome
         .map_err(|failure| failure.with_steps(steps))
         .and_then(|(result, exported)| {
@@ -119,7 +144,7 @@ pub(crate) fn run(
 }
 
 /// How states are kept on disk for processes with the ids that there are here.
-fn state_style(rung: Option<Rung>) -> Style {
+pub(crate) fn state_style(rung: Option<Rung>) -> Style {
     let map = IdMap::current().unwrap_or(IdMap::Single);
     match map {
         IdMap::Full if rung.is_some() => Style {
@@ -137,6 +162,8 @@ fn state_style(rung: Option<Rung>) -> Style {
     }
 }
 
+type Built = (BuildResult, Vec<Exported>);
+
 /// One build and all that it needs.
 pub(crate) struct Session<'a> {
     pub(crate) request: &'a BuildRequest,
@@ -146,9 +173,15 @@ pub(crate) struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn build(&self, wanted: &Wanted) -> Result<(BuildResult, Vec<Exported>), Failure> {
-        let result =
-            build::build(self.request, self.services).map_err(|error| self.failure(&error))?;
+    fn build(&self, wanted: &Wanted) -> (Result<Built, Failure>, Explanation) {
+        let (result, explanation) = build::build_explained(self.request, self.services);
+        let built = result
+            .map_err(|error| self.failure(&error))
+            .and_then(|result| self.export_all(wanted, result));
+        (built, explanation)
+    }
+
+    fn export_all(&self, wanted: &Wanted, result: BuildResult) -> Result<Built, Failure> {
         let images = export::images(&result);
         let request = output::Request {
             images: &images,
@@ -218,8 +251,7 @@ impl Session<'_> {
 
     /// What a signal makes of an error that it caused.
     fn interrupted(&self) -> Option<Failure> {
-        let signal = self.received.get()?;
-        Some(Failure::new(Kind::Interrupted(signal), "interrupted"))
+        interruption(self.received)
     }
 
     /// What is to be said of an error of the build.
@@ -239,15 +271,23 @@ impl Session<'_> {
             BuildError::Invalid(diagnostics) => Failure::from_diagnostics(source, diagnostics),
             BuildError::Image(image) => by_chain(error).at(source, image.span),
             BuildError::Epoch { span, .. } => by_chain(error).at(source, *span),
-            BuildError::Step(step) => self
-                .interrupted()
-                .unwrap_or_else(|| by_chain(&step.source).at(source, step.span)),
+            BuildError::Step(step) => self.interrupted().unwrap_or_else(|| {
+                let first = by_chain(&step.source).at(source, step.span);
+                step.others.iter().fold(first, |failure, other| {
+                    failure.and(by_chain(&other.source), other.span)
+                })
+            }),
             BuildError::Interrupted => self
                 .interrupted()
                 .unwrap_or_else(|| Failure::new(Kind::Bug, "the build gave up without a reason")),
             _ => by_chain(error),
         }
     }
+}
+
+fn interruption(received: &Received) -> Option<Failure> {
+    let signal = received.get()?;
+    Some(Failure::new(Kind::Interrupted(signal), "interrupted"))
 }
 
 /// What a command line wants of the result.
@@ -307,6 +347,11 @@ impl Wanted {
                 "an output with mode=delete removes all other files of its directory",
             )
             .with_hint(format!("allow it with --allow {LOCAL_DELETE}")));
+        }
+        if args.explain == Some(DataFormat::Json) && (to_stdout > 0 || args.quiet) {
+            return Err(Failure::usage(
+                "--explain=json prints on standard output, and so would something else",
+            ));
         }
         if args.iidfile.is_some() && !outputs.iter().any(has_image) {
             return Err(Failure::usage("--iidfile needs an output that is an image"));
@@ -396,7 +441,7 @@ fn export_name(spec: &OutputSpec) -> &'static str {
 }
 
 /// The servers that this machine asks for names, for steps on its network.
-fn host_resolv_conf() -> Vec<u8> {
+pub(crate) fn host_resolv_conf() -> Vec<u8> {
     let mut conf = fs::read("/etc/resolv.conf").ok();
     if conf.as_deref().is_some_and(is_stub)
         && let Ok(servers) = fs::read(RESOLVED_CONF)

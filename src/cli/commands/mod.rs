@@ -5,14 +5,18 @@ mod build;
 mod cache;
 mod check;
 mod doctor;
+mod explain;
 mod images;
 mod manifest;
 mod plan;
 mod registry;
+mod run;
 
 use std::{path::Path, process::ExitCode};
 
 use rbuild::store::Store;
+
+use build::Purpose;
 
 use super::{
     args::{Cli, Command, DataFormat, VersionArgs},
@@ -22,6 +26,7 @@ use super::{
     diagnostics::Failure,
     environment::Environment,
     namespace::{self, Place},
+    run_args::RunArgs,
     settings, stdout,
 };
 
@@ -30,7 +35,11 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
     let root = settings::store_root(cli.root, env);
     let open = || Store::open(&root.clone()?).map_err(|e| classify::failure(&e));
     match cli.command {
-        Command::Build(args) => return build(&args, &root?, env),
+        Command::Build(args) => return build(&args, &root?, env, Purpose::Build),
+        Command::Explain(args) => {
+            return build(&args.build, &root?, env, Purpose::Explain(args.format));
+        }
+        Command::Run(args) => return run_image(&args, &root?, env),
         Command::Cache(args) => return cache(&args, &root?, env),
         Command::Images(args) => images::list(&open()?, &args),
         Command::Tag(args) => images::tag(&open()?, &args),
@@ -51,10 +60,26 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
 }
 
 /// Builds in a user namespace where that takes one.
-fn build(args: &BuildArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
+fn build(
+    args: &BuildArgs,
+    root: &Path,
+    env: &Environment,
+    purpose: Purpose,
+) -> Result<ExitCode, Failure> {
     let isolation = settings::isolation(args.isolation, env)?;
     match namespace::enter(isolation, root, env) {
-        Place::Here(rung) => build::run(args, root, env, &rung).map(|()| ExitCode::SUCCESS),
+        Place::Here(rung) => {
+            build::run(args, root, env, &rung, purpose).map(|()| ExitCode::SUCCESS)
+        }
+        Place::Finished(status) => Ok(ExitCode::from(status)),
+    }
+}
+
+/// Runs a program of an image, in a user namespace where that takes one.
+fn run_image(args: &RunArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
+    let isolation = settings::isolation(args.isolation, env)?;
+    match namespace::enter(isolation, root, env) {
+        Place::Here(rung) => run::run(args, root, env, &rung),
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }
 }

@@ -2,6 +2,10 @@
 //!
 //! A vertex is named by a digest of its number and name; times are RFC 3339; log data is base64. Fields that say
 //! nothing are left out.
+//!
+//! With `--explain` there are lines of a kind that BuildKit does not have:
+//! `{"explanations":[{"vertex":…,"timestamp":…,"reason":{…}}]}` with why a step runs, as `rbuild::explain` has it, and with
+//! `"result":"unchanged"` instead when it made what it had made before.
 
 use std::{
     collections::BTreeMap,
@@ -96,6 +100,12 @@ impl Json {
                 }
                 json!({"statuses": [status]})
             }
+            Event::Missed { vertex, reason } => json!({"explanations": [{
+                "vertex": self.digest(*vertex), "timestamp": time, "reason": reason,
+            }]}),
+            Event::Unchanged { vertex } => json!({"explanations": [{
+                "vertex": self.digest(*vertex), "timestamp": time, "result": "unchanged",
+            }]}),
             Event::Cached { vertex } => {
                 self.vertex(*vertex, json!({"completed": time, "cached": true}))
             }

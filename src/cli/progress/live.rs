@@ -10,7 +10,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use rbuild::progress::{Event, Vertex};
 
 use super::{View, lines::Lines, plain::bytes};
-use crate::cli::terminal::{self, Colour};
+use crate::cli::{
+    explain,
+    terminal::{self, Colour},
+};
 
 /// How many lines of output a running step shows.
 const SHOWN_LINES: usize = 4;
@@ -55,6 +58,21 @@ impl Live {
         let line = fit(&format!(" => {mark}{}", step.name), width(), after);
         // A terminal that is gone must not stop a build.
         self.screen.println(line).ok();
+    }
+
+    /// Lines that stay: the step's name, and what is to be said of it.
+    fn explain(&self, vertex: Vertex, lines: &[String]) {
+        let Some(step) = self.steps.get(&vertex) else {
+            return;
+        };
+        let mut text = format!(" => {}", step.name);
+        for line in lines {
+            text.push_str("\n => => ");
+            text.push_str(explain::MARK);
+            text.push_str(line);
+        }
+        // A terminal that is gone must not stop a build.
+        self.screen.println(text).ok();
     }
 
     fn refresh(&mut self, now: Duration) {
@@ -139,6 +157,10 @@ impl View for Live {
                 if let Some(step) = self.steps.get_mut(vertex) {
                     step.transfers.insert(item.clone(), (*current, *total));
                 }
+            }
+            Event::Missed { vertex, reason } => self.explain(*vertex, &explain::lines(reason)),
+            Event::Unchanged { vertex } => {
+                self.explain(*vertex, &[explain::UNCHANGED.to_owned()]);
             }
             Event::Cached { vertex } => self.end(*vertex, "CACHED ", ""),
             Event::Done { vertex, elapsed } => {

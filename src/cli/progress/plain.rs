@@ -17,7 +17,10 @@ use std::{collections::BTreeMap, fmt::Write as _, io::Write, time::Duration};
 use rbuild::progress::{Event, Vertex};
 
 use super::{View, lines::Lines};
-use crate::cli::terminal::{self, Colour};
+use crate::cli::{
+    explain,
+    terminal::{self, Colour},
+};
 
 /// A step that has said nothing for so long gives up the floor to one that has something to say.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -256,6 +259,18 @@ impl View for Plain {
                 current,
                 total,
             } => self.transfer(*vertex, item, *current, *total, now),
+            Event::Missed { vertex, reason } => {
+                for line in explain::lines(reason) {
+                    self.say(*vertex, &format!("{}{line}", explain::MARK), now);
+                }
+            }
+            Event::Unchanged { vertex } => {
+                self.say(
+                    *vertex,
+                    &format!("{}{}", explain::MARK, explain::UNCHANGED),
+                    now,
+                );
+            }
             Event::Cached { vertex } => self.end(*vertex, "CACHED", now),
             Event::Done { vertex, elapsed } => {
                 self.end(*vertex, &format!("DONE {:.1}s", elapsed.as_secs_f64()), now);

@@ -72,7 +72,11 @@ impl Tails {
             Event::Cached { vertex } | Event::Done { vertex, .. } | Event::Canceled { vertex } => {
                 self.steps.remove(vertex);
             }
-            Event::Status { .. } | Event::Transfer { .. } | Event::Warning { .. } => {}
+            Event::Status { .. }
+            | Event::Transfer { .. }
+            | Event::Missed { .. }
+            | Event::Unchanged { .. }
+            | Event::Warning { .. } => {}
         }
     }
 

@@ -4,12 +4,13 @@ use std::{
     os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use base64::Engine as _;
 
-use super::GitSource;
+use super::{GitSource, process};
 use crate::{
     context::{ContextError, LocalTree, Patterns},
     tree::{self, Last},
@@ -26,6 +27,8 @@ pub struct GitSettings {
     pub header: Option<String>,
     /// Keys of SSH servers; `None` trusts any.
     pub known_hosts: Option<PathBuf>,
+    /// Asked now and then whether to stop; what runs is killed then.
+    pub canceled: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl std::fmt::Debug for GitSettings {
@@ -104,6 +107,12 @@ pub enum GitError {
         remote: String,
         /// The directory.
         subdir: PathBuf,
+    },
+    /// The work was called off.
+    #[error("fetching `{remote}` was called off")]
+    Canceled {
+        /// The repository.
+        remote: String,
     },
     /// The result cannot be read.
     #[error(transparent)]
@@ -281,6 +290,9 @@ impl Git<'_> {
                 commit,
             ],
         );
+        if let Err(GitError::Canceled { remote }) = direct {
+            return Err(GitError::Canceled { remote });
+        }
         if direct.is_err() {
             // Servers may refuse to give a commit by its name; it is in the history of some branch or tag then.
             self.run(
@@ -408,8 +420,13 @@ impl Git<'_> {
             .envs(self.config())
             .stdin(Stdio::null());
         let remote = self.source.display_remote();
-        let output = command.output().map_err(|source| match source.kind() {
+        let canceled =
+            || (self.settings.canceled.as_ref()).is_some_and(|is_canceled| is_canceled());
+        let output = process::output(command, &canceled).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => GitError::NoGit {
+                remote: remote.clone(),
+            },
+            io::ErrorKind::Interrupted => GitError::Canceled {
                 remote: remote.clone(),
             },
             _ => GitError::Io {

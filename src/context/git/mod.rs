@@ -5,6 +5,7 @@
 //! arguments. Files are 0644 or 0755 and directories 0755, whatever the umask.
 
 mod checkout;
+mod process;
 mod source;
 
 pub use self::{

@@ -169,6 +169,15 @@ impl GitSource {
         }
     }
 
+    /// The secrets that may hold the credential `name`: that for the repository's server first, then that for any.
+    pub fn secret_ids(&self, name: &str) -> [String; 2] {
+        let host = self.remote.split("://").last().unwrap_or(&self.remote);
+        let host = host.split('/').next().unwrap_or(host);
+        let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+        let host = host.split(':').next().unwrap_or(host);
+        [format!("{name}.{host}"), name.to_owned()]
+    }
+
     /// The repository for people to read: without a user's password.
     pub fn display_remote(&self) -> String {
         let Some((scheme, rest)) = self.remote.split_once("://") else {
@@ -292,6 +301,20 @@ mod tests {
         let github = GitSource::parse_context("github.com/a/b#v1:sub").unwrap();
         assert_eq!(github.unwrap().remote, "https://github.com/a/b");
         assert_eq!(GitSource::parse_context("./github.com/a"), Ok(None));
+    }
+
+    #[test]
+    fn credentials_go_by_the_server() {
+        for text in [
+            "https://u:p@host.test:8443/a@b.git",
+            "me@host.test:a",
+            "git://host.test/a",
+        ] {
+            assert_eq!(
+                parse(text).secret_ids("GIT_AUTH_TOKEN"),
+                ["GIT_AUTH_TOKEN.host.test", "GIT_AUTH_TOKEN"]
+            );
+        }
     }
 
     #[test]

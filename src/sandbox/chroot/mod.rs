@@ -12,7 +12,7 @@ mod furniture;
 use std::{
     io::Read as _,
     os::{
-        fd::{AsFd as _, BorrowedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
     path::Path,
@@ -39,6 +39,7 @@ pub(super) fn run(
     (root, work): (&Path, &Path),
     socket: &UnixStream,
     signals: BorrowedFd<'_>,
+    streams: &[OwnedFd],
 ) -> Result<Exit, Failure> {
     if spec.insecure {
         let refused = "give all capabilities, as `security=insecure` asks, without namespaces";
@@ -46,7 +47,7 @@ pub(super) fn run(
     }
     let mut furniture = Furniture::new(root, work)?;
     let result = furnish(&mut furniture, spec)
-        .and_then(|kept| run_in(&mut furniture, spec, root, kept, socket, signals));
+        .and_then(|kept| run_in(&mut furniture, spec, root, kept, (socket, signals, streams)));
     // Also when it failed: what was moved in has to get back.
     let taken_out = furniture.take_out();
     let exit = result?;
@@ -78,8 +79,7 @@ fn run_in(
     spec: &ProcessSpec,
     path: &Path,
     kept: keeper::Kept,
-    socket: &UnixStream,
-    signals: BorrowedFd<'_>,
+    (socket, signals, streams): (&UnixStream, BorrowedFd<'_>, &[OwnedFd]),
 ) -> Result<Exit, Failure> {
     process::set_child_subreaper(Some(process::getpid())).during("adopt orphans")?;
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).during("make a pipe");
@@ -94,6 +94,7 @@ fn run_in(
                 root: furniture.root(),
                 filter: &keeper_filter,
                 listener: theirs.into(),
+                streams,
                 alive,
             };
             let reason = child::become_step_by_chroot(spec, &way);
@@ -129,7 +130,7 @@ fn start_keeper(
     furniture: &Furniture,
     path: &Path,
     step: Pid,
-    listener: std::os::fd::OwnedFd,
+    listener: OwnedFd,
     kept: keeper::Kept,
 ) -> Result<Pid, Failure> {
     let charge = keeper::Charge {

@@ -6,6 +6,8 @@ use std::{
     process::Stdio,
 };
 
+mod git;
+
 use super::support::{Outcome, TestEnv};
 
 /// A tar with a Dockerfile and a file.
@@ -89,16 +91,57 @@ fn an_archive_on_standard_input_is_the_context() {
 }
 
 #[test]
+fn packed_archives_are_contexts_too() {
+    let gzip = |bytes: &[u8]| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(bytes).expect("memory takes it");
+        packed.finish().expect("memory takes it")
+    };
+    for packed in [gzip(&archive()), zstd(&archive())] {
+        let env = TestEnv::new();
+        build_from_stdin(&env, &["-"], &packed).success();
+        assert_eq!(output(&env, "data"), "from the archive\n");
+    }
+    let env = TestEnv::new();
+    let cut = &gzip(&archive())[..60];
+    build_from_stdin(&env, &["-"], cut).exits(2);
+    build_from_stdin(&env, &["-"], b"\0\x01\x02")
+        .exits(2)
+        .says("error: the context is neither an archive nor a Dockerfile");
+    build_from_stdin(&env, &["-"], b"").exits(1);
+}
+
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).expect("memory takes it")
+}
+
+#[test]
 fn an_archive_on_the_web_is_the_context() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
     let server = std::thread::spawn(move || {
-        for _ in 0..2 {
+        for path in [
+            "context.tar",
+            "context.tar",
+            "context.tar",
+            "Dockerfile",
+            "gone",
+        ] {
             let (mut connection, _) = listener.accept().expect("a connection");
             let mut request = [0; 4096];
             let n = connection.read(&mut request).expect("a request");
-            assert!(request[..n].starts_with(b"GET /context.tar HTTP/1.1"));
-            let body = archive();
+            let wanted = format!("GET /{path} HTTP/1.1");
+            assert!(request[..n].starts_with(wanted.as_bytes()));
+            let body = match path {
+                "context.tar" => archive(),
+                "Dockerfile" => b"FROM scratch\nCOPY mine /web\n".to_vec(),
+                _ => {
+                    let head =
+                        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    connection.write_all(head).expect("written");
+                    continue;
+                }
+            };
             let head = format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
                 body.len()
@@ -109,11 +152,26 @@ fn an_archive_on_the_web_is_the_context() {
     });
     let env = TestEnv::new();
     let url = format!("http://{address}/context.tar");
-    build_from_stdin(&env, &[&url], b"").success();
+    build_from_stdin(&env, &[&url], b"")
+        .success()
+        .says("#1 [internal] load remote build context\n")
+        .says("#1 context ")
+        .says("#1 DONE");
     assert_eq!(output(&env, "data"), "from the archive\n");
     env.dockerfile("FROM scratch\nCOPY --from=files data /named\n");
     let named = format!("files={url}");
     build_from_stdin(&env, &["--build-context", &named, "context"], b"").success();
     assert_eq!(output(&env, "named"), "from the archive\n");
-    server.join().expect("it served twice");
+    // Another Dockerfile of the archive.
+    build_from_stdin(&env, &["-f", "other/Dockerfile.x", &url], b"").success();
+    assert_eq!(output(&env, "elsewhere"), "from the archive\n");
+    // A Dockerfile of the web, for files of this machine.
+    env.file("mine", "local\n");
+    let dockerfile = format!("http://{address}/Dockerfile");
+    build_from_stdin(&env, &["-f", &dockerfile, "context"], b"").success();
+    assert_eq!(output(&env, "web"), "local\n");
+    build_from_stdin(&env, &[&format!("http://{address}/gone")], b"")
+        .exits(4)
+        .says("gone: not found");
+    server.join().expect("it was asked for everything");
 }

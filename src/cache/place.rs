@@ -1,0 +1,232 @@
+//! What the step at a place looked like last time.
+//!
+//! ```text
+//! steps/at/TEXT     the key, inputs and lineage of the step with this text       ─┐ JSON
+//! steps/at/NUMBER   the text place of the step that stood at this number         ─┘
+//! steps/files/…     the files of an input of the step at a text place, see `files`
+//! ```
+//! A step is known again by its text, so that one put in between moves nothing; a step whose text has changed is compared
+//! with the one that stood at its number. Places name the directory of the context: they tell apart projects of one
+//! machine, and are no part of any key. All of it is for explanations, and for finding a layer whose unchanged parts can be
+//! taken over: two steps that share a place, or two processes that write one, only spoil that for each other.
+
+use serde::{Deserialize, Serialize};
+
+use super::{FileEntry, Input, Key, StepRecord, files, record::result_of};
+use crate::{
+    oci::{ChainId, DiffId, Digest, sha256, to_json},
+    store::{Found, StepFolder, Store, StoreError},
+};
+
+/// Where a step stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    text: Digest,
+    number: Digest,
+}
+
+impl Place {
+    /// The place of a step in a stage that `stage` describes: the directory, the Dockerfile, the platform, the stage's
+    /// name. The step has this text, of those in the stage with the same text it is the nth, and it has this number.
+    pub fn new(stage: &[&str], text: &str, nth: usize, number: usize) -> Self {
+        let at = |what: &str, n: usize| {
+            let parts = serde_json::json!([stage, what, n]);
+            sha256(parts.to_string().as_bytes())
+        };
+        Self {
+            text: at(&format!("text {text}"), nth),
+            number: at("number", number),
+        }
+    }
+}
+
+impl Place {
+    /// What the step here made last time, whatever its inputs were; its blob is in the store.
+    pub fn last_result(self, store: &Store) -> Result<Option<StepRecord>, StoreError> {
+        match self.last(store)? {
+            Some(last) => result_of(store, &last.key),
+            None => Ok(None),
+        }
+    }
+
+    fn last(self, store: &Store) -> Result<Option<Last>, StoreError> {
+        let mut place = self.text;
+        let mut last: Option<Last> = read(store, &place)?;
+        if last.is_none()
+            && let Some(pointer) = read::<Pointer>(store, &self.number)?
+        {
+            place = pointer.text;
+            last = read(store, &place)?;
+        }
+        Ok(last.map(|last| Last {
+            place: Some(place),
+            ..last
+        }))
+    }
+}
+
+/// What a state was made by: a base, then steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lineage {
+    pub(super) base: BaseState,
+    pub(super) steps: Vec<(String, DiffId)>,
+}
+
+/// What a stage starts from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseState {
+    /// Its name: `docker.io/library/alpine:3.20`, `scratch`.
+    pub name: String,
+    /// The manifest of an image, or else the content.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+}
+
+impl Lineage {
+    /// A base without steps.
+    pub fn of(base: BaseState) -> Self {
+        Self {
+            base,
+            steps: Vec::new(),
+        }
+    }
+
+    /// Adds the step that progress calls `label`, and the layer that it made.
+    pub fn push(&mut self, label: &str, layer: DiffId) {
+        self.steps.push((label.to_owned(), layer));
+    }
+
+    /// What steps made, cut to what tells them apart: the states after each of them, whatever the base.
+    fn marks(&self) -> Vec<String> {
+        let mut chain = None;
+        let mut mark = |diff_id: DiffId| {
+            let next = ChainId::after(chain, diff_id);
+            chain = Some(next);
+            next.0.hex()[..16].to_owned()
+        };
+        self.steps
+            .iter()
+            .map(|(_, diff_id)| mark(*diff_id))
+            .collect()
+    }
+
+    pub(super) fn last(&self) -> LastLineage {
+        LastLineage {
+            base: self.base.clone(),
+            steps: self.marks(),
+        }
+    }
+}
+
+/// A lineage as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LastLineage {
+    pub(super) base: BaseState,
+    pub(super) steps: Vec<String>,
+}
+
+/// A list of the files of an input of a step.
+#[derive(Debug, Clone)]
+pub struct FileList {
+    /// The name of the input in the key: `content`, `mount 1 content`.
+    pub input: String,
+    /// Where the files are, in words.
+    pub from: String,
+    /// The files.
+    pub entries: Vec<FileEntry>,
+}
+
+/// What there is to know of a step beside its key, for explanations.
+#[derive(Debug, Clone)]
+pub struct Sight<'a> {
+    /// Where it stands.
+    pub place: Place,
+    /// Its text as progress shows it: `RUN make`.
+    pub text: &'a str,
+    /// What it builds on.
+    pub lineage: &'a Lineage,
+    /// The files that it reads.
+    pub files: &'a [FileList],
+}
+
+/// What a step at a place had last time.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Last {
+    pub(super) key: Digest,
+    pub(super) text: String,
+    pub(super) inputs: Vec<Input>,
+    pub(super) lineage: LastLineage,
+    /// Under which place its files are.
+    #[serde(skip)]
+    pub(super) place: Option<Digest>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pointer {
+    text: Digest,
+}
+
+impl Sight<'_> {
+    /// Remembers the step as it is, unless that is what is remembered.
+    pub(super) fn remember(&self, store: &Store, key: &Key) -> Result<(), StoreError> {
+        let Place { text, number } = self.place;
+        let pointer: Option<Pointer> = read(store, &number)?;
+        if pointer.is_none_or(|pointer| pointer.text != text) {
+            store.put_step(StepFolder::Position, &number, &to_json(&Pointer { text }))?;
+        }
+        let last: Option<Last> = read(store, &text)?;
+        if last.is_some_and(|last| last.key == *key.digest()) {
+            return Ok(());
+        }
+        for list in self.files {
+            let at = place_of_files(&text, &list.input);
+            if let Some(bytes) = files::print(&list.entries) {
+                store.put_step(StepFolder::Files, &at, &bytes)?;
+            } else {
+                store.put_step(StepFolder::Files, &at, b"")?;
+            }
+        }
+        let last = Last {
+            key: *key.digest(),
+            text: self.text.to_owned(),
+            inputs: key.inputs().to_vec(),
+            lineage: self.lineage.last(),
+            place: None,
+        };
+        store.put_step(StepFolder::Position, &text, &to_json(&last))
+    }
+
+    /// What stood here last time.
+    pub(super) fn last(&self, store: &Store) -> Result<Option<Last>, StoreError> {
+        self.place.last(store)
+    }
+}
+
+impl Last {
+    /// The list that was kept of an input's files.
+    pub(super) fn files(&self, store: &Store, input: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(place) = &self.place else {
+            return Ok(None);
+        };
+        Ok(
+            match store.step(StepFolder::Files, &place_of_files(place, input))? {
+                Found::Valid(bytes) => Some(bytes),
+                Found::Absent | Found::Invalid => None,
+            },
+        )
+    }
+}
+
+fn place_of_files(place: &Digest, input: &str) -> Digest {
+    sha256(format!("{place} {input}").as_bytes())
+}
+
+fn read<T: serde::de::DeserializeOwned>(
+    store: &Store,
+    at: &Digest,
+) -> Result<Option<T>, StoreError> {
+    Ok(match store.step(StepFolder::Position, at)? {
+        Found::Valid(bytes) => serde_json::from_slice(&bytes).ok(),
+        Found::Absent | Found::Invalid => None,
+    })
+}

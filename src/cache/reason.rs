@@ -1,0 +1,509 @@
+//! Why a lookup missed: what the step has now against what it had last time.
+
+use super::{Input, Key, Miss, Sight, files, place::Last};
+use crate::{
+    explain::{Cause, MissReason, VariableOrigin},
+    store::{Store, StoreError},
+};
+
+/// The note that names the variables set by `ARG`.
+pub(super) const ARGS: &str = "args";
+
+impl Key {
+    /// Why the lookup of this key missed. For a step whose state below is not known yet see [`Key::own_causes`].
+    pub fn reason(
+        &self,
+        store: &Store,
+        sight: &Sight<'_>,
+        miss: Miss,
+    ) -> Result<MissReason, StoreError> {
+        match miss {
+            Miss::Disabled => return Ok(MissReason::Disabled),
+            Miss::Corrupt => return Ok(MissReason::Corrupt),
+            Miss::Evicted(blob) => return Ok(MissReason::Evicted { blob: Some(blob) }),
+            Miss::Absent => {}
+        }
+        let Some(last) = sight.last(store)? else {
+            return Ok(MissReason::First);
+        };
+        if last.key == *self.digest() {
+            return Ok(MissReason::Evicted { blob: None });
+        }
+        let mut causes = Vec::new();
+        if differs(&last, self, "parent") {
+            causes.extend(lineage_cause(&last, sight));
+        }
+        causes.extend(self.causes(store, sight, &last)?);
+        Ok(if causes.is_empty() {
+            // The order of inputs, or more of a long value than is kept.
+            MissReason::Unknown
+        } else {
+            MissReason::Changed { causes }
+        })
+    }
+
+    /// What is not as it was of the step itself, whatever it builds on; `None` when nothing is known of it.
+    pub fn own_causes(
+        &self,
+        store: &Store,
+        sight: &Sight<'_>,
+    ) -> Result<Option<Vec<Cause>>, StoreError> {
+        match sight.last(store)? {
+            Some(last) => self.causes(store, sight, &last).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    fn causes(
+        &self,
+        store: &Store,
+        sight: &Sight<'_>,
+        last: &Last,
+    ) -> Result<Vec<Cause>, StoreError> {
+        let (before, after) = (&last.inputs, self.inputs());
+        let gone = before
+            .iter()
+            .filter(|input| value(after, &input.name).is_none());
+        let mut causes = Vec::new();
+        for Input { name, .. } in after.iter().chain(gone) {
+            let change = (value(before, name), value(after, name));
+            if change.0 == change.1 {
+                continue;
+            }
+            let owned = |text: Option<&str>| text.map(ToOwned::to_owned);
+            let (old, new) = (owned(change.0), owned(change.1));
+            causes.extend(match subject(name) {
+                Subject::Ignored => None,
+                Subject::Instruction => {
+                    let is_told = causes
+                        .iter()
+                        .any(|cause| matches!(cause, Cause::Instruction { .. }));
+                    (!is_told).then(|| instruction(last, sight, old, new))
+                }
+                Subject::Variable(variable) => {
+                    let of = if new.is_some() { after } else { before };
+                    Some(Cause::Variable {
+                        name: variable.to_owned(),
+                        origin: origin(of, variable),
+                        before: old,
+                        after: new,
+                    })
+                }
+                Subject::Files => match sight.files.iter().find(|list| list.input == *name) {
+                    Some(list) => Some(Cause::Files {
+                        from: list.from.clone(),
+                        changes: last
+                            .files(store, name)?
+                            .and_then(|bytes| files::compare(&bytes, &list.entries)),
+                    }),
+                    None => Some(setting(name, old, new)),
+                },
+                Subject::Setting => Some(setting(name, old, new)),
+            });
+        }
+        Ok(causes)
+    }
+}
+
+fn differs(last: &Last, key: &Key, name: &str) -> bool {
+    value(&last.inputs, name) != value(key.inputs(), name)
+}
+
+fn value<'a>(inputs: &'a [Input], name: &str) -> Option<&'a str> {
+    inputs
+        .iter()
+        .find(|input| input.name == name)
+        .map(|input| input.value.as_str())
+}
+
+/// What an input is, by its name in the key.
+enum Subject<'a> {
+    /// It says nothing to users, or something else says the same.
+    Ignored,
+    /// It stands in the instruction.
+    Instruction,
+    Variable(&'a str),
+    Files,
+    Setting,
+}
+
+fn subject(name: &str) -> Subject<'_> {
+    if let Some(variable) = name.strip_prefix("env ") {
+        return Subject::Variable(variable);
+    }
+    if name.starts_with("script ") || name.starts_with("source ") {
+        return Subject::Instruction;
+    }
+    if name == "content" || (name.starts_with("mount ") && name.ends_with(" content")) {
+        return Subject::Files;
+    }
+    match name {
+        "parent" | "env" | "scripts" | "mounts" | "ulimits" | "devices" | "sources" | ARGS => {
+            Subject::Ignored
+        }
+        "argv" | "verb" | "destination" | "chmod" | "link" | "parents" | "exclude" | "checksum"
+        | "keep git dir" | "unpack" | "path" => Subject::Instruction,
+        _ => Subject::Setting,
+    }
+}
+
+fn setting(name: &str, before: Option<String>, after: Option<String>) -> Cause {
+    Cause::Setting {
+        name: name.to_owned(),
+        before,
+        after,
+    }
+}
+
+/// The texts, or where these are equal (another shell, other text of a heredoc) what differs.
+fn instruction(
+    last: &Last,
+    sight: &Sight<'_>,
+    before: Option<String>,
+    after: Option<String>,
+) -> Cause {
+    if last.text == sight.text {
+        return Cause::Instruction {
+            before: before.unwrap_or_default(),
+            after: after.unwrap_or_default(),
+        };
+    }
+    Cause::Instruction {
+        before: last.text.clone(),
+        after: sight.text.to_owned(),
+    }
+}
+
+fn origin(inputs: &[Input], variable: &str) -> VariableOrigin {
+    let args = value(inputs, ARGS).and_then(|text| serde_json::from_str::<Vec<String>>(text).ok());
+    if args.is_some_and(|args| args.iter().any(|name| name == variable)) {
+        VariableOrigin::Arg
+    } else {
+        VariableOrigin::Env
+    }
+}
+
+/// The first thing that is not as it was on the way from the base to the step.
+fn lineage_cause(last: &Last, sight: &Sight<'_>) -> Option<Cause> {
+    let (before, after) = (&last.lineage, sight.lineage.last());
+    if before.base != after.base {
+        return Some(match (before.base.digest, after.base.digest) {
+            (Some(old), Some(new)) if before.base.name == after.base.name => Cause::BaseMoved {
+                image: after.base.name,
+                before: old,
+                after: new,
+            },
+            (old, new) => {
+                let shown = |name: &str, digest: Option<crate::oci::Digest>| match digest {
+                    Some(digest) => format!("{name}@{digest}"),
+                    None => name.to_owned(),
+                };
+                Cause::BaseReplaced {
+                    before: shown(&before.base.name, old),
+                    after: shown(&after.base.name, new),
+                }
+            }
+        });
+    }
+    let steps = &sight.lineage.steps;
+    let first = (0..steps.len()).find(|i| before.steps.get(*i) != after.steps.get(*i));
+    match first {
+        Some(i) => Some(Cause::EarlierStep {
+            step: Some(steps[i].0.clone()),
+        }),
+        None if before.steps.len() > steps.len() => Some(Cause::EarlierStep { step: None }),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::{BaseState, FileEntry, FileList, KeyBuilder, Lineage, Place},
+        explain::{FileChanges, FilePart, ModifiedFile},
+        oci::{DiffId, Digest, sha256},
+    };
+
+    struct Setup {
+        _dir: tempfile::TempDir,
+        store: Store,
+        lineage: Lineage,
+        files: Vec<FileList>,
+    }
+
+    /// A step as it looks, whose text is also its `argv`.
+    struct Look<'a> {
+        text: &'a str,
+        nth: usize,
+        number: usize,
+    }
+
+    impl Setup {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&dir.path().join("root")).unwrap();
+            Self {
+                _dir: dir,
+                store,
+                lineage: Lineage::of(base("alpine", b"one")),
+                files: Vec::new(),
+            }
+        }
+
+        fn key(&self, text: &str, env: &str) -> Key {
+            let mut parent = self.lineage.base.name.clone().into_bytes();
+            if let Some(digest) = &self.lineage.base.digest {
+                parent.extend(digest.as_bytes());
+            }
+            for (_, layer) in &self.lineage.steps {
+                parent.extend(layer.0.as_bytes());
+            }
+            let mut key = KeyBuilder::new("run")
+                .input("parent", &sha256(&parent))
+                .text("argv", text)
+                .text("env A", env)
+                .hidden("env TOKEN", env)
+                .text("user", env)
+                .note(ARGS, r#"["A"]"#);
+            for list in &self.files {
+                let all = format!("{:?}", list.entries);
+                key = key.input(&list.input, &sha256(all.as_bytes()));
+            }
+            key.finish()
+        }
+
+        fn sight<'a>(&'a self, look: &Look<'a>) -> Sight<'a> {
+            Sight {
+                place: Place::new(&["stage"], look.text, look.nth, look.number),
+                text: look.text,
+                lineage: &self.lineage,
+                files: &self.files,
+            }
+        }
+
+        fn remember(&self, look: &Look<'_>, env: &str) {
+            let key = self.key(look.text, env);
+            key.remember(&self.store, &self.sight(look)).unwrap();
+        }
+
+        fn reason(&self, look: &Look<'_>, env: &str) -> MissReason {
+            let key = self.key(look.text, env);
+            key.reason(&self.store, &self.sight(look), Miss::Absent)
+                .unwrap()
+        }
+    }
+
+    fn base(name: &str, content: &[u8]) -> BaseState {
+        BaseState {
+            name: name.into(),
+            digest: Some(sha256(content)),
+        }
+    }
+
+    fn layer(content: &[u8]) -> DiffId {
+        DiffId(sha256(content))
+    }
+
+    fn file(path: &str, text: &str) -> FileEntry {
+        let digest: Digest = sha256(text.as_bytes());
+        FileEntry {
+            path: path.into(),
+            mode: 0o644,
+            digest,
+            bytes: Some(digest),
+        }
+    }
+
+    const MAKE: Look<'_> = Look {
+        text: "RUN make",
+        nth: 0,
+        number: 2,
+    };
+
+    fn changed(causes: Vec<Cause>) -> MissReason {
+        MissReason::Changed { causes }
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_first_step() {
+        let setup = Setup::new();
+        assert_eq!(setup.reason(&MAKE, "1"), MissReason::First);
+        setup.remember(&MAKE, "1");
+        assert_eq!(
+            setup.reason(&MAKE, "1"),
+            MissReason::Evicted { blob: None },
+            "the same inputs without a record"
+        );
+    }
+
+    #[test]
+    fn variables_and_settings_are_named_and_secrets_are_not_shown() {
+        let setup = Setup::new();
+        setup.remember(&MAKE, "1");
+        let hidden = |text: &str| Some(format!("hidden, {}", sha256(text.as_bytes()).short()));
+        let variable = |name: &str, origin, before, after| Cause::Variable {
+            name: name.into(),
+            origin,
+            before,
+            after,
+        };
+        let is = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            setup.reason(&MAKE, "2"),
+            changed(vec![
+                variable("A", VariableOrigin::Arg, is("1"), is("2")),
+                variable("TOKEN", VariableOrigin::Env, hidden("1"), hidden("2")),
+                setting("user", is("1"), is("2")),
+            ])
+        );
+    }
+
+    #[test]
+    fn a_step_put_in_between_moves_no_other() {
+        let setup = Setup::new();
+        setup.remember(&MAKE, "1");
+        let text = "RUN make check";
+        let new = Look {
+            text,
+            nth: 0,
+            number: 2,
+        };
+        let instruction = Cause::Instruction {
+            before: "RUN make".into(),
+            after: text.into(),
+        };
+        assert_eq!(setup.reason(&new, "1"), changed(vec![instruction]));
+        setup.remember(&new, "1");
+        let moved = Look { number: 3, ..MAKE };
+        assert_eq!(
+            setup.reason(&moved, "1"),
+            MissReason::Evicted { blob: None }
+        );
+    }
+
+    #[test]
+    fn what_is_below_is_told_by_its_first_difference() {
+        let mut setup = Setup::new();
+        setup.lineage.push("[1/3] COPY a", layer(b"a"));
+        setup.lineage.push("[2/3] RUN b", layer(b"b"));
+        setup.remember(&MAKE, "1");
+        let with = |base: BaseState, layers: &[(&str, &[u8])]| {
+            let mut lineage = Lineage::of(base);
+            for (label, content) in layers {
+                lineage.push(label, layer(content));
+            }
+            lineage
+        };
+        let earlier = |step: Option<&str>| Cause::EarlierStep {
+            step: step.map(ToOwned::to_owned),
+        };
+        let same = || base("alpine", b"one");
+        for (lineage, cause) in [
+            (
+                with(same(), &[("COPY a", b"a2"), ("RUN b", b"b2")]),
+                earlier(Some("COPY a")),
+            ),
+            (
+                with(same(), &[("COPY a", b"a"), ("RUN b", b"b2")]),
+                earlier(Some("RUN b")),
+            ),
+            (
+                with(same(), &[("COPY a", b"a2"), ("RUN b", b"b")]),
+                earlier(Some("COPY a")),
+            ),
+            (with(same(), &[("COPY a", b"a")]), earlier(None)),
+            (
+                with(base("alpine", b"two"), &[("COPY a", b"a")]),
+                Cause::BaseMoved {
+                    image: "alpine".into(),
+                    before: sha256(b"one"),
+                    after: sha256(b"two"),
+                },
+            ),
+            (
+                with(base("debian", b"two"), &[]),
+                Cause::BaseReplaced {
+                    before: format!("alpine@{}", sha256(b"one")),
+                    after: format!("debian@{}", sha256(b"two")),
+                },
+            ),
+        ] {
+            setup.lineage = lineage;
+            assert_eq!(setup.reason(&MAKE, "1"), changed(vec![cause]));
+        }
+    }
+
+    #[test]
+    fn the_last_result_is_that_of_the_step_that_stood_there() {
+        use crate::{
+            cache::StepRecord,
+            oci::{Descriptor, MediaType},
+        };
+        let setup = Setup::new();
+        let store = &setup.store;
+        let place = |look: &Look<'_>| setup.sight(look).place;
+        assert_eq!(place(&MAKE).last_result(store).unwrap(), None);
+        store.put_bytes(b"layer").unwrap();
+        let record = StepRecord {
+            diff_id: layer(b"tar"),
+            descriptor: Descriptor::of(MediaType::OCI_LAYER_GZIP, b"layer"),
+            created: "2026-01-01T00:00:00Z".to_owned(),
+            content: None,
+            label: String::new(),
+        };
+        setup.key(MAKE.text, "1").record(store, &record).unwrap();
+        setup.remember(&MAKE, "1");
+        let other = |number| Look {
+            text: "RUN other",
+            nth: 0,
+            number,
+        };
+        for look in [MAKE, other(2)] {
+            assert_eq!(
+                place(&look).last_result(store).unwrap(),
+                Some(record.clone())
+            );
+        }
+        assert_eq!(place(&other(3)).last_result(store).unwrap(), None);
+        std::fs::remove_file(store.blob_path(&record.descriptor.digest)).unwrap();
+        assert_eq!(
+            place(&MAKE).last_result(store).unwrap(),
+            None,
+            "its blob is gone"
+        );
+    }
+
+    #[test]
+    fn files_that_changed_are_named_if_their_list_was_kept() {
+        let mut setup = Setup::new();
+        let list = |entries: &[FileEntry]| FileList {
+            input: "mount 1 content".into(),
+            from: "build context".into(),
+            entries: entries.to_vec(),
+        };
+        setup.files = vec![list(&[file("a", "1"), file("b", "1")])];
+        setup.remember(&MAKE, "1");
+        setup.files = vec![list(&[file("a", "2"), file("c", "1")])];
+        let cause = |changes| Cause::Files {
+            from: "build context".into(),
+            changes,
+        };
+        let changes = FileChanges {
+            added: vec!["c".into()],
+            removed: vec!["b".into()],
+            modified: vec![ModifiedFile {
+                path: "a".into(),
+                what: vec![FilePart::Bytes],
+                mode: None,
+            }],
+            omitted: 0,
+        };
+        assert_eq!(
+            setup.reason(&MAKE, "1"),
+            changed(vec![cause(Some(changes))])
+        );
+        std::fs::remove_dir_all(setup.store.root().join("steps/files")).unwrap();
+        assert_eq!(setup.reason(&MAKE, "1"), changed(vec![cause(None)]));
+    }
+}
