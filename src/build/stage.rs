@@ -477,6 +477,7 @@ impl Worker<'_> {
             descriptor: made.layer.descriptor.clone(),
             created: made.layer.created.to_string(),
             content: Some(made.content),
+            label: step.label.clone(),
         };
         key.record(store, &record)?;
         key.remember(store, &sight)?;

@@ -12,7 +12,10 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{build_args::BuildArgs, registry_args::RegistryArgs, run_args::RunArgs, values::Pair};
+use super::{
+    build_args::BuildArgs, cache_args::CacheArgs, registry_args::RegistryArgs, run_args::RunArgs,
+    values::Pair,
+};
 
 const AFTER_HELP: &str = "\
 `rbuild [OPTIONS] CONTEXT` is short for `rbuild build [OPTIONS] CONTEXT`; `rbuild build --help` lists the options.
@@ -71,6 +74,8 @@ pub(crate) enum Command {
     Save(SaveArgs),
     /// Read images from an archive or a layout into the store
     Load(LoadArgs),
+    /// Look after the store: what it holds, making room, checking
+    Cache(CacheArgs),
     /// Show what a build would do, without network and without reading the context
     Plan(PlanArgs),
     /// Store the credentials for a registry

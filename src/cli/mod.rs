@@ -9,6 +9,7 @@
 mod ago;
 mod args;
 mod build_args;
+mod cache_args;
 mod call;
 mod classify;
 mod commands;

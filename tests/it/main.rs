@@ -23,3 +23,4 @@ mod run;
 mod sandbox;
 mod stat_cache;
 mod store;
+mod upkeep;

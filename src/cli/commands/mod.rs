@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod cache;
 mod check;
 mod doctor;
 mod explain;
@@ -21,6 +22,7 @@ use build::Purpose;
 use super::{
     args::{Cli, Command, DataFormat, VersionArgs},
     build_args::BuildArgs,
+    cache_args::CacheArgs,
     classify,
     diagnostics::Failure,
     environment::Environment,
@@ -39,6 +41,7 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
             return build(&args.build, &root?, env, Purpose::Explain(args.format));
         }
         Command::Run(args) => return run_image(&args, &root?, env),
+        Command::Cache(args) => return cache(&args, &root?, env),
         Command::Images(args) => images::list(&open()?, &args),
         Command::Tag(args) => images::tag(&open()?, &args),
         Command::Rmi(args) => images::remove(&open()?, &args),
@@ -79,6 +82,17 @@ fn run_image(args: &RunArgs, root: &Path, env: &Environment) -> Result<ExitCode,
     let isolation = settings::isolation(args.isolation, env)?;
     match namespace::enter(isolation, root, env) {
         Place::Here(rung) => run::run(args, root, env, &rung),
+        Place::Finished(status) => Ok(ExitCode::from(status)),
+    }
+}
+
+/// Looks after the store from where its files' owners can be touched.
+fn cache(args: &CacheArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
+    match namespace::enter(settings::isolation(None, env)?, root, env) {
+        Place::Here(_) => {
+            let store = Store::open(root).map_err(|e| classify::failure(&e))?;
+            cache::run(&store, args)
+        }
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }
 }
