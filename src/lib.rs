@@ -18,3 +18,4 @@ pub mod snapshot;
 pub mod source;
 pub mod store;
 pub mod tree;
+pub mod upkeep;

@@ -374,7 +374,7 @@ impl Worker<'_> {
         user: &str,
         is_linked: bool,
     ) -> Result<copy::Owner, StepError> {
-        let is_something = !is_linked && self.root.chain().is_some();
+        let is_something = !is_linked && (self.root.chain().is_some() || self.unsettled.is_some());
         let question = Question::owner(self.root.chain(), user);
         let is_question =
             is_something && self.unsettled.is_none() && copy::owner_by_number(user).is_none();
@@ -483,7 +483,8 @@ impl Worker<'_> {
                 return Ok(Outcome::Cached(layer(*record)));
             }
             Lookup::Miss(miss) => {
-                if let Some(record) = self.imported(key)? {
+                if let Some(mut record) = self.imported(key)? {
+                    record.label.clone_from(&step.label);
                     key.record(store, &record)?;
                     key.remember(store, &sight)?;
                     self.finished(key, &record);
@@ -507,6 +508,7 @@ impl Worker<'_> {
             descriptor: made.layer.descriptor.clone(),
             created: made.layer.created.to_string(),
             content: Some(made.content),
+            label: step.label.clone(),
         };
         key.record(store, &record)?;
         key.remember(store, &sight)?;

@@ -53,7 +53,7 @@ pub use facts::Question;
 pub use files::FileEntry;
 pub use key::{Input, Key, KeyBuilder};
 pub use place::{BaseState, FileList, Lineage, Place, Sight};
-pub use record::{CacheUse, Lookup, Miss, StepRecord};
+pub use record::{CacheUse, Lookup, Miss, StepRecord, key_at_place};
 pub use steps::{
     CopyInputs, MountContent, RunInputs, Ulimit, WorkdirInputs, copy_key, run_key, workdir_key,
 };

@@ -450,6 +450,7 @@ mod tests {
             descriptor: Descriptor::of(MediaType::OCI_LAYER_GZIP, b"layer"),
             created: "2026-01-01T00:00:00Z".to_owned(),
             content: None,
+            label: String::new(),
         };
         setup.key(MAKE.text, "1").record(store, &record).unwrap();
         setup.remember(&MAKE, "1");

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Input, Key, KeyBuilder, Sight};
 use crate::{
-    oci::{Descriptor, DiffId, Digest, to_json},
+    oci::{ChainId, Descriptor, DiffId, Digest, to_json},
     store::{Found, StepFolder, Store, StoreError},
 };
 
@@ -30,6 +30,29 @@ pub struct StepRecord {
     /// result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Digest>,
+    /// What progress called the step, for lists of what the cache holds.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
+}
+
+impl StepRecord {
+    /// A record and the state that its step ran on, out of the bytes that the store keeps; `None` when they are none.
+    pub fn read(bytes: &[u8]) -> Option<(Self, Option<ChainId>)> {
+        let Stored { record, inputs } = serde_json::from_slice(bytes).ok()?;
+        let parent = inputs.iter().find(|input| input.name == "parent");
+        let parent = parent.and_then(|input| input.value.parse().ok());
+        Some((record, parent.map(ChainId)))
+    }
+}
+
+/// The key of the step that stood at a place last, out of the bytes that the store keeps; `None` when they say none.
+pub fn key_at_place(bytes: &[u8]) -> Option<Digest> {
+    #[derive(Deserialize)]
+    struct Last {
+        key: Digest,
+    }
+    let last: Last = serde_json::from_slice(bytes).ok()?;
+    Some(last.key)
 }
 
 /// A record as it is stored.
@@ -162,6 +185,7 @@ mod tests {
             descriptor: Descriptor::of(MediaType::OCI_LAYER_GZIP, b"layer"),
             created: "2026-01-01T00:00:00Z".to_owned(),
             content: None,
+            label: String::new(),
         }
     }
 

@@ -12,7 +12,10 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::{build_args::BuildArgs, registry_args::RegistryArgs, run_args::RunArgs, values::Pair};
+use super::{
+    build_args::BuildArgs, cache_args::CacheArgs, registry_args::RegistryArgs, run_args::RunArgs,
+    values::Pair,
+};
 
 const AFTER_HELP: &str = "\
 `rbuild [OPTIONS] CONTEXT` is short for `rbuild build [OPTIONS] CONTEXT`; `rbuild build --help` lists the options.
@@ -61,6 +64,8 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Pull images from registries into the store
     Pull(PullArgs),
+    /// Fetch the base images that builds will need
+    Warm(WarmArgs),
     /// Join images that were built apart, each for its platform
     Manifest(ManifestArgs),
     /// Show an image: its manifest and config
@@ -69,6 +74,8 @@ pub(crate) enum Command {
     Save(SaveArgs),
     /// Read images from an archive or a layout into the store
     Load(LoadArgs),
+    /// Look after the store: what it holds, making room, checking
+    Cache(CacheArgs),
     /// Show what a build would do, without network and without reading the context
     Plan(PlanArgs),
     /// Store the credentials for a registry
@@ -150,6 +157,26 @@ pub(crate) struct PullArgs {
     /// Images to pull
     #[arg(value_name = "IMAGE", required = true)]
     pub(crate) images: Vec<String>,
+    /// The platform to pick of an image for several [default: $DOCKER_DEFAULT_PLATFORM, or this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
+    pub(crate) platform: Option<String>,
+    #[command(flatten)]
+    pub(crate) registries: RegistryArgs,
+    #[command(flatten)]
+    pub(crate) talk: TalkArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WarmArgs {
+    /// Images to fetch
+    #[arg(value_name = "IMAGE", required_unless_present = "file")]
+    pub(crate) images: Vec<String>,
+    /// Fetch all images that this Dockerfile names, those that triggers of other images name excepted; may be repeated
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) file: Vec<PathBuf>,
+    /// Set an ARG that names of images use; without a value, take it from the environment
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub(crate) build_arg: Vec<Pair>,
     /// The platform to pick of an image for several [default: $DOCKER_DEFAULT_PLATFORM, or this machine's]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub(crate) platform: Option<String>,

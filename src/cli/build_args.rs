@@ -142,6 +142,9 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "WHAT", help_heading = "RUN steps")]
     pub(crate) allow: Vec<String>,
 
+    /// Make room after the build when the cache has more than this [default: $RBUILD_CACHE_BUDGET, or no limit]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) cache_budget: Option<ByteSize>,
     /// How to show progress [default: $BUILDKIT_PROGRESS, or auto]
     #[arg(long, value_enum, value_name = "FORM", help_heading = "Talk")]
     pub(crate) progress: Option<ProgressForm>,

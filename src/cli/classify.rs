@@ -13,6 +13,7 @@ use rbuild::{
     registry,
     sandbox::SandboxError,
     store::StoreError,
+    upkeep::UpkeepError,
 };
 
 use super::{
@@ -75,6 +76,13 @@ fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'sta
     }
     if let Some(OutputError::Store(inner)) = error.downcast_ref() {
         return Some(inner);
+    }
+    if let Some(error) = error.downcast_ref::<UpkeepError>() {
+        return match error {
+            UpkeepError::Store(inner) => Some(inner),
+            UpkeepError::Snapshot(inner) => Some(inner),
+            _ => None,
+        };
     }
     match error.downcast_ref() {
         Some(LoadError::Store(inner)) => Some(inner),
@@ -167,6 +175,28 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> Failure {
     }
 }
 
+/// What to do about a store that cannot be used.
+fn store_hint(error: &StoreError) -> Option<&'static str> {
+    match error {
+        StoreError::Foreign { .. } => Some(
+            "name another directory with --root; one that is empty or not there becomes a store",
+        ),
+        StoreError::TooNew { .. } => {
+            Some("use the version that made it, or another directory with --root")
+        }
+        StoreError::Damaged { path, .. } if path.ends_with("rbuild.json") => {
+            Some("if the rest of the directory is a store, remove this file: it is made again")
+        }
+        StoreError::Damaged { path, .. } if path.ends_with("index.json") => Some(
+            "`rbuild cache verify` puts the file aside: the names of images are lost, all else is kept",
+        ),
+        StoreError::Damaged { .. } | StoreError::Corrupt { .. } | StoreError::Size { .. } => {
+            Some("`rbuild cache verify` drops what is damaged, so that it is made or fetched again")
+        }
+        _ => None,
+    }
+}
+
 /// Advice: what an error of the library knows, or what only the whole program can tell.
 pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
     chain(error).find_map(|error| {
@@ -186,6 +216,11 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
             return Some(Cow::Borrowed(
                 "`rbuild login REGISTRY -u NAME --password-stdin` stores credentials",
             ));
+        }
+        if let Some(error) = error.downcast_ref::<StoreError>()
+            && let Some(hint) = store_hint(error)
+        {
+            return Some(Cow::Borrowed(hint));
         }
         if let Some(OutputError::NoEngine { .. }) = error.downcast_ref() {
             return Some(Cow::Borrowed(

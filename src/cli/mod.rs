@@ -6,9 +6,11 @@
 //! ```
 //! This is the only place that prints, reads the environment, or knows exit codes.
 
+mod ago;
 mod args;
 mod build_args;
 mod cache;
+mod cache_args;
 mod cache_spec;
 mod call;
 mod classify;

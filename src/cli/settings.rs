@@ -24,7 +24,7 @@ use super::{
     diagnostics::{Failure, Kind},
     environment::Environment,
     terminal::Colour,
-    values::Pair,
+    values::{ByteSize, Pair},
 };
 
 /// The store's directory.
@@ -53,6 +53,22 @@ pub(crate) fn isolation(flag: Option<Isolation>, env: &Environment) -> Result<Is
             .map_err(|error| Failure::usage(format!("$RBUILD_ISOLATION: {error}"))),
         (None, None) => Ok(Isolation::Auto),
     }
+}
+
+/// How many bytes the cache may have after a build: `--cache-budget`, or its variable.
+pub(crate) fn cache_budget(
+    flag: Option<ByteSize>,
+    env: &Environment,
+) -> Result<Option<u64>, Failure> {
+    let size = match (flag, env.text("RBUILD_CACHE_BUDGET")) {
+        (Some(size), _) => Some(size),
+        (None, Some(text)) => Some(
+            text.parse()
+                .map_err(|error| Failure::usage(format!("$RBUILD_CACHE_BUDGET: {error}")))?,
+        ),
+        (None, None) => None,
+    };
+    Ok(size.map(|ByteSize(bytes)| bytes))
 }
 
 /// How progress is shown.

@@ -107,6 +107,11 @@ impl StatCache {
         }
     }
 
+    /// Whether these bytes are those of a file that [`StatCache::save`] wrote, with nothing missing.
+    pub fn is_whole(bytes: &[u8]) -> bool {
+        parse(bytes).is_some()
+    }
+
     /// Replaces the file, its directory made if need be, unless there is nothing new.
     pub fn save(&self) -> io::Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

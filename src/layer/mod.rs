@@ -19,6 +19,7 @@
 //!
 //! Spec: image-spec v1.1, layer.md.
 
+mod ahead;
 pub mod archive;
 mod blob;
 mod change;
@@ -33,6 +34,7 @@ mod write;
 
 use std::{io, path::PathBuf};
 
+pub use ahead::{ReadAhead, read_ahead};
 pub use blob::{BlobSource, LayerBlob};
 pub use change::{Change, Content};
 pub use compress::Compression;

@@ -11,6 +11,7 @@ use std::{
 pub use form::TocFormError;
 
 use super::{
+    ahead::{ReadAhead, read_ahead},
     compress::Compression,
     decode::Decoder,
     read::{ArchiveError, RawEntry, RawItem, TarReader, Whiteouts},
@@ -141,7 +142,7 @@ pub struct Toc {
 impl Toc {
     /// Reads a layer's blob once, whatever wraps it, and notes all that it says. Digest and size of the blob are for the
     /// caller's reader to check; [`Toc::diff_id`] and [`Toc::blob_size`] are what was read here.
-    pub fn read(blob: impl Read) -> Result<Self, ArchiveError> {
+    pub fn read(blob: impl Read + Send) -> Result<Self, ArchiveError> {
         Self::read_as(
             Decoder::new(blob).map_err(|source| ArchiveError::Read { source })?,
             Whiteouts::Meant,
@@ -149,13 +150,28 @@ impl Toc {
     }
 
     /// As [`Toc::read`], with the archive's bytes already being decompressed.
-    pub(super) fn read_as<R: Read>(
+    pub(super) fn read_as<R: Read + Send>(
         decoder: Decoder<R>,
         whiteouts: Whiteouts,
     ) -> Result<Self, ArchiveError> {
         let encoding = decoder.encoding();
+        let (toc, decoder) = read_ahead(decoder, |tar| Self::of_tar(tar, encoding, whiteouts));
+        let (members, blob_size) = decoder.into_members();
+        Ok(Self {
+            blob_size,
+            members,
+            ..toc?
+        })
+    }
+
+    /// What a tar says. The blob that it comes from is the caller's business.
+    fn of_tar(
+        tar: &mut ReadAhead,
+        encoding: Encoding,
+        whiteouts: Whiteouts,
+    ) -> Result<Self, ArchiveError> {
         let hashed = Hashed {
-            inner: decoder,
+            inner: tar,
             digester: Digester::new(),
             length: 0,
         };
@@ -188,14 +204,13 @@ impl Toc {
                 Err(source) => return Err(ArchiveError::Read { source }),
             }
         }
-        let (members, blob_size) = rest.inner.into_members();
         Ok(Self {
             diff_id: DiffId(rest.digester.finish()),
             tar_size: rest.length,
-            blob_size,
+            blob_size: 0,
             encoding,
             recipe: None,
-            members,
+            members: Vec::new(),
             checkpoints: Vec::new(),
             entries,
         })

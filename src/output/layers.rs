@@ -172,6 +172,7 @@ fn to_estargz(
             descriptor,
             created: super::rfc3339(0),
             content: None,
+            label: "layer for an output".to_owned(),
         };
         key.record(store, &record)?;
         record
@@ -243,6 +244,7 @@ fn remembered(
         descriptor,
         created: super::rfc3339(limit.unwrap_or(0)),
         content: None,
+        label: "layer for an output".to_owned(),
     };
     key.record(store, &record)?;
     Ok(record)

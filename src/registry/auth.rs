@@ -20,7 +20,6 @@ use reqwest::{
 use serde::Deserialize;
 
 use super::{
-    address::is_loopback,
     challenge::{Challenge, Scope},
     credentials::{Candidate, Credential, Found},
     error::{Error, Failure},
@@ -28,7 +27,7 @@ use super::{
     redact::{Secret, redacted_text},
     retry::Attempts,
     settings::Warn,
-    transport::{Follow, Home, Request, Transport},
+    transport::{Follow, Home, Request, Transport, forbidden},
 };
 
 /// The largest answer of a token server that is read.
@@ -457,18 +456,11 @@ impl Ask<'_> {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
             .ok_or_else(|| refuse("that is no address of a token server"))?;
-        let is_home_loopback = is_loopback(&self.home.name);
-        if url.scheme() == "http"
-            && self.home.base.scheme() == "https"
-            && !self.home.insecure
-            && !is_home_loopback
-        {
-            return Err(refuse("credentials would travel without TLS"));
+        // What a redirect may not do, a token server may not either: it is sent credentials.
+        match forbidden(self.home, &self.home.base, &url) {
+            Some(reason) => Err(refuse(reason)),
+            None => Ok(url),
         }
-        if is_loopback(url.host_str().unwrap_or_default()) && !is_home_loopback {
-            return Err(refuse("the token server cannot be on this machine"));
-        }
-        Ok(url)
     }
 
     fn token_home(&self, url: &Url) -> Home {

@@ -31,6 +31,7 @@ mod probe;
 mod run;
 mod scene;
 mod seccomp;
+mod shelter;
 mod spec;
 mod step;
 mod stubs;
@@ -49,6 +50,7 @@ pub use isolation::{Choice, Isolation, Refusal, Rung, UnknownIsolation, choose};
 pub use obstacle::Obstacle;
 pub use probe::{Ability, Check, Identity, Probe};
 pub use run::{Cancel, Sandbox, Signals};
+pub use shelter::{Shelter, shelter};
 pub use spec::{
     Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Streams, Ulimit,
 };

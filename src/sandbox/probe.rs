@@ -83,7 +83,7 @@ pub enum Ability {
     Proc,
     /// Being told of system calls: for owners that do not exist, and for `/proc` where nothing can be mounted.
     Notification,
-    /// Changing the root directory.
+    /// Changing the root directory, and what else steps take without namespaces.
     Chroot,
     /// Giving a file to another user.
     Owners,
@@ -266,9 +266,7 @@ fn inner(dir: &Path) -> Answer {
 fn outside(dir: &Path) -> Vec<Check> {
     let attempts: [(Ability, Attempt<'_>); 4] = [
         (Ability::Notification, &try_notification),
-        (Ability::Chroot, &|| {
-            process::chroot("/").during("change the root directory")
-        }),
+        (Ability::Chroot, &super::isolation::can_chroot),
         (Ability::Owners, &|| try_owners(dir)),
         (Ability::Write, &|| in_own_dir(dir, &|_| Ok(()))),
     ];

@@ -11,6 +11,7 @@ use rustix::{
 
 use super::{
     error::{During as _, Failure},
+    idmap::IdMap,
     kernelfs::{self, Places},
     mount::{self, Root, make_dir},
     mounts::{Mounter, Proxy, Stranger},
@@ -75,6 +76,9 @@ impl Scene {
             mounter.mount(mount)?;
         }
         let (proxies, strangers) = mounter.finish();
+        if !spec.insecure && matches!(IdMap::current(), Ok(IdMap::Full)) {
+            kernelfs::disarm_devices(&root, &places)?;
+        }
         Ok(Self {
             root,
             stubs,

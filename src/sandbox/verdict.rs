@@ -68,6 +68,17 @@ const UNCONFINED: &str = "start the container with `--security-opt seccomp=uncon
 const VOLUME: &str = "keep the store on a volume: `-v rbuild:/var/lib/rbuild`, in Kubernetes an emptyDir there, or \
      `--root` with a directory of one";
 
+/// The capabilities that steps take without namespaces, by their numbers.
+const FOR_CHROOT: [(u32, &str); 7] = [
+    (0, "CHOWN"),
+    (1, "DAC_OVERRIDE"),
+    (3, "FOWNER"),
+    (6, "SETGID"),
+    (7, "SETUID"),
+    (8, "SETPCAP"),
+    (18, "SYS_CHROOT"),
+];
+
 impl Probe {
     /// What these findings mean.
     pub fn verdict(&self) -> Verdict {
@@ -111,24 +122,17 @@ impl Probe {
                 _ => Rung::Userns,
             });
         }
-        let chroot = self.identity.uid == 0
-            && [Ability::Chroot, Ability::Notification, Ability::Owners]
-                .into_iter()
-                .all(|ability| self.can(ability));
-        chroot.then_some(Rung::Chroot)
+        self.can(Ability::Chroot).then_some(Rung::Chroot)
     }
 
     fn for_steps(&self) -> (Gain, String) {
         let chroot = Gain::Steps(Rung::Chroot);
         if self.identity.uid == 0 && self.identity.filtered {
-            let missing: Vec<&str> = [
-                (Ability::Chroot, "SYS_CHROOT"),
-                (Ability::Owners, "CHOWN, SETUID, SETGID"),
-            ]
-            .into_iter()
-            .filter(|(ability, _)| !self.can(*ability))
-            .map(|(_, capability)| capability)
-            .collect();
+            let missing: Vec<&str> = FOR_CHROOT
+                .into_iter()
+                .filter(|(bit, _)| self.identity.capabilities >> bit & 1 == 0)
+                .map(|(_, name)| name)
+                .collect();
             if !missing.is_empty() {
                 let list = missing.join(", ");
                 return (

@@ -2,15 +2,12 @@
 
 use std::{
     collections::HashMap,
-    io::{self, Read},
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, SyncSender, sync_channel},
-    thread,
 };
 
 use super::{At, SnapshotError, Style, place::Placer};
 use crate::{
-    layer::{Difference, Different, LayerTree, Stored},
+    layer::{Difference, Different, LayerTree, Stored, read_ahead},
     tree::{Kind, Metadata, Tree as _},
 };
 
@@ -91,21 +88,19 @@ fn write_files(
             }
             continue;
         }
-        let mut tar = blob.tar().at("read", path)?;
-        thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(8);
-            scope.spawn(move || pump(&mut tar, &sender));
-            let mut tar = Piped::new(receiver);
+        let tar = blob.tar().at("read", path)?;
+        let (placed, _tar) = read_ahead(tar, |tar| {
             for (stored, path, metadata) in of_layer {
-                if stored.sparse || stored.offset < tar.position {
+                if stored.sparse || stored.offset < tar.position() {
                     placer.file(path, metadata, &mut tree.open(path)?)?;
                 } else {
                     tar.skip_to(stored.offset).at("read", path)?;
-                    placer.file(path, metadata, &mut tar)?;
+                    placer.file(path, metadata, tar)?;
                 }
             }
             Ok::<(), SnapshotError>(())
-        })?;
+        });
+        placed?;
     }
     Ok(())
 }
@@ -114,59 +109,5 @@ fn size(metadata: &Metadata) -> u64 {
     match metadata.kind {
         Kind::File { size } => size,
         _ => 0,
-    }
-}
-
-/// Decompresses ahead, until the other side has seen enough.
-fn pump(tar: &mut dyn Read, sender: &SyncSender<io::Result<Vec<u8>>>) {
-    const CHUNK: usize = 256 << 10;
-    loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        let read = tar.take(CHUNK as u64).read_to_end(&mut chunk);
-        let ended = chunk.is_empty() || read.is_err();
-        if sender.send(read.map(|_| chunk)).is_err() || ended {
-            return;
-        }
-    }
-}
-
-/// Reads what another thread decompresses.
-struct Piped {
-    chunks: Receiver<io::Result<Vec<u8>>>,
-    chunk: Vec<u8>,
-    used: usize,
-    position: u64,
-}
-
-impl Piped {
-    const fn new(chunks: Receiver<io::Result<Vec<u8>>>) -> Self {
-        Self {
-            chunks,
-            chunk: Vec::new(),
-            used: 0,
-            position: 0,
-        }
-    }
-
-    fn skip_to(&mut self, offset: u64) -> io::Result<()> {
-        let missing = offset.saturating_sub(self.position);
-        io::copy(&mut self.take(missing), &mut io::sink())?;
-        Ok(())
-    }
-}
-
-impl Read for Piped {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.used == self.chunk.len() {
-            // The sender ends with an empty chunk or an error; after that there is nothing.
-            self.chunk = self.chunks.recv().unwrap_or_else(|_| Ok(Vec::new()))?;
-            self.used = 0;
-        }
-        let available = &self.chunk[self.used..];
-        let length = available.len().min(out.len());
-        out[..length].copy_from_slice(&available[..length]);
-        self.used += length;
-        self.position += length as u64;
-        Ok(length)
     }
 }

@@ -56,6 +56,20 @@ impl Held {
         Ok(made[..length] == *boot_id().as_bytes())
     }
 
+    /// Notes that the directory is used, if that was not noted just now. Nothing is synced for it.
+    pub(super) fn mark_used(&self) -> io::Result<()> {
+        let last = self.0.metadata()?.modified()?;
+        let now = std::time::SystemTime::now();
+        // Without the right to it, the time of an earlier use stays.
+        if now
+            .duration_since(last)
+            .is_ok_and(|age| age > super::usage::COARSE)
+        {
+            let _best_effort = self.0.set_modified(now).is_ok();
+        }
+        Ok(())
+    }
+
     /// Lets others share what was held alone.
     fn share(self) -> Self {
         // Cannot fail: nobody else can hold it alone, and sharing never waits for sharers.

@@ -6,11 +6,13 @@
 //!   <chainID>/owners         owners that `fs` itself cannot hold, see `owner`
 //!   <chainID>/lock           held shared by whoever uses the snapshot, alone by whoever removes it; boot in which it was made
 //!   <chainID>/settled        it is known to be on disk as a whole
+//!   <chainID>/usage          what it takes up, once that was measured, see `usage`
 //!   tmp/<pid>-<n>/           being made or used by one step: fs | upper, work; lock, held alone
 //! ```
 //! A snapshot is made in `tmp` and renamed into place, so it is whole or absent; who comes second throws its own away. A kill leaves
 //! directories in `tmp` whose lock nobody holds: [`Snapshots::sweep`] removes them. A power cut may leave a snapshot without all of its
-//! bytes, so one from an earlier boot is thrown away unless [`Snapshots::settle`] ran after it was made.
+//! bytes, so one from an earlier boot is thrown away unless [`Snapshots::settle`] ran after it was made. It runs beside later steps,
+//! and when a store is pruned or verified: what the last build before a power cut made is made anew.
 //!
 //! A step runs on [`Snapshots::prepare`]'s overlay. Its changes are read from the upper directory alone
 //! ([`Overlay::diff`]), never by scanning a tree, and the upper directory becomes the snapshot of the next state
@@ -29,6 +31,7 @@ mod overlay;
 pub mod owner;
 mod place;
 mod remove;
+mod usage;
 mod xattr;
 
 use std::{
@@ -37,14 +40,16 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 pub use checkout::Checkout;
 pub use diff::{Changed, diff_upper};
 pub use overlay::Overlay;
 pub use remove::remove_tree;
+pub use usage::{SnapshotOnDisk, disk_usage};
 
 use self::lock::{Held, Scratch};
 use crate::{
@@ -97,8 +102,20 @@ pub enum SnapshotError {
 /// How many layers are unpacked at once.
 const UNPACKERS: usize = 3;
 
+/// Snapshots are settled when they are so old: twice the age at which the kernel writes things of its own accord.
+pub const LEAST_AGE: Duration = Duration::from_mins(1);
+
 /// The mark of a snapshot that is on disk as a whole.
 const SETTLED: &str = "settled";
+
+/// Whether a directory has been as it is for so long. Not, when that began in the future.
+fn is_older(dir: &Path, age: Duration) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let since = i128::from(std::fs::metadata(dir)?.ctime());
+    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    let now = i128::from(now.unwrap_or_default().as_secs());
+    Ok(now - since >= i128::from(age.as_secs()))
+}
 
 /// Puts action and path to an error of the system.
 trait At<T> {
@@ -173,6 +190,8 @@ impl Style {
 pub struct Snapshots {
     dir: Arc<Path>,
     style: Style,
+    /// Whether earlier snapshots are being settled, or were.
+    settling: Arc<AtomicBool>,
 }
 
 /// A snapshot on disk. While this value lives, nobody removes it.
@@ -208,6 +227,7 @@ impl Snapshots {
         let snapshots = Self {
             dir: path.into(),
             style,
+            settling: Arc::default(),
         };
         // Garbage is in nobody's way: what cannot be removed is left to whoever can.
         let _best_effort = snapshots.sweep().is_ok();
@@ -238,6 +258,7 @@ impl Snapshots {
                 None => return Ok(None),
             }
         }
+        held.mark_used().at("mark", &path)?;
         Ok(Some(Snapshot {
             chain_id,
             path,
@@ -245,25 +266,53 @@ impl Snapshots {
         }))
     }
 
-    /// Waits until all snapshots are on disk, so that they outlive a power cut and the next start of the machine.
-    pub fn settle(&self) -> Result<(), SnapshotError> {
-        let present: Vec<Snapshot> = self
-            .list()?
-            .into_iter()
-            .filter_map(|chain_id| self.get(chain_id).transpose())
-            .collect::<Result<_, _>>()?;
+    /// Waits until the snapshots that were made `least_age` ago are on disk, so that they outlive a power cut and the next start
+    /// of the machine; how many there were. Nothing is waited for when there are none.
+    pub fn settle(&self, least_age: Duration) -> Result<usize, SnapshotError> {
+        let mut held = Vec::new();
+        for chain_id in self.list()? {
+            let path = self.dir.join(chain_id.0.hex());
+            let Some(lock) = Held::shared(&path)? else {
+                continue;
+            };
+            // What another boot made has to be known whole already.
+            if lock.is_of_this_boot().at("read", &path)?
+                && is_older(&path.join("fs"), least_age).at("read", &path)?
+                && !path.join(SETTLED).try_exists().at("find", &path)?
+            {
+                held.push((lock, path));
+            }
+        }
+        if held.is_empty() {
+            return Ok(0);
+        }
         let dir = std::fs::File::open(&self.dir).at("open", &self.dir)?;
         rustix::fs::syncfs(&dir).at("sync", &self.dir)?;
-        for Snapshot { path, .. } in present {
+        for (_, path) in &held {
             let mark = path.join(SETTLED);
             std::fs::File::create(&mark).at("create", &mark)?;
         }
-        Ok(())
+        Ok(held.len())
+    }
+
+    /// Settles, beside whatever else is done, what earlier processes made. By then the kernel has written most of it, and whoever
+    /// comes here makes or runs something that takes longer. Once for each opening of the directory.
+    fn settle_aside(&self, least_age: Duration) {
+        if self.settling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let snapshots = self.clone();
+        // States that are not settled cost time after the next start of the machine, nothing else; the same when this process
+        // ends first.
+        let _best_effort = std::thread::Builder::new()
+            .spawn(move || snapshots.settle(least_age).is_ok())
+            .is_ok();
     }
 
     /// The snapshots that make up a state, topmost first, as overlayfs wants its lower directories. Those that are missing are
     /// unpacked from the layers. Empty for the empty tree.
     pub fn stack(&self, tree: &LayerTree) -> Result<Vec<Snapshot>, SnapshotError> {
+        self.settle_aside(LEAST_AGE);
         let mut below = LayerTree::empty();
         let mut chain_id = None;
         let mut states = Vec::new();

@@ -519,9 +519,52 @@ fn snapshots_of_an_earlier_boot_are_kept_when_they_were_settled() {
     assert!(snapshots.get(id).unwrap().is_none());
     assert!(!path.try_exists().unwrap());
     snapshots.stack(&tree).unwrap();
-    snapshots.settle().unwrap();
+    snapshots.settle(Duration::ZERO).unwrap();
     earlier();
     assert!(snapshots.get(id).unwrap().is_some());
+}
+
+#[test]
+fn what_is_settled_once_is_not_waited_for_again_and_another_boot_is_not_trusted() {
+    if !is_root() {
+        return;
+    }
+    let (at, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base(), vec![file("x", "1")]]);
+    let ids: Vec<_> = snapshots
+        .stack(&tree)
+        .unwrap()
+        .iter()
+        .map(|s| s.chain_id)
+        .collect();
+    let path = |n: usize| at.path().join("trusted").join(ids[n].0.hex());
+    let settled = |n: usize| path(n).join(SETTLED).try_exists().unwrap();
+    assert_eq!(snapshots.settle(LEAST_AGE).unwrap(), 0, "they are young");
+    std::fs::write(path(0).join("lock"), "another boot").unwrap();
+    assert_eq!(snapshots.settle(Duration::ZERO).unwrap(), 1);
+    assert!(settled(1) && !settled(0));
+    assert_eq!(snapshots.settle(Duration::ZERO).unwrap(), 0);
+}
+
+#[test]
+fn what_earlier_processes_made_is_settled_beside_the_work() {
+    if !is_root() {
+        return;
+    }
+    let (at, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base()]);
+    let id = snapshots.stack(&tree).unwrap()[0].chain_id;
+    let settled = at.path().join("trusted").join(id.0.hex()).join(SETTLED);
+    let again = Snapshots::open(at.path(), REAL).unwrap();
+    again.settle_aside(Duration::ZERO);
+    let begun = std::time::Instant::now();
+    while !settled.try_exists().unwrap() {
+        assert!(
+            begun.elapsed() < Duration::from_mins(1),
+            "it is never settled"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

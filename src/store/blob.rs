@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io::{self, Read, Seek as _, Write},
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
 };
 
 use super::{
@@ -36,6 +37,7 @@ impl BlobFile<'_> {
         if self.store.blob_size(digest)? != Some(self.size) {
             self.committed = true;
             rename(&self.path, &path)?;
+            self.store.grown.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -135,7 +137,7 @@ impl Store {
         self.root.join("blobs/sha256").join(digest.hex())
     }
 
-    /// Whether the store has a blob.
+    /// Whether the store has a blob. Who asks is taken to count on it: it is not removed while the store is open here.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool, StoreError> {
         Ok(self.blob_size(digest)?.is_some())
     }
@@ -147,12 +149,19 @@ impl Store {
 
     /// The size of a blob, `None` when the store does not have it.
     pub fn blob_size(&self, digest: &Digest) -> Result<Option<u64>, StoreError> {
+        let found = self.uses.mark(&self.blob_path(digest))?;
+        Ok(found.map(|metadata| metadata.len()))
+    }
+
+    /// Whether the store has a blob, which does not count as using it.
+    pub(super) fn is_there(&self, digest: &Digest) -> Result<bool, StoreError> {
         let path = self.blob_path(digest);
-        match fs::metadata(&path) {
-            Ok(metadata) => Ok(Some(metadata.len())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).at("read", &path),
-        }
+        path.try_exists().at("read", &path)
+    }
+
+    /// Whether a blob that was not there before came into the store through this value. Documents do not count.
+    pub fn has_grown(&self) -> bool {
+        self.grown.load(Ordering::Relaxed)
     }
 
     /// Begins a new blob.
@@ -201,6 +210,11 @@ impl Store {
 
     /// Opens a blob for reading. Its bytes were verified when they came in.
     pub fn open_blob(&self, digest: &Digest) -> Result<File, StoreError> {
+        self.uses.mark(&self.blob_path(digest))?;
+        self.open_file(digest)
+    }
+
+    fn open_file(&self, digest: &Digest) -> Result<File, StoreError> {
         let path = self.blob_path(digest);
         match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.missing(digest)),
@@ -210,6 +224,12 @@ impl Store {
 
     /// Reads a document: a manifest, index or config. Digest and size are checked.
     pub fn read_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, StoreError> {
+        self.uses.mark(&self.blob_path(&descriptor.digest))?;
+        self.peek_blob(descriptor)
+    }
+
+    /// [`Store::read_blob`], which does not count as using it.
+    pub(super) fn peek_blob(&self, descriptor: &Descriptor) -> Result<Vec<u8>, StoreError> {
         let digest = descriptor.digest;
         if descriptor.size > MAX_DOCUMENT_BYTES {
             return Err(StoreError::TooLarge {
@@ -219,7 +239,7 @@ impl Store {
             });
         }
         let mut bytes = Vec::new();
-        self.open_blob(&digest)?
+        self.open_file(&digest)?
             .take(descriptor.size + 1)
             .read_to_end(&mut bytes)
             .at("read", &self.blob_path(&digest))?;

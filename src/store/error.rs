@@ -81,12 +81,6 @@ pub enum StoreError {
         /// The limit.
         limit: u64,
     },
-    /// The store is being cleaned by another process.
-    #[error("store `{}` is in use by another process", root.display())]
-    Busy {
-        /// The store.
-        root: PathBuf,
-    },
 }
 
 impl StoreError {

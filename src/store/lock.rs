@@ -89,6 +89,24 @@ impl FileLock {
         }
     }
 
+    /// Notes that the lock was taken now; when.
+    pub(super) fn stamp(&self) -> Result<std::time::SystemTime, StoreError> {
+        // The kernel's own time, which is that of files written from now on; a finer clock would be ahead of it.
+        let now = rustix::fs::Timespec {
+            tv_sec: 0,
+            tv_nsec: rustix::fs::UTIME_NOW,
+        };
+        let times = rustix::fs::Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        rustix::fs::futimens(&self.file, &times)
+            .map_err(io::Error::from)
+            .at("lock", &self.path)?;
+        let metadata = self.file.metadata().at("lock", &self.path)?;
+        metadata.modified().at("lock", &self.path)
+    }
+
     /// Turns an exclusive lock into a shared one. Another process may have it exclusively in between.
     pub(super) fn share(&self) -> Result<(), StoreError> {
         self.file.lock_shared().at("lock", &self.path)
@@ -104,7 +122,7 @@ impl Drop for FileLock {
     }
 }
 
-fn open(path: &Path) -> Result<File, StoreError> {
+pub(super) fn open(path: &Path) -> Result<File, StoreError> {
     OpenOptions::new()
         .read(true)
         .write(true)

@@ -16,9 +16,8 @@
 //! ```
 //!
 //! **Many processes.** Whatever is in its place is complete: files and directories are made in `tmp/` and renamed.
-//! Everybody who has the store open holds `locks/store` shared; whoever removes blobs or records holds it
-//! exclusively ([`Store::open_exclusive`]). `index.json` is edited under `locks/index`. One process executes a step
-//! at a time ([`Store::lock_step`]). The kernel lets go of a lock when its holder dies.
+//! Things are removed while others use the store, see `uses`. `index.json` is edited under `locks/index`. One process
+//! executes a step at a time ([`Store::lock_step`]). The kernel lets go of a lock when its holder dies.
 //!
 //! **Crashes.** A process that is killed leaves its directory in `tmp/`, which the next [`Store::open`] removes, and
 //! blobs that nothing names. Names are written through to the disk, after the blobs they lead to
@@ -32,6 +31,7 @@
 
 mod blob;
 mod error;
+mod listing;
 mod lists;
 mod lock;
 mod mounts;
@@ -40,19 +40,22 @@ mod tags;
 mod temp;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
 };
 
 use serde::{Deserialize, Serialize};
 
 pub use blob::{BlobFile, BlobWriter, MAX_DOCUMENT_BYTES};
 pub use error::StoreError;
+pub use listing::{BlobOnDisk, LayerOnDisk, StepOnDisk};
 pub use lock::StepLock;
-pub use mounts::{CacheMount, CacheMountId, CacheSharing};
+pub use mounts::{CacheMount, CacheMountId, CacheMountOnDisk, CacheSharing};
 pub use record::{Found, LayerRecord, StepFolder};
 pub use tags::{ANNOTATION_IMAGE_NAME, Tag};
 pub use temp::{TempDir, remove_tree};
@@ -60,6 +63,7 @@ pub use temp::{TempDir, remove_tree};
 use error::At as _;
 use lock::{FileLock, Hold};
 use temp::Workspace;
+use uses::Uses;
 
 /// The format of stores that this version makes, and the newest it uses.
 const FORMAT: u32 = 1;
@@ -90,37 +94,22 @@ struct Format {
 pub struct Store {
     root: PathBuf,
     workspace: Workspace,
-    /// Dropped last.
-    _in_use: FileLock,
+    uses: Uses,
+    /// Whether a blob was added.
+    grown: AtomicBool,
 }
 
 impl Store {
-    /// Opens the store in `root`, which is made if it is not there or empty. Waits while somebody removes things
-    /// from the store. Sweeps up what killed processes left.
+    /// Opens the store in `root`, which is made if it is not there or empty. Sweeps up what killed processes left.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         prepare(root)?;
-        let in_use = FileLock::wait(&root.join("locks/store"), Hold::Shared)?;
-        Self::with_lock(root, in_use)
-    }
-
-    /// Opens the store for removing things: nobody else has it open until it is dropped.
-    /// [`StoreError::Busy`] when somebody has.
-    pub fn open_exclusive(root: &Path) -> Result<Self, StoreError> {
-        prepare(root)?;
-        let in_use =
-            FileLock::attempt(&root.join("locks/store"), Hold::Exclusive)?.ok_or_else(|| {
-                StoreError::Busy {
-                    root: root.to_owned(),
-                }
-            })?;
-        Self::with_lock(root, in_use)
-    }
-
-    fn with_lock(root: &Path, in_use: FileLock) -> Result<Self, StoreError> {
+        let workspace = Workspace::create(root)?;
+        let since = workspace.stamp()?;
         let store = Self {
             root: root.to_owned(),
-            workspace: Workspace::create(root)?,
-            _in_use: in_use,
+            uses: Uses::new(root, since)?,
+            grown: AtomicBool::new(false),
+            workspace,
         };
         store.sweep()?;
         Ok(store)

@@ -14,10 +14,10 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Store, StoreError,
@@ -42,7 +42,7 @@ pub enum CacheSharing {
 }
 
 /// What identifies a cache mount. All fields count, as in BuildKit: another owner is another cache.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CacheMountId {
     /// The `id` option, or the target path.
     pub id: String,
@@ -68,6 +68,23 @@ impl CacheMountId {
 pub struct CacheMount {
     path: PathBuf,
     _lock: FileLock,
+}
+
+/// An instance of a cache mount, for listing.
+#[derive(Debug, Clone)]
+pub struct CacheMountOnDisk {
+    /// The name of the mount's directory.
+    pub key: String,
+    /// Which instance.
+    pub number: u32,
+    /// What identifies the mount, where that can be read.
+    pub id: Option<CacheMountId>,
+    /// Its directory.
+    pub path: PathBuf,
+    /// When a step began to use it last.
+    pub last_used: SystemTime,
+    /// Whether a step uses it.
+    pub in_use: bool,
 }
 
 impl CacheMount {
@@ -119,6 +136,7 @@ impl Store {
         for n in &instances {
             let lock = locks.join(format!("mount-{key}-{n}"));
             if let Some(lock) = FileLock::attempt(&lock, hold)? {
+                lock.stamp()?;
                 return Ok(Some(CacheMount {
                     path: dir.join(n.to_string()),
                     _lock: lock,
@@ -151,6 +169,55 @@ impl Store {
         Ok(())
     }
 
+    /// All finished instances of all cache mounts.
+    pub fn cache_mounts(&self) -> Result<Vec<CacheMountOnDisk>, StoreError> {
+        let mounts = self.root.join("mounts");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&mounts).at("read", &mounts)? {
+            let dir = entry.at("read", &mounts)?.path();
+            let Some(key) = dir.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let id = fs::read(dir.join("about.json"))
+                .ok()
+                .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            // Whoever looks for an instance must not meet the locks that are tried here.
+            let search = self.root.join("locks").join(format!("mount-{key}"));
+            let _search = FileLock::wait(&search, Hold::Exclusive)?;
+            for n in instances(&dir)? {
+                let lock = self.root.join("locks").join(format!("mount-{key}-{n}"));
+                let used = fs::metadata(&lock).or_else(|_| fs::metadata(&dir));
+                found.push(CacheMountOnDisk {
+                    key: key.to_owned(),
+                    number: n,
+                    id: id.clone(),
+                    path: dir.join(n.to_string()),
+                    last_used: used.and_then(|m| m.modified()).at("read", &lock)?,
+                    in_use: FileLock::attempt(&lock, Hold::Exclusive)?.is_none(),
+                });
+            }
+        }
+        found.sort_by(|a, b| (&a.key, a.number).cmp(&(&b.key, b.number)));
+        Ok(found)
+    }
+
+    /// Removes an instance unless somebody uses it; whether it is gone.
+    pub fn remove_cache_mount(&self, mount: &CacheMountOnDisk) -> Result<bool, StoreError> {
+        let (key, n) = (&mount.key, mount.number);
+        let locks = self.root.join("locks");
+        let _search = FileLock::wait(&locks.join(format!("mount-{key}")), Hold::Exclusive)?;
+        let lock = locks.join(format!("mount-{key}-{n}"));
+        let Some(_lock) = FileLock::attempt(&lock, Hold::Exclusive)? else {
+            return Ok(false);
+        };
+        let trash = self.temp_dir()?;
+        match fs::rename(&mount.path, trash.path().join("old")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other.at("remove", &mount.path)?,
+        }
+        Ok(true)
+    }
+
     fn new_instance<E: From<StoreError>>(
         &self,
         id: &CacheMountId,
@@ -179,6 +246,7 @@ impl Store {
         }
         let path = dir.join(n.to_string());
         fs::rename(&new, &path).at("create", &path)?;
+        lock.stamp()?;
         if hold == Hold::Shared {
             lock.share()?;
         }

@@ -93,6 +93,7 @@ impl Store {
         paths.sort();
         let mut absent = None;
         for path in paths {
+            self.uses.mark(&path)?;
             if let Found::Valid(record) = read_layer(&path, diff_id)? {
                 if self.has(&record.descriptor)? {
                     return Ok(Some(record));
@@ -110,6 +111,7 @@ impl Store {
         blob: &Digest,
     ) -> Result<Option<LayerRecord>, StoreError> {
         let path = self.layer_dir(diff_id).join(blob.hex());
+        self.uses.mark(&path)?;
         Ok(match read_layer(&path, diff_id)? {
             Found::Valid(record) if record.descriptor.digest == *blob => Some(record),
             Found::Valid(_) | Found::Absent | Found::Invalid => None,
@@ -132,7 +134,9 @@ impl Store {
 
     /// The bytes of a step's record.
     pub fn step(&self, folder: StepFolder, key: &Digest) -> Result<Found<Vec<u8>>, StoreError> {
-        read_record(&self.step_path(folder, key))
+        let path = self.step_path(folder, key);
+        self.uses.mark(&path)?;
+        read_record(&path)
     }
 
     fn step_path(&self, folder: StepFolder, key: &Digest) -> PathBuf {
@@ -150,12 +154,22 @@ impl Store {
         let mut bytes = format!("{FORMAT}{}\n", sha256(payload)).into_bytes();
         bytes.extend_from_slice(payload);
         let parent = path.parent().unwrap_or(&self.root);
-        fs::create_dir_all(parent).at("create", parent)?;
-        self.workspace.replace(path, &bytes)
+        loop {
+            fs::create_dir_all(parent).at("create", parent)?;
+            match self.workspace.replace(path, &bytes) {
+                Err(StoreError::Io { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound
+                        && !parent.try_exists().at("find", parent)? =>
+                {
+                    // Somebody removed the last other record, and with it the directory.
+                }
+                other => return other,
+            }
+        }
     }
 }
 
-fn read_record(path: &Path) -> Result<Found<Vec<u8>>, StoreError> {
+pub(super) fn read_record(path: &Path) -> Result<Found<Vec<u8>>, StoreError> {
     let mut bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
@@ -173,7 +187,7 @@ fn read_record(path: &Path) -> Result<Found<Vec<u8>>, StoreError> {
     })
 }
 
-fn read_layer(path: &Path, diff_id: DiffId) -> Result<Found<LayerRecord>, StoreError> {
+pub(super) fn read_layer(path: &Path, diff_id: DiffId) -> Result<Found<LayerRecord>, StoreError> {
     let mut payload = match read_record(path)? {
         Found::Valid(payload) => payload,
         Found::Absent => return Ok(Found::Absent),

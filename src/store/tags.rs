@@ -78,6 +78,7 @@ impl Store {
             .iter()
             .map(|reference| reference.clone().with_default_tag())
             .collect();
+        self.mark_images(&references)?;
         self.edit_index(|index| {
             index.manifests.retain(|entry| {
                 as_tag(entry.clone()).is_none_or(|tag| !references.contains(&tag.reference))
@@ -98,6 +99,7 @@ impl Store {
     /// Takes a name away; the image's blobs stay. Returns what it named.
     pub fn remove_tag(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
         let reference = reference.clone().with_default_tag();
+        self.mark_images(std::slice::from_ref(&reference))?;
         let mut removed = None;
         self.edit_index(|index| {
             index.manifests.retain(|entry| {
@@ -114,6 +116,19 @@ impl Store {
         Ok(removed)
     }
 
+    /// Marks what these names lead to as used, since they are about to be taken away: somebody who found an image by
+    /// its name may be reading it.
+    fn mark_images(&self, references: &[Reference]) -> Result<(), StoreError> {
+        for tag in self.tags()? {
+            if references.contains(&tag.reference) {
+                for blob in self.reachable(&tag.descriptor)? {
+                    self.has_blob(&blob.digest)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The image itself and all that it points to, each blob once: indexes, manifests, configs, layers. Documents
     /// that are not in the store are listed, but what they point to is not known.
     pub fn reachable(&self, root: &Descriptor) -> Result<Vec<Descriptor>, StoreError> {
@@ -124,16 +139,16 @@ impl Store {
             if !seen.insert(descriptor.digest) {
                 continue;
             }
-            let here = self.has_blob(&descriptor.digest)?;
+            let here = self.is_there(&descriptor.digest)?;
             if here && descriptor.media_type.is_manifest() {
-                if let Ok(manifest) = self.read_json::<Manifest>(&descriptor) {
+                if let Ok(manifest) = self.peek_json::<Manifest>(&descriptor) {
                     todo.extend(manifest.layers.into_iter().rev().map(|d| (d, depth)));
                     todo.push((manifest.config, depth));
                 }
             } else if here
                 && descriptor.media_type.is_index()
                 && depth < MAX_INDEX_DEPTH
-                && let Ok(index) = self.read_json::<Index>(&descriptor)
+                && let Ok(index) = self.peek_json::<Index>(&descriptor)
             {
                 todo.extend(index.manifests.into_iter().rev().map(|d| (d, depth + 1)));
             }
@@ -147,11 +162,43 @@ impl Store {
         &self,
         descriptor: &Descriptor,
     ) -> Result<T, StoreError> {
-        let bytes = self.read_blob(descriptor)?;
+        self.has_blob(&descriptor.digest)?;
+        self.peek_json(descriptor)
+    }
+
+    /// [`Store::read_json`], which does not count as using the document.
+    pub fn peek_json<T: serde::de::DeserializeOwned>(
+        &self,
+        descriptor: &Descriptor,
+    ) -> Result<T, StoreError> {
+        let bytes = self.peek_blob(descriptor)?;
         serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
             path: self.blob_path(&descriptor.digest),
             reason: error.to_string(),
         })
+    }
+
+    /// Takes the names away that `is_damaged` picks.
+    pub fn remove_damaged_tags(
+        &self,
+        is_damaged: impl Fn(&Descriptor) -> bool,
+    ) -> Result<(), StoreError> {
+        self.edit_index(|index| index.manifests.retain(|entry| !is_damaged(entry)))
+    }
+
+    /// Puts an index that cannot be read aside, as `index.json.damaged`, and begins an empty one; whether that was
+    /// needed.
+    pub fn replace_damaged_index(&self) -> Result<bool, StoreError> {
+        let _lock = FileLock::wait(&self.root.join("locks/index"), Hold::Exclusive)?;
+        let path = self.root.join("index.json");
+        match self.read_index() {
+            Err(StoreError::Damaged { .. }) => {}
+            other => return other.map(|_| false),
+        }
+        fs::rename(&path, self.root.join("index.json.damaged")).at("rename", &path)?;
+        let empty = Index::new(Vec::new());
+        self.workspace.replace_durably(&path, &to_json(&empty))?;
+        Ok(true)
     }
 
     fn read_index(&self) -> Result<Index, StoreError> {

@@ -20,7 +20,7 @@ pub(super) struct Workspace {
     dir: PathBuf,
     next: AtomicU64,
     /// Dropped after the directory was removed.
-    _lock: FileLock,
+    lock: FileLock,
 }
 
 impl Workspace {
@@ -40,9 +40,14 @@ impl Workspace {
             return Ok(Self {
                 dir,
                 next: AtomicU64::new(0),
-                _lock: lock,
+                lock,
             });
         }
+    }
+
+    /// Notes when this space came into use, for whoever removes things; gives that time.
+    pub(super) fn stamp(&self) -> Result<std::time::SystemTime, StoreError> {
+        self.lock.stamp()
     }
 
     pub(super) fn dir(&self) -> &Path {

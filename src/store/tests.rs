@@ -240,18 +240,6 @@ fn a_dead_process_workspace_is_swept_and_a_live_one_is_not() {
 }
 
 #[test]
-fn exclusive_opening_needs_an_unused_store() {
-    let (_dir, store) = store();
-    let root = store.root().to_owned();
-    assert!(matches!(
-        Store::open_exclusive(&root),
-        Err(StoreError::Busy { .. })
-    ));
-    drop(store);
-    Store::open_exclusive(&root).expect("nobody has it open");
-}
-
-#[test]
 fn step_locks_exclude_and_leave_nothing() {
     let (_dir, store) = store();
     let key = sha256(b"step");
@@ -335,7 +323,10 @@ fn a_cache_mount_is_filled_once_and_never_half() {
     let fail: Result<_, StoreError> =
         store.try_cache_mount(&mount_id(), CacheSharing::Shared, &mut |path| {
             fs::write(path.join("half"), "").unwrap();
-            Err(StoreError::Busy { root: path.into() })
+            Err(StoreError::Foreign {
+                root: path.into(),
+                entry: String::new(),
+            })
         });
     assert!(fail.is_err());
     let filled = Cell::new(0);

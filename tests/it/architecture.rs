@@ -15,7 +15,7 @@ const RANKS: &[&[&str]] = &[
     &["dockerfile", "context", "layer", "store", "registry"],
     &["plan", "snapshot", "sandbox"],
     &["cache", "copy"],
-    &["build", "output"],
+    &["build", "output", "upkeep"],
 ];
 
 /// Modules that turn values into values: no files, network, processes, environment, threads or clock.

@@ -269,6 +269,7 @@ impl Records {
                 descriptor,
                 created: step.created.clone(),
                 content: step.content,
+                label: String::new(),
             };
             Some((step, record, here.is_some()))
         })

@@ -29,6 +29,7 @@ use crate::cli::{
     diagnostics::{self, Failure, Kind, Source},
     environment::Environment,
     export::{self, Export},
+    namespace,
     progress::Renderer,
     remote::Fetcher,
     request::{self, LOCAL_DELETE},
@@ -72,8 +73,10 @@ pub(crate) fn run(
     let quiet = args.quiet || (purpose != Purpose::Build && args.progress.is_none());
     let form = settings::progress_form(args.progress, quiet, env)?;
     let colour = settings::colour(env);
+    let budget = settings::cache_budget(args.cache_budget, env)?;
 
     let store = Store::open(root).map_err(|e| classify::failure(&e))?;
+    let _states = namespace::shelter_states(&store, rung, env)?;
     let cancel = Cancel::new()
         .map_err(|e| Failure::new(Kind::Machine, format!("cannot make a build: {e}")))?;
     let received = signals::watch(cancel.clone())?;
@@ -130,11 +133,20 @@ pub(crate) fn run(
     let (outcome, explanation) = session.build(&wanted);
     let steps = renderer.finish();
     explain::report(args.explain, form, &explanation)?;
-    let (result, exported) = outcome.map_err(|failure| failure.with_steps(steps))?;
-    if !args.quiet {
-        say_warnings(&result, &request);
+    let reported = outcome
+        .map_err(|failure| failure.with_steps(steps))
+        .and_then(|(result, exported)| {
+            if !args.quiet {
+                say_warnings(&result, &request);
+            }
+            wanted.report(args, &result, &exported)
+        });
+    if let Some(budget) = budget
+        && store.has_grown()
+    {
+        super::cache::collect(&store, budget);
     }
-    wanted.report(args, &result, &exported)
+    reported
 }
 
 /// How states are kept on disk for processes with the ids that there are here.

@@ -8,6 +8,7 @@ use rbuild::{
 use serde_json::{Value, json};
 
 use crate::cli::{
+    ago::ago,
     args::{DataFormat, ImagesArgs, InspectArgs, RmiArgs, TagArgs},
     classify,
     diagnostics::{Failure, Kind},
@@ -17,7 +18,7 @@ use crate::cli::{
 
 /// `rbuild images`.
 pub(crate) fn list(store: &Store, args: &ImagesArgs) -> Result<(), Failure> {
-    let rows: Vec<Row> = store
+    let mut rows: Vec<Row> = store
         .tags()
         .map_err(|e| classify::failure(&e))?
         .into_iter()
@@ -29,6 +30,10 @@ pub(crate) fn list(store: &Store, args: &ImagesArgs) -> Result<(), Failure> {
         })
         .map(|tag| Row::of(store, tag))
         .collect();
+    // The newest first, as Docker lists them. The sort keeps names of the same time in their order.
+    let time = |row: &Row| row.created.as_ref()?.parse::<jiff::Timestamp>().ok();
+    rows.sort_by_key(|row| std::cmp::Reverse(time(row)));
+    let now = jiff::Timestamp::now();
     if args.format == DataFormat::Json {
         let values: Vec<Value> = rows.iter().map(Row::json).collect();
         return stdout::print_json(&values);
@@ -53,7 +58,9 @@ pub(crate) fn list(store: &Store, args: &ImagesArgs) -> Result<(), Failure> {
             digest(&row.tag.descriptor.digest),
             digest(&row.id),
             row.platforms.join(","),
-            row.created.clone().unwrap_or_else(|| "-".to_owned()),
+            row.created
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), |time| ago(time, now)),
             bytes(row.size),
         ]
     }));

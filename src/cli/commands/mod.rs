@@ -2,6 +2,7 @@
 
 mod archive;
 mod build;
+mod cache;
 mod check;
 mod doctor;
 mod explain;
@@ -10,6 +11,7 @@ mod manifest;
 mod plan;
 mod registry;
 mod run;
+mod warm;
 
 use std::{path::Path, process::ExitCode};
 
@@ -20,6 +22,7 @@ use build::Purpose;
 use super::{
     args::{Cli, Command, DataFormat, VersionArgs},
     build_args::BuildArgs,
+    cache_args::CacheArgs,
     classify,
     diagnostics::Failure,
     environment::Environment,
@@ -38,11 +41,13 @@ pub(crate) fn run(cli: Cli, env: &Environment) -> Result<ExitCode, Failure> {
             return build(&args.build, &root?, env, Purpose::Explain(args.format));
         }
         Command::Run(args) => return run_image(&args, &root?, env),
+        Command::Cache(args) => return cache(&args, &root?, env),
         Command::Images(args) => images::list(&open()?, &args),
         Command::Tag(args) => images::tag(&open()?, &args),
         Command::Rmi(args) => images::remove(&open()?, &args),
         Command::Push(args) => registry::push(&open()?, &args, env),
         Command::Pull(args) => registry::pull(&open()?, &args, env),
+        Command::Warm(args) => warm::run(&open()?, &args, env),
         Command::Manifest(args) => manifest::run(&open()?, &args, env),
         Command::Inspect(args) => images::inspect(&open()?, &args),
         Command::Save(args) => archive::save(&open()?, &args, env),
@@ -77,6 +82,17 @@ fn run_image(args: &RunArgs, root: &Path, env: &Environment) -> Result<ExitCode,
     let isolation = settings::isolation(args.isolation, env)?;
     match namespace::enter(isolation, root, env) {
         Place::Here(rung) => run::run(args, root, env, &rung),
+        Place::Finished(status) => Ok(ExitCode::from(status)),
+    }
+}
+
+/// Looks after the store from where its files' owners can be touched.
+fn cache(args: &CacheArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
+    match namespace::enter(settings::isolation(None, env)?, root, env) {
+        Place::Here(_) => {
+            let store = Store::open(root).map_err(|e| classify::failure(&e))?;
+            cache::run(&store, args)
+        }
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }
 }

@@ -23,6 +23,7 @@ use crate::cli::{
     classify,
     diagnostics::{self, Failure, Kind},
     environment::Environment,
+    namespace,
     ports::Watch,
     request,
     run_args::{RunArgs, Volume},
@@ -38,6 +39,7 @@ pub(crate) fn run(
     rung: &Result<Rung, Refusal>,
 ) -> Result<ExitCode, Failure> {
     let store = Store::open(root).map_err(|e| classify::failure(&e))?;
+    let _states = namespace::shelter_states(&store, rung, env)?;
     let image = images::find(&store, &args.image)?;
     let (manifest, config) = manifest(&store, &image)?;
     let container = container(args, &image, env)?;

@@ -159,8 +159,8 @@ fn any_number_of_threads_gives_the_same_bytes() {
     for compression in [Compression::default(), Compression::Zstd { level: 3 }] {
         let (one, toc) = written(mixed_files(160), compression, 1);
         assert!(toc.toc.members.len() > 20);
-        for threads in [2, 3, 8] {
-            assert_eq!(written(mixed_files(160), compression, threads).0, one);
+        for threads in [2, 8] {
+            assert!(written(mixed_files(160), compression, threads).0 == one);
         }
     }
 }
@@ -236,26 +236,37 @@ impl Before {
 
 #[test]
 fn bytes_are_the_same_with_and_without_an_earlier_blob_and_with_any_number_of_threads() {
-    for compression in [Compression::default(), Compression::Zstd { level: 3 }] {
-        let before = Before::new(mixed_files(160), compression);
+    const FILES: usize = 120;
+    let (gzip, zstd) = (Compression::default(), Compression::Zstd { level: 3 });
+    // In the first member, between checkpoints, in the last one; a file more, a file less, and nothing.
+    let edits = [
+        (gzip, Some(0), &[2][..]),
+        (gzip, Some(60), &[1, 2, 8]),
+        (gzip, Some(FILES - 1), &[2]),
+        (gzip, Some(FILES), &[2]),
+        (gzip, Some(80), &[2]),
+        (gzip, None, &[2]),
+        (zstd, Some(60), &[2]),
+    ];
+    let befores = [gzip, zstd].map(|it| (it, Before::new(mixed_files(FILES), it)));
+    for (compression, edited, threads) in edits {
+        let before = befores.iter().find(|(it, _)| *it == compression);
+        let before = &before.unwrap().1;
         assert!(before.written.toc.checkpoints.len() > 1);
-        // In the first member, between checkpoints, in the last one; a file more, a file less, and nothing.
-        for edited in [Some(0), Some(60), Some(159), Some(160), Some(80), None] {
-            let mut changes = mixed_files(160);
-            match edited {
-                Some(160) => changes.push(file("d3/more", b"a new text")),
-                Some(80) => drop(changes.remove(80)),
-                Some(at) => changes[at] = file(&format!("d{}/f{at}", at % 7), b"another text"),
-                None => {}
-            }
-            let (fresh, plain) = written(changes.clone(), compression, 1);
-            for threads in [1, 2, 8] {
-                let toc = before.written.toc.clone();
-                let (blob, made) = before.again_with(changes.clone(), toc, compression, threads);
-                assert!(blob == fresh, "{edited:?} edited, {threads} threads");
-                assert!(made.toc == plain.toc);
-                assert!(made.reused > made.descriptor.size / 2);
-            }
+        let mut changes = mixed_files(FILES);
+        match edited {
+            Some(FILES) => changes.push(file("d3/more", b"a new text")),
+            Some(80) => drop(changes.remove(80)),
+            Some(at) => changes[at] = file(&format!("d{}/f{at}", at % 7), b"another text"),
+            None => {}
+        }
+        let (fresh, plain) = written(changes.clone(), compression, 1);
+        for threads in threads {
+            let toc = before.written.toc.clone();
+            let (blob, made) = before.again_with(changes.clone(), toc, compression, *threads);
+            assert!(blob == fresh, "{edited:?} edited, {threads} threads");
+            assert!(made.toc == plain.toc);
+            assert!(made.reused > made.descriptor.size / 2);
         }
     }
 }

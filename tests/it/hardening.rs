@@ -1,0 +1,144 @@
+//! A step that tries to get out: each way is tried from inside a `RUN`, as root and as an ordinary user.
+
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    process::Command,
+};
+
+use super::support::{Outcome, TestEnv};
+
+/// Each line is printed only if something got out.
+const ATTEMPTS: &str = r#"FROM base
+ARG OUTSIDE
+ARG STORE
+ARG DISK
+RUN --mount=type=secret,id=token test "$(cat /run/secrets/token)" = s3cr3t-of-a-step
+RUN <<SCRIPT
+exec 2>/dev/null
+tell() { echo "ESCAPED: $*"; }
+id -u
+# Paths.
+ln -s / /up; ln -s ../../../../../../../.. /dots; ln -s $OUTSIDE /direct
+for way in "" /up /dots /direct/.. /proc/self/root /proc/1/root /proc/self/cwd /proc/self/root/../../.. /proc/1/cwd/../../..; do
+  cat "$way$OUTSIDE/marker" && tell "path $way"
+  ls "$way$STORE" && tell "store $way"
+done
+for process in /proc/[0-9]*; do
+  cat "$process/root$OUTSIDE/marker" && tell "$process/root"
+  tr '\0' '\n' <"$process/environ" | grep s3cr3t && tell "environ of $process"
+  ls -l "$process/fd" | grep "$STORE" && tell "descriptor of $process"
+done
+find / -xdev -name marker -o -xdev -name rbuild.json | grep . && tell "found"
+# Secrets of another step.
+ls /run/secrets && tell "directory of secrets"
+env | grep s3cr3t && tell "variable"
+grep -rl s3cr3t-of /run /tmp /etc /dev/shm && tell "file with a secret"
+# Mounts.
+mkdir -p /m
+for kind in tmpfs proc sysfs cgroup2 devtmpfs; do mount -t $kind x /m && tell "mount $kind"; done
+mount --bind / /m && tell "bind"; mount -o remount,rw /proc/sys && tell "remount"; mount --make-rshared / && tell "propagation"
+umount /proc/keys && tell "umount mask"; umount /etc/hosts && tell "umount"; umount -l /proc && tell "umount /proc"
+unshare -m true && tell "unshare mounts"; unshare -r true && tell "unshare users"
+# The kernel.
+echo x >/proc/sys/kernel/core_pattern && tell "core_pattern"; echo h >/proc/sysrq-trigger && tell "sysrq"
+echo 1 >/proc/sys/vm/drop_caches && tell "drop_caches"; head -c 1 /proc/kcore | grep -q . && tell "kcore"
+touch /sys/kernel/x && tell "sys"; find /sys/fs/cgroup -maxdepth 1 -name cgroup.procs -writable | grep -q . && echo 0 >/sys/fs/cgroup/cgroup.procs && tell "cgroup"
+find /sys/firmware -mindepth 1 | grep -q . && tell "firmware"
+date -s 2000-01-01; test "$(date +%Y)" = 2000 && tell "clock"; swapoff -a && tell "swap"; insmod /m/x.ko && tell "module"
+# Devices. With a single id a file takes their place, which is empty and can be opened.
+ids=$(awk '{ n += $3 } END { print n }' /proc/self/uid_map)
+for dir in / /tmp /dev /dev/shm /m; do
+  mknod $dir/disk b $DISK; head -c 1 $dir/disk | wc -c | grep -q 1 && tell "disk in $dir"
+  mknod $dir/kmsg c 1 11; timeout 1 dd if=$dir/kmsg bs=8192 count=1 | grep -q . && tell "kmsg in $dir"
+  test "$ids" = 1 || for device in disk kmsg; do (: <$dir/$device) && tell "$device opens in $dir"; done
+  rm -f $dir/disk $dir/kmsg
+done
+# Devices that are to work.
+echo x >/dev/null || tell "no null"; head -c 4 /dev/zero | wc -c | grep -q 4 || tell "no zero"
+(: <>/dev/ptmx) || tell "no terminals"
+true
+SCRIPT
+"#;
+
+/// Builds it with a file outside and a store that it is to keep away from.
+fn attempt(user: Option<u32>) -> Option<(TestEnv, Outcome)> {
+    let env = TestEnv::new();
+    env.dockerfile(ATTEMPTS);
+    fs::create_dir(env.path("outside")).expect("a directory");
+    fs::write(env.path("outside/marker"), "outside\n").expect("a file");
+    fs::write(env.path("token"), "s3cr3t-of-a-step").expect("a file");
+    fs::copy(env!("CARGO_BIN_EXE_rbuild"), env.path("rbuild")).expect("a copy");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .args([TestEnv::base(), env.path("base")])
+        .status();
+    assert!(copied.expect("cp starts").success());
+    fs::set_permissions(env.path(""), fs::Permissions::from_mode(0o777)).expect("a mode");
+    let disk = fs::metadata(env.path("")).expect("a directory").dev();
+    let (major, minor) = (rustix::fs::major(disk), rustix::fs::minor(disk));
+    let args = [
+        "build".to_owned(),
+        "--progress=plain".to_owned(),
+        "--build-context=base=oci-layout://base".to_owned(),
+        "--secret=id=token,src=token".to_owned(),
+        format!("--build-arg=OUTSIDE={}", env.path("outside").display()),
+        format!("--build-arg=STORE={}", env.path("root").display()),
+        format!("--build-arg=DISK={major} {minor}"),
+        "context".to_owned(),
+    ];
+    let inner = env.command(&args);
+    let outcome = match user {
+        None => env.run(&args),
+        Some(id) => {
+            let mut command = Command::new("setpriv");
+            command
+                .args([format!("--reuid={id}"), format!("--regid={id}")])
+                .arg("--clear-groups")
+                .arg(env.path("rbuild"))
+                .args(&args)
+                .current_dir(env.path(""))
+                .env_clear();
+            for (key, value) in inner.get_envs() {
+                if let Some(value) = value {
+                    command.env(key, value);
+                }
+            }
+            env.outcome(&mut command)
+        }
+    };
+    if outcome.code == Some(3) {
+        eprintln!("skipped: no step can be run here:\n{outcome}");
+        return None;
+    }
+    Some((env, outcome))
+}
+
+fn stays_inside(user: Option<u32>) {
+    let Some((env, outcome)) = attempt(user) else {
+        return;
+    };
+    let outcome = outcome.success();
+    assert!(!outcome.stderr.contains("ESCAPED"), "{outcome}");
+    let marker = fs::read_to_string(env.path("outside/marker")).expect("it is still there");
+    assert_eq!(marker, "outside\n");
+    let mounts = fs::read_to_string("/proc/self/mounts").expect("a list");
+    let place = env.path("root");
+    assert!(!mounts.contains(place.to_str().expect("text")), "{mounts}");
+}
+
+#[test]
+fn a_step_of_root_stays_inside() {
+    stays_inside(None);
+}
+
+#[test]
+fn a_step_of_an_ordinary_user_stays_inside() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    stays_inside(Some(54321));
+}

@@ -1,0 +1,280 @@
+//! `rbuild cache`: what it says, what it removes, what it never removes, and what it repairs.
+
+#![expect(clippy::print_stderr, reason = "a skipped test says why")]
+
+mod storm;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use super::support::{Outcome, TestEnv};
+
+/// Longer than two steps of the clock that files get their times from.
+const TICKS: Duration = Duration::from_millis(30);
+
+fn build(env: &TestEnv, args: &[&str]) -> Outcome {
+    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let mut all = vec!["--build-context", &base];
+    all.extend(args);
+    env.build(&all)
+}
+
+/// Runs a command once all earlier uses are in the past.
+fn later(env: &TestEnv, args: &[&str]) -> Outcome {
+    std::thread::sleep(TICKS);
+    env.run(args)
+}
+
+fn files() -> TestEnv {
+    let env = TestEnv::new();
+    env.dockerfile("FROM base AS one\nCOPY a /a\nCOPY b /b\nFROM scratch\nCOPY --from=one /a /\nLABEL mark=unmistakable\n");
+    env.file("a", "A").file("b", "B");
+    env
+}
+
+fn hits(outcome: &Outcome) -> usize {
+    outcome
+        .stderr
+        .lines()
+        .filter(|line| line.ends_with(" CACHED"))
+        .count()
+}
+
+#[test]
+fn a_dry_run_says_what_the_run_does() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    let said = later(&env, &["cache", "prune", "--dry-run"]).success();
+    assert!(said.stdout.contains("COPY b /b"), "{said}");
+    assert!(!said.stdout.contains("COPY --from=one"), "{said}");
+    let again = env.run(&["cache", "prune", "-n"]).success();
+    assert_eq!(again.stdout, said.stdout, "a dry run removed something");
+    let done = env.run(&["cache", "prune"]).success();
+    assert_eq!(done.stdout, said.stdout);
+    let empty = env.run(&["cache", "prune"]).success();
+    assert_eq!(empty.stdout, "total: 0B\n");
+    env.run(&["cache", "verify"]).success();
+    build(&env, &["-t", "app"]).success();
+}
+
+#[test]
+fn what_a_named_image_needs_stays() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    later(&env, &["cache", "prune", "--all"]).success();
+    let list = env.run(&["cache", "ls", "--format=json"]).success();
+    let list: serde_json::Value = serde_json::from_str(&list.stdout).expect("JSON");
+    let left = list.as_array().expect("a list");
+    assert!(!left.is_empty());
+    assert!(
+        left.iter()
+            .all(|item| item["shared"] == true && item["type"] == "blob"),
+        "{left:#?}"
+    );
+    env.run(&["save", "app", "-o", "app.tar"]).success();
+    env.run(&["rmi", "app"]).success();
+    later(&env, &["cache", "prune"]).success();
+    let list = env.run(&["cache", "ls", "--format=json"]).success();
+    assert_eq!(list.stdout.trim(), "[]");
+}
+
+#[test]
+fn lists_and_sums_name_the_steps() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    let list = later(
+        &env,
+        &["cache", "ls", "--no-trunc", "--filter", "type=step"],
+    )
+    .success();
+    for step in ["COPY a /a", "COPY b /b", "COPY --from=one /a /"] {
+        assert!(list.stdout.contains(step), "{list}");
+    }
+    let sums = env.run(&["cache", "du", "--format", "json"]).success();
+    let sums: serde_json::Value = serde_json::from_str(&sums.stdout).expect("JSON");
+    let kinds = &sums["kinds"];
+    assert!(kinds["blobs"]["images"].as_u64() > Some(0), "{sums}");
+    assert!(kinds["records"]["reclaimable"].as_u64() > Some(0), "{sums}");
+    env.run(&["cache", "du"]).success().prints("RECLAIMABLE");
+}
+
+#[test]
+fn age_and_size_decide_what_goes() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    let young = later(&env, &["cache", "prune", "--filter", "until=1h"]).success();
+    assert_eq!(young.stdout, "total: 0B\n");
+    let small = env
+        .run(&["cache", "prune", "--max-used-space=1g"])
+        .success();
+    assert_eq!(small.stdout, "total: 0B\n");
+    let free = env.run(&["cache", "prune", "--min-free-space=1"]).success();
+    assert_eq!(free.stdout, "total: 0B\n");
+    let kept = env.run(&["cache", "prune", "--keep-storage=1g"]).success();
+    assert_eq!(kept.stdout, "total: 0B\n");
+    let gone = env
+        .run(&["cache", "prune", "-a", "--max-used-space=0"])
+        .success();
+    assert!(gone.stdout.contains("COPY --from=one"), "{gone}");
+    env.run(&["cache", "prune", "--filter", "id=x"])
+        .exits(2)
+        .says("unknown filter `id`");
+}
+
+#[test]
+fn a_budget_is_kept_after_the_build_and_spares_what_it_used() {
+    let mut env = files();
+    for content in ["first", "second"] {
+        env.file("b", content);
+        build(&env, &[]).success();
+    }
+    env.file("b", "third");
+    std::thread::sleep(TICKS);
+    env.var("RBUILD_CACHE_BUDGET", "1");
+    build(&env, &[]).success();
+    let list = env
+        .run(&["cache", "ls", "--no-trunc", "--filter=type=step"])
+        .success();
+    let steps = |text: &str| list.stdout.matches(text).count();
+    assert_eq!(steps("COPY a /a"), 1, "{list}");
+    // The second one was read, to take over what is the same.
+    assert!((1..3).contains(&steps("COPY b /b")), "{list}");
+    let again = build(&env, &[]).success();
+    assert_eq!(hits(&again), 3, "{again}");
+    build(&env, &["--cache-budget=nonsense"]).exits(2);
+    env.var("RBUILD_CACHE_BUDGET", "nonsense");
+    build(&env, &[]).exits(2).says("$RBUILD_CACHE_BUDGET");
+}
+
+/// The file of the store whose name begins so.
+fn find(env: &TestEnv, dir: &str, holds: &[u8]) -> PathBuf {
+    let files = fs::read_dir(env.path("root").join(dir)).expect("a directory of the store");
+    files
+        .map(|file| file.expect("an entry").path())
+        .find(|file| {
+            fs::read(file).is_ok_and(|bytes| bytes.windows(holds.len()).any(|w| w == holds))
+        })
+        .expect("a file with these bytes")
+}
+
+#[test]
+fn verify_finds_and_drops_damage() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    env.run(&["cache", "verify"]).success().prints("checked: ");
+    let config = find(&env, "blobs/sha256", b"unmistakable");
+    let mut bytes = fs::read(&config).expect("a config");
+    bytes[10] ^= 1;
+    fs::write(&config, bytes).expect("written");
+    fs::write(env.path("root/blobs/sha256/stray"), "x").expect("written");
+    let layer = fs::read_dir(env.path("root/layers"))
+        .expect("layers")
+        .map(|dir| dir.expect("an entry").path())
+        .next()
+        .expect("a layer");
+    let record = fs::read_dir(&layer).expect("records").next().expect("one");
+    fs::write(record.expect("an entry").path(), "rbuild 1 torn").expect("written");
+
+    let seen = env.run(&["cache", "verify", "--dry-run"]).exits(3);
+    for place in ["blobs/sha256/stray", "layers/", "app:latest: "] {
+        assert!(seen.stdout.contains(place), "{seen}");
+    }
+    env.run(&["cache", "verify"]).exits(3).says("dropped");
+    env.run(&["cache", "verify"]).success();
+    let images = env.run(&["images", "-q"]).success();
+    assert_eq!(images.stdout, "");
+    build(&env, &["-t", "app"]).success();
+    env.run(&["inspect", "app"]).success();
+    env.run(&["cache", "verify"]).success();
+}
+
+#[test]
+fn verify_compares_unpacked_states_with_their_layers() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM base\nRUN echo one > /file\nRUN echo two > /other\n");
+    let built = build(&env, &[]);
+    if built.code == Some(3) {
+        eprintln!("skipped: no step can be run here");
+        return;
+    }
+    let _built = built.success();
+    env.run(&["cache", "verify"]).success();
+    let states: Vec<PathBuf> = fs::read_dir(env.path("root/snapshots"))
+        .expect("styles")
+        .flat_map(|style| fs::read_dir(style.expect("an entry").path()).expect("states"))
+        .map(|state| state.expect("an entry").path().join("fs/file"))
+        .filter(|file| file.is_file())
+        .collect();
+    let [file] = states.as_slice() else {
+        eprintln!("skipped: steps leave no states here: {states:?}");
+        return;
+    };
+    fs::write(file, "ONE\n").expect("written");
+    env.run(&["cache", "verify"])
+        .exits(3)
+        .prints("`file` has other content");
+    env.run(&["cache", "verify"]).success();
+    env.file(
+        "Dockerfile",
+        "FROM base\nRUN echo one > /file\nRUN cat /file >&2\n",
+    );
+    build(&env, &[]).success().says("one");
+}
+
+#[test]
+fn an_index_that_is_cut_short_is_named_and_put_aside() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    let index = env.path("root/index.json");
+    let whole = fs::read(&index).expect("an index");
+    fs::write(&index, &whole[..whole.len() / 2]).expect("written");
+    env.run(&["images"])
+        .exits(3)
+        .says("index.json` is damaged")
+        .says("rbuild cache verify");
+    assert_eq!(fs::read(&index).expect("untouched").len(), whole.len() / 2);
+    env.run(&["cache", "verify"]).exits(3);
+    assert!(env.path("root/index.json.damaged").is_file());
+    env.run(&["cache", "verify"]).success();
+    build(&env, &["-t", "app"]).success();
+}
+
+#[test]
+fn foreign_newer_and_broken_stores_are_left_alone() {
+    let env = TestEnv::new();
+    let store = env.path("root");
+    let dirs = |root: &PathBuf| {
+        let mut names: Vec<_> = fs::read_dir(root)
+            .expect("a directory")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    fs::create_dir(&store).expect("made");
+    fs::write(store.join("thesis.txt"), "x").expect("written");
+    for command in [&["cache", "prune"][..], &["cache", "verify"], &["images"]] {
+        let outcome = env.run(command).exits(3);
+        outcome
+            .says("is not a store: it holds `thesis.txt`")
+            .says("--root");
+    }
+    assert_eq!(dirs(&store), ["thesis.txt"]);
+    fs::remove_file(store.join("thesis.txt")).expect("removed");
+
+    env.run(&["images"]).success();
+    let before = dirs(&store);
+    fs::write(store.join("rbuild.json"), r#"{"format":99}"#).expect("written");
+    env.run(&["cache", "prune", "--all"])
+        .exits(3)
+        .says("has format 99, newer than 1")
+        .says("hint:");
+    fs::write(store.join("rbuild.json"), r#"{"for"#).expect("written");
+    env.run(&["cache", "prune"])
+        .exits(3)
+        .says("rbuild.json` is damaged")
+        .says("hint:");
+    assert_eq!(dirs(&store), before);
+    // What the hint says helps.
+    fs::remove_file(store.join("rbuild.json")).expect("removed");
+    env.run(&["cache", "verify"]).success();
+}
