@@ -9,7 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{error::StepError, foreign, ground::Ground};
+use super::{
+    error::StepError,
+    foreign,
+    ground::{Ground, Left},
+};
 use crate::{
     copy,
     layer::{LayerBlob, LayerTree, Toc},
@@ -135,7 +139,7 @@ pub fn run_container(
         Some(path) => path.clone(),
         None => Path::new("/").join(&config.config.working_dir),
     };
-    let ground = Ground::prepare(services.snapshots, rung, &tree)?;
+    let ground = Ground::prepare(services.snapshots, rung, &Left::default(), (&tree, None))?;
     let spec = ProcessSpec {
         env: environment(container, &config.config, &user.home),
         cwd: workdir,

@@ -1,11 +1,32 @@
 //! What a step runs on: the directories of its root, and its changes when it has run.
 
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
 use crate::{
     layer::{Change, LayerTree},
     oci::ChainId,
     sandbox::{Rootfs, Rung},
     snapshot::{Checkout, Marks, Overlay, SnapshotError, Snapshots},
 };
+
+/// Whole directories that steps have left, by the state that each holds: the next step of the stage goes on in one.
+#[derive(Debug, Default)]
+pub(super) struct Left(Mutex<HashMap<ChainId, Checkout>>);
+
+impl Left {
+    fn take(&self, chain: ChainId) -> Option<Checkout> {
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        left.remove(&chain)
+    }
+
+    fn leave(&self, chain: ChainId, checkout: Checkout) {
+        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        left.insert(chain, checkout);
+    }
+}
 
 /// The root of a step on disk.
 #[derive(Debug)]
@@ -17,17 +38,21 @@ pub(super) enum Ground {
 }
 
 impl Ground {
-    /// For a step on `tree`.
+    /// For a step on `tree`, the state `chain`.
     pub(super) fn prepare(
         snapshots: &Snapshots,
         rung: Rung,
-        tree: &LayerTree,
+        left: &Left,
+        (tree, chain): (&LayerTree, Option<ChainId>),
     ) -> Result<Self, SnapshotError> {
         Ok(match rung {
             Rung::Native | Rung::Userns => {
                 Self::Overlay(snapshots.prepare(snapshots.stack(tree)?)?)
             }
-            Rung::Chroot => Self::Whole(snapshots.checkout(tree)?),
+            Rung::Chroot => match chain.and_then(|chain| left.take(chain)) {
+                Some(checkout) => Self::Whole(checkout),
+                None => Self::Whole(snapshots.checkout(tree)?),
+            },
         })
     }
 
@@ -56,10 +81,15 @@ impl Ground {
     }
 
     /// Keeps the result for the next step.
-    pub(super) fn adopt(self, chain: ChainId) -> Result<(), SnapshotError> {
+    pub(super) fn adopt(self, left: &Left, chain: ChainId) -> Result<(), SnapshotError> {
         match self {
             Self::Overlay(overlay) => overlay.adopt(chain).map(drop),
-            Self::Whole(_) => Ok(()),
+            Self::Whole(checkout) => {
+                if let Some(checkout) = checkout.renew()? {
+                    left.leave(chain, checkout);
+                }
+                Ok(())
+            }
         }
     }
 }

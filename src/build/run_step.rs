@@ -176,7 +176,7 @@ fn execute(
         mounts.add(worker, task, mount)?;
     }
     let snapshots = session.services.snapshots;
-    let mut ground = Ground::prepare(snapshots, rung, &tree)?;
+    let mut ground = Ground::prepare(snapshots, rung, &session.left, (&tree, worker.root.chain()))?;
     let hostname = worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME);
     let spec = ProcessSpec {
         argv: op.argv.iter().map(OsString::from).collect(),
@@ -231,7 +231,10 @@ fn execute(
         }
     }
     let made = write(session, ground.changes(&tree)?, step.label.clone())?;
-    ground.adopt(ChainId::after(worker.root.chain(), made.layer.diff_id))?;
+    ground.adopt(
+        &session.left,
+        ChainId::after(worker.root.chain(), made.layer.diff_id),
+    )?;
     Ok(made)
 }
 

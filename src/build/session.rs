@@ -13,6 +13,7 @@ use super::{
     blobs::{Blobs, Fetch},
     contexts::Contexts,
     explain::Explained,
+    ground::Left,
     image_source::Images,
     remote::Remotes,
     request::BuildRequest,
@@ -33,6 +34,8 @@ pub(super) struct Session<'a> {
     /// Nothing is executed; see `explain`.
     pub(super) predicts: bool,
     pub(super) explained: Explained,
+    /// Directories that steps have left for the next ones.
+    pub(super) left: Left,
     vertices: AtomicU64,
     failed: AtomicBool,
     lost: AtomicBool,
@@ -47,6 +50,7 @@ impl<'a> Session<'a> {
             images: Images::default(),
             contexts: Contexts::default(),
             remotes: Remotes::default(),
+            left: Left::default(),
             predicts: false,
             explained: Explained::default(),
             vertices: AtomicU64::new(services.first_vertex.0),

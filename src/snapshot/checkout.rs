@@ -25,6 +25,8 @@ pub struct Checkout {
     style: Style,
     /// Every inode as it was unpacked, in the order of a walk.
     before: BTreeMap<PathBuf, Mark>,
+    /// Whether the directory is what unpacking the step's layer would give.
+    as_unpacked: bool,
 }
 
 /// What tells whether an inode was touched.
@@ -52,17 +54,26 @@ impl Checkout {
         apply::unpack(&scratch.path, &LayerTree::empty(), tree, style)?;
         let work = scratch.path.join("work");
         std::fs::create_dir(&work).at("create", &work)?;
-        let mut before = BTreeMap::new();
-        let root = scratch.path.join("fs");
-        walk(&root, &mut |path, stat| {
-            before.insert(path.to_owned(), Mark::of(stat));
-            Ok(())
-        })?;
+        let before = marks(&scratch.path.join("fs"))?;
         Ok(Self {
             scratch,
             style,
             before,
+            as_unpacked: true,
         })
+    }
+
+    /// The same directory for the step after the one whose changes [`Checkout::diff`] has found; `None` when it holds what a
+    /// layer does not say, so that the state has to be unpacked.
+    pub fn renew(mut self) -> Result<Option<Self>, SnapshotError> {
+        if !self.as_unpacked {
+            return Ok(None);
+        }
+        let work = self.work();
+        super::remove_tree(&work)?;
+        std::fs::create_dir(&work).at("create", &work)?;
+        self.before = marks(&self.root())?;
+        Ok(Some(self))
     }
 
     /// The root directory.
@@ -81,14 +92,16 @@ impl Checkout {
     }
 
     /// What the step changed, sorted. `tree` is what was checked out.
-    pub fn diff(&self, tree: &LayerTree) -> Result<Vec<Change>, SnapshotError> {
+    pub fn diff(&mut self, tree: &LayerTree) -> Result<Vec<Change>, SnapshotError> {
         let root = self.root();
         let inodes = Inodes::new(&root, &self.owners(), tree, self.style)?;
         let mut found = Found::default();
         let mut left = self.before.clone();
+        let mut as_unpacked = true;
         walk(&root, &mut |path, stat| {
             let before = left.remove(path);
             let touched = before != Some(Mark::of(stat));
+            as_unpacked &= !stat.file_type().is_socket();
             if stat.file_type().is_socket() || (!touched && !stat.is_dir()) {
                 return Ok(());
             }
@@ -99,11 +112,15 @@ impl Checkout {
                 let same = before.is_some_and(|mark| mark.inode == Mark::of(stat).inode)
                     && below.is_some_and(|below| same_dir(&below, &metadata));
                 found.dirs.push((path.to_owned(), metadata, !same));
-            } else if !inodes.is_unchanged(path, &host, &metadata)? {
+            } else if inodes.is_unchanged(path, &host, &metadata)? {
+                // It may have got one more name, which in the layer is a file of its own.
+                as_unpacked &= stat.nlink() == 1;
+            } else {
                 found.leaf(path.to_owned(), metadata, host, stat);
             }
             Ok(())
         })?;
+        self.as_unpacked = as_unpacked;
         // Only the topmost of what is gone needs a whiteout, and only where nothing new took its place.
         let mut gone: Option<&PathBuf> = None;
         for path in left.keys() {
@@ -124,6 +141,16 @@ impl Checkout {
         }
         Ok(found.finish())
     }
+}
+
+/// The marks of everything below a directory.
+fn marks(root: &Path) -> Result<BTreeMap<PathBuf, Mark>, SnapshotError> {
+    let mut marks = BTreeMap::new();
+    walk(root, &mut |path, stat| {
+        marks.insert(path.to_owned(), Mark::of(stat));
+        Ok(())
+    })?;
+    Ok(marks)
 }
 
 /// Calls `visit` for everything below a directory.

@@ -238,7 +238,7 @@ fn a_layer_unpacked_is_what_the_layer_says() {
     }
     let (_dir, snapshots, blobs) = fixture(REAL);
     let tree = blobs.tree([base()]);
-    let checkout = snapshots.checkout(&tree).unwrap();
+    let mut checkout = snapshots.checkout(&tree).unwrap();
     assert_eq!(paths(&checkout.diff(&tree).unwrap()), [""; 0]);
     // Reading the directory back, as if all of it had been made by a step, gives the same tree.
     let again = diff_upper(
@@ -422,7 +422,7 @@ fn checkouts_find_the_same_changes() {
         ("ln data/a b", &["b"]),
         ("cp -p data/a new && mv new data/a", &[]),
     ] {
-        let checkout = snapshots.checkout(&tree).unwrap();
+        let mut checkout = snapshots.checkout(&tree).unwrap();
         // The clock by which inodes are marked ticks every few milliseconds.
         std::thread::sleep(std::time::Duration::from_millis(12));
         let status = Command::new("sh")

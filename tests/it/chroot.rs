@@ -61,6 +61,8 @@ RUN --mount=type=cache,target=/cache --mount=type=tmpfs,target=/etc/none/deep --
     cat /context/file /of-stage/x /run/secrets/s >/seen && echo kept >>/cache/kept && echo lost >/etc/none/deep/lost \
  && ! echo no 2>/dev/null >/context/file && ! echo no 2>/dev/null >/run/secrets/s
 RUN --mount=type=cache,target=/cache cp /cache/kept /kept
+RUN ln /seen /again && ln /bin/busybox /other
+RUN echo over >/seen && stat -c '%n %h' /bin/busybox /other >/links && rm -r /app/link && mkdir /app/link
 USER 1234
 RUN id -u >/tmp/id && cat /proc/self/status | grep ^Uid: >>/tmp/id && echo out >/dev/stdout
 ",
