@@ -177,6 +177,8 @@ fn execute(
     }
     let snapshots = session.services.snapshots;
     let mut ground = Ground::prepare(snapshots, rung, &session.left, (&tree, worker.root.chain()))?;
+    // Mounts are made in the order of their targets, as in BuildKit, so one below another is not hidden by it.
+    mounts.specs.sort_by(|a, b| a.target.cmp(&b.target));
     let hostname = worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME);
     let spec = ProcessSpec {
         argv: op.argv.iter().map(OsString::from).collect(),

@@ -252,7 +252,7 @@ fn unknown(kind: &str) -> String {
 }
 
 fn reference(text: &str) -> Result<Reference, String> {
-    Reference::parse(text).map_err(|e| e.to_string())
+    Reference::parse(text).map_err(|e| format!("ref={text}: {e}"))
 }
 
 fn registry(pairs: &mut Pairs) -> Result<PlaceSpec, String> {

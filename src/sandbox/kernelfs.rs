@@ -193,12 +193,13 @@ fn device(root: &Root, path: &Path, major: u32, minor: u32) -> Result<(), Failur
     }
 }
 
-/// Has no device file work but those of `/dev`, on everything mounted so far: a step of root may make the file of any device.
+/// Has no device file of the root file system work but those of `/dev`: a step of root may make the file of any device. What
+/// is mounted in it is left as it is, since steps see the options of their mounts and are to see BuildKit's.
 ///
 /// Engines do this with a control group, which takes rights that not every root has. Needed where the first user namespace
 /// is the step's; in others the kernel opens no devices anyway.
 pub(super) fn disarm_devices(root: &Root, places: &Places) -> Result<(), Failure> {
-    restrict(root.fd(), attr::NODEV, true).during("disarm device files")?;
+    restrict(root.fd(), attr::NODEV, false).during("disarm device files")?;
     let keep = |name: &str, flags: MountFlags, own: bool| {
         let path = places.dev.join(name);
         if root.stat(&path)?.is_none() {

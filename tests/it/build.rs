@@ -354,3 +354,16 @@ fn a_step_begins_after_the_stages_that_it_needs() {
     let begin = line("COPY --from=first", "\"started\"");
     assert!(last_needed < begin, "{lines:#?}");
 }
+
+#[test]
+fn a_mount_below_another_is_not_hidden_by_it() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM base\nRUN --mount=source=a,target=/dir/f --mount=type=tmpfs,target=/dir echo got $(cat /dir/f)\n")
+        .file("a", "it");
+    let outcome = with_base(&env, &[]);
+    if outcome.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    outcome.success().says("got it");
+}

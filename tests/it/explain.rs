@@ -232,7 +232,7 @@ fn each_change_of_an_instruction_misses_and_is_named() {
     assert!(causes.contains(&user), "the user: {causes:?}");
     with("RUN echo done", "RUN true\nRUN echo done");
     let (_, built) = setup.both(&[]);
-    assert_eq!(results(&built)[4], "executed");
+    assert_eq!(results(&built)[4], "unchanged");
     assert_eq!(
         built[4]["causes"][0],
         json!({"kind": "earlier-step", "step": "[stage-1 2/4] RUN true"}),
