@@ -222,7 +222,7 @@ impl Records {
         self.facts.dedup_by_key(|fact| fact.question);
     }
 
-    /// What stands under [`CONFIG_KEY`] in an image config.
+    /// What stands under `CONFIG_KEY` in an image config.
     pub fn to_value(&self) -> serde_json::Value {
         let body = Body {
             steps: self.steps.clone(),
