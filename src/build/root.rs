@@ -7,7 +7,10 @@ use std::{
     fs::File,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use jiff::Timestamp;
@@ -18,6 +21,9 @@ use crate::{
     oci::{ChainId, Descriptor, DiffId},
     store::LayerRecord,
 };
+
+/// How many layers are fetched at a time.
+const AT_A_TIME: usize = 4;
 
 /// One layer of a state.
 #[derive(Debug, Clone)]
@@ -82,6 +88,7 @@ impl Root {
         if let Some(tree) = &*tree {
             return Ok(Arc::clone(tree));
         }
+        self.look_ahead(fetch);
         let made = match (&self.below, &self.layer) {
             (Some(below), Some(layer)) => {
                 let blob = Self::blob(fetch, layer)?;
@@ -96,6 +103,43 @@ impl Root {
         let made = Arc::new(made);
         *tree = Some(Arc::clone(&made));
         Ok(made)
+    }
+
+    /// Fetches and reads layers that nobody has looked into, some at a time. What goes wrong goes wrong again when the
+    /// layer's turn comes.
+    fn look_ahead(&self, fetch: Fetch<'_>) {
+        let store = fetch.services.store;
+        let is_unknown = |layer: &RootLayer| {
+            !store.has(&layer.descriptor).unwrap_or(true)
+                || !matches!(
+                    store.layer_record_of(layer.diff_id, &layer.descriptor.digest),
+                    Ok(Some(_))
+                )
+        };
+        // States below that are known already have been looked into.
+        if self.below.as_ref().is_none_or(|below| below.is_known()) {
+            return;
+        }
+        let mut layers = self.layers();
+        layers.retain(is_unknown);
+        if layers.len() < 2 {
+            return;
+        }
+        let next = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..layers.len().min(AT_A_TIME) {
+                scope.spawn(|| {
+                    while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let _later = Self::blob(fetch, layer).is_err();
+                    }
+                });
+            }
+        });
+    }
+
+    fn is_known(&self) -> bool {
+        let tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        self.layer.is_none() || tree.is_some()
     }
 
     fn blob(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Arc<LayerBlob>, StepError> {

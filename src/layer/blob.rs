@@ -2,7 +2,8 @@
 //!
 //! Three ways, by what the blob is: a plain tar is read in place; a blob of small members (all that this program writes) is
 //! decompressed from the member that has the byte, the last few members kept; any other is decompressed once, to an unnamed file
-//! in a scratch directory, when something is first read from it. Without a scratch directory it is decompressed for each read.
+//! in a scratch directory, when something is read from it; a few reads near its beginning, such as those of `/etc/passwd` for a
+//! user's name, decompress that beginning instead. Without a scratch directory it is decompressed for each read.
 
 use std::{
     collections::VecDeque,
@@ -11,7 +12,10 @@ use std::{
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::FileExt,
     path::PathBuf,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -44,7 +48,14 @@ pub struct LayerBlob {
     /// Held while `file` or `spool` is being made.
     making: Mutex<()>,
     recent: Mutex<VecDeque<(usize, Arc<[u8]>)>>,
+    /// How often the beginning was decompressed for a read.
+    peeks: AtomicU32,
 }
+
+/// Reads that end before this offset in the tar are not worth a decompressed copy, as long as they are few.
+const BEGINNING: u64 = 24 << 20;
+/// How many.
+const MAX_PEEKS: u32 = 4;
 
 /// Members that yield more than this are not kept in memory.
 const MAX_KEPT: u64 = 8 << 20;
@@ -66,6 +77,7 @@ impl LayerBlob {
             spool: OnceLock::new(),
             making: Mutex::new(()),
             recent: Mutex::new(VecDeque::new()),
+            peeks: AtomicU32::new(0),
         })
     }
 
@@ -119,7 +131,10 @@ impl LayerBlob {
                 member: None,
             }));
         }
-        if let Some(spool) = self.spooled()? {
+        let is_peek = self.spool.get().is_none()
+            && end <= BEGINNING
+            && self.peeks.fetch_add(1, Ordering::Relaxed) < MAX_PEEKS;
+        if !is_peek && let Some(spool) = self.spooled()? {
             return Ok(Box::new(at(spool, offset)?.take(length)));
         }
         let mut tar = self.tar()?;
