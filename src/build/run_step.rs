@@ -15,6 +15,7 @@ use super::{
     ground::Ground,
     secrets,
     session::{Session, Task},
+    shared::Claims,
     stage::{Made, Outcome, Worker, write},
 };
 use crate::{
@@ -45,13 +46,14 @@ pub(super) fn run(
     task: &Task<'_>,
     step: &Step,
     op: &RunOp,
+    claims: &Claims,
 ) -> Result<Outcome, StepError> {
     let request = worker.session.request;
     check_allowed(worker.session, op)?;
     let mut contents = Vec::with_capacity(op.mounts.len());
     let mut files = Vec::new();
     for (number, mount) in (1..).zip(&op.mounts) {
-        contents.push(match mount_files(worker, task, &mount.kind)? {
+        contents.push(match mount_files(worker, task, &mount.kind, claims)? {
             Some((from, content)) => {
                 let digest = content.digest;
                 let from = origin_name(worker.plan, from);
@@ -89,7 +91,11 @@ pub(super) fn run(
         ulimits: &ulimits,
         cgroup_parent: None,
     });
-    let keyed = Keyed { key, files };
+    let keyed = Keyed {
+        key,
+        files,
+        is_claimed: claims.was_taken(),
+    };
     worker.cached(step, task, &keyed, || execute(worker, task, step, op))
 }
 
@@ -121,6 +127,7 @@ fn mount_files<'a>(
     worker: &Worker<'_>,
     task: &Task<'_>,
     kind: &'a MountKind,
+    claims: &Claims,
 ) -> Result<Option<(&'a Origin, SourceContent)>, StepError> {
     let (from, source) = match kind {
         MountKind::Bind { from, source, .. } => (from, source),
@@ -132,7 +139,7 @@ fn mount_files<'a>(
         _ => return Ok(None),
     };
     let question = worker.mounted_question(from, source)?;
-    if let Some(digest) = worker.known_content(from, question)? {
+    if let Some(digest) = worker.known_content(from, question, claims)? {
         // Which files they are is not known, and tells nobody anything unless they can be looked at.
         let entries = Vec::new();
         return Ok(Some((from, SourceContent { digest, entries })));
@@ -483,7 +490,9 @@ fn cache_mount(
     let session = worker.session;
     let store = session.services.store;
     let seed = match from {
-        Some(_) => mount_files(worker, task, kind)?.map(|(_, content)| content.digest),
+        Some(_) => {
+            mount_files(worker, task, kind, &Claims::refused())?.map(|(_, content)| content.digest)
+        }
         None => None,
     };
     let cache_id = CacheMountId {
