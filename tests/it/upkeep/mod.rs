@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
 mod storm;
+mod transfer;
 
 use std::{fs, path::PathBuf, time::Duration};
 
