@@ -90,16 +90,6 @@ impl Kept {
     }
 }
 
-/// The key of the step that stood at a place last, out of the bytes that the store keeps; `None` when they say none.
-pub fn key_at_place(bytes: &[u8]) -> Option<Digest> {
-    #[derive(Deserialize)]
-    struct Last {
-        key: Digest,
-    }
-    let last: Last = serde_json::from_slice(bytes).ok()?;
-    Some(last.key)
-}
-
 /// A record as it is stored.
 #[derive(Serialize, Deserialize)]
 struct Stored {

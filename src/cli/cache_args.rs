@@ -64,7 +64,7 @@ pub(crate) struct CacheImportArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CacheLsArgs {
-    /// Only until=DURATION (not used for so long) or type=KIND: step, blob, snapshot, mount, stat, position, temporary
+    /// Only until=DURATION (not used for so long) or type=KIND: step, blob, snapshot, mount, stat, position, fact, temporary
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<Filter>,
     /// Whole digests, whole instructions
@@ -90,7 +90,7 @@ pub(crate) struct CachePruneArgs {
     /// Say what would go, and remove nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
-    /// Only until=DURATION (not used for so long) or type=KIND: step, blob, snapshot, mount, stat, position, temporary
+    /// Only until=DURATION (not used for so long) or type=KIND: step, blob, snapshot, mount, stat, position, fact, temporary
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<Filter>,
     /// Only what was not used for so long: 36h, 7d, 1d12h
