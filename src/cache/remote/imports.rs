@@ -207,7 +207,8 @@ impl Imports {
             .and_then(|loaded| loaded.holders.get(&blob.digest));
         let mut failure = PlaceError::Lost(blob.digest);
         for place in holders.into_iter().flatten() {
-            match self.fetch_from(&*self.places[*place], store, blob, told) {
+            let expected = lock(&self.given).get(&blob.digest).copied();
+            match fetch_layer(&*self.places[*place], store, blob, expected, told) {
                 Ok(()) => return Ok(()),
                 // The same everywhere.
                 Err(error @ PlaceError::Store(_)) => return Err(error),
@@ -216,46 +217,46 @@ impl Imports {
         }
         Err(failure)
     }
+}
 
-    fn fetch_from(
-        &self,
-        place: &dyn Place,
-        store: &Store,
-        blob: &Descriptor,
-        told: &mut dyn FnMut(u64),
-    ) -> Result<(), PlaceError> {
-        let mut sink = StoreSink {
-            writer: store.blob_writer()?,
-            limit: blob.size,
-            told,
-        };
-        place.blob(blob, &mut sink)?;
-        let damaged = |reason: String| PlaceError::Damaged {
-            expected: blob.digest,
-            reason,
-        };
-        // Looked into before it becomes a blob: what holds another layer than was promised is not kept.
-        if !is_wrapped_as_told(sink.writer.written()?, blob) {
-            return Err(damaged(format!("it is no {}", blob.media_type)));
-        }
-        let toc = Toc::read(sink.writer.written()?).map_err(|e| damaged(e.to_string()))?;
-        let promised = lock(&self.given).get(&blob.digest).copied();
-        if promised.is_some_and(|promised| promised != toc.diff_id) {
-            return Err(damaged(format!("its diffID is {}", toc.diff_id)));
-        }
-        match sink.writer.commit_as(blob) {
-            Err(error @ (StoreError::Corrupt { .. } | StoreError::Size { .. })) => {
-                return Err(damaged(error.to_string()));
-            }
-            other => other?,
-        }
-        store.put_layer(&LayerRecord {
-            diff_id: toc.diff_id,
-            descriptor: blob.clone(),
-            toc: toc.to_bytes(),
-        })?;
-        Ok(())
+/// Puts a layer's blob into the store, with its table of contents. `told` hears how many bytes are here.
+pub(super) fn fetch_layer(
+    place: &dyn Place,
+    store: &Store,
+    blob: &Descriptor,
+    expected: Option<DiffId>,
+    told: &mut dyn FnMut(u64),
+) -> Result<(), PlaceError> {
+    let mut sink = StoreSink {
+        writer: store.blob_writer()?,
+        limit: blob.size,
+        told,
+    };
+    place.blob(blob, &mut sink)?;
+    let damaged = |reason: String| PlaceError::Damaged {
+        expected: blob.digest,
+        reason,
+    };
+    // Looked into before it becomes a blob: what holds another layer than was promised is not kept.
+    if !is_wrapped_as_told(sink.writer.written()?, blob) {
+        return Err(damaged(format!("it is no {}", blob.media_type)));
     }
+    let toc = Toc::read(sink.writer.written()?).map_err(|e| damaged(e.to_string()))?;
+    if expected.is_some_and(|expected| expected != toc.diff_id) {
+        return Err(damaged(format!("its diffID is {}", toc.diff_id)));
+    }
+    match sink.writer.commit_as(blob) {
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Size { .. })) => {
+            return Err(damaged(error.to_string()));
+        }
+        other => other?,
+    }
+    store.put_layer(&LayerRecord {
+        diff_id: toc.diff_id,
+        descriptor: blob.clone(),
+        toc: toc.to_bytes(),
+    })?;
+    Ok(())
 }
 
 impl Loaded {
