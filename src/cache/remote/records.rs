@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     cache::{StepRecord, facts::MAX_ANSWER_BYTES},
     oci::{ChainId, Descriptor, DiffId, Digest, Manifest, MediaType, to_json},
+    store::CacheMountId,
 };
 
 /// The key in an image config that holds the records.
@@ -38,6 +39,34 @@ pub struct Records {
     pub steps: Vec<RemoteStep>,
     /// The facts.
     pub facts: Vec<Fact>,
+    /// The cache mounts. Their layers are among `layers`.
+    pub mounts: Vec<StoredMount>,
+}
+
+/// A cache mount in a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredMount {
+    /// What identifies it.
+    pub mount: CacheMountId,
+    /// The layer with its files.
+    pub diff_id: DiffId,
+    /// When a step used it last.
+    #[serde(with = "rfc3339")]
+    pub used: Timestamp,
+}
+
+/// Times as texts.
+mod rfc3339 {
+    use jiff::Timestamp;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(time)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// A layer in a place.
@@ -117,12 +146,15 @@ pub enum RecordsError {
     /// A time is none.
     #[error("the time `{0}` of a step is none")]
     Time(String),
-    /// A step's layer has no descriptor.
-    #[error("the layer {0} of a step is not described")]
+    /// A layer has no descriptor.
+    #[error("the layer {0} of a step or mount is not described")]
     NoBlob(DiffId),
     /// What a step is called is longer than that is.
     #[error("the name of a step has {0} bytes")]
     Label(usize),
+    /// A cache mount is none that a step can have.
+    #[error("the cache mount `{0}` is none")]
+    Mount(String),
     /// An answer is longer than answers are.
     #[error("an answer has {0} bytes")]
     Answer(usize),
@@ -133,6 +165,8 @@ struct Body {
     steps: Vec<RemoteStep>,
     #[serde(default)]
     facts: Vec<Fact>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<StoredMount>,
 }
 
 /// The one object that holds everything.
@@ -181,7 +215,13 @@ impl Records {
     }
 
     fn checked(layers: Vec<StoredLayer>, body: Body) -> Result<Self, RecordsError> {
-        let count = body.steps.len().max(body.facts.len()).max(layers.len());
+        let counts = [
+            &body.steps.len(),
+            &body.facts.len(),
+            &layers.len(),
+            &body.mounts.len(),
+        ];
+        let count = counts.into_iter().copied().max().unwrap_or(0);
         if count > MAX_STEPS {
             return Err(RecordsError::TooMany(count));
         }
@@ -189,6 +229,7 @@ impl Records {
             layers,
             steps: body.steps,
             facts: body.facts,
+            mounts: body.mounts,
         };
         let described: BTreeSet<DiffId> = records.layers.iter().map(|l| l.diff_id).collect();
         for step in &records.steps {
@@ -200,6 +241,15 @@ impl Records {
             }
             if step.created.parse::<Timestamp>().is_err() {
                 return Err(RecordsError::Time(step.created.chars().take(40).collect()));
+            }
+        }
+        for mount in &records.mounts {
+            let CacheMountId { id, mode, .. } = &mount.mount;
+            if id.len() > MAX_LABEL_BYTES || *mode > 0o7777 {
+                return Err(RecordsError::Mount(id.chars().take(40).collect()));
+            }
+            if !described.contains(&mount.diff_id) {
+                return Err(RecordsError::NoBlob(mount.diff_id));
             }
         }
         if let Some(fact) = records
@@ -232,6 +282,9 @@ impl Records {
                 step.blob = None;
             }
         }
+        let mut mounts = BTreeSet::new();
+        self.mounts.retain(|mount| mounts.insert(mount.mount.key()));
+        self.mounts.sort_by_key(|mount| mount.mount.key());
         self.facts.sort();
         self.facts.dedup_by_key(|fact| fact.question);
     }
@@ -241,6 +294,7 @@ impl Records {
         let body = Body {
             steps: self.steps.clone(),
             facts: self.facts.clone(),
+            mounts: self.mounts.clone(),
         };
         serde_json::json!(body)
     }
@@ -264,7 +318,16 @@ impl Records {
             body: Body {
                 steps: self.steps.clone(),
                 facts: self.facts.clone(),
+                mounts: self.mounts.clone(),
             },
+        })
+    }
+
+    /// The cache mounts with their layers.
+    pub(super) fn stored_mounts(&self) -> impl Iterator<Item = (&StoredMount, &StoredLayer)> {
+        self.mounts.iter().filter_map(|mount| {
+            let layer = self.layers.iter().find(|l| l.diff_id == mount.diff_id)?;
+            Some((mount, layer))
         })
     }
 
@@ -337,6 +400,17 @@ mod tests {
                 question: sha256(b"q"),
                 answer: "0:0".to_owned(),
             }],
+            mounts: vec![StoredMount {
+                mount: CacheMountId {
+                    id: "go".to_owned(),
+                    seed: None,
+                    mode: 0o755,
+                    uid: 0,
+                    gid: 0,
+                },
+                diff_id: layer("a").diff_id,
+                used: Timestamp::UNIX_EPOCH,
+            }],
         };
         records.normalize();
         records
@@ -378,6 +452,29 @@ mod tests {
         assert!(text.contains("18446744073709551615 bytes"), "{text}");
         let text = refused(&|r| r.steps[0].created = "yesterday".to_owned());
         assert!(text.contains("yesterday"), "{text}");
+        let mount = |mode: u32, id: &str| CacheMountId {
+            id: id.to_owned(),
+            seed: None,
+            mode,
+            uid: 1,
+            gid: 2,
+        };
+        let with = |records: &mut Records, mount, layer| {
+            records.mounts = vec![StoredMount {
+                mount,
+                diff_id: DiffId(layer),
+                used: Timestamp::UNIX_EPOCH,
+            }];
+        };
+        let stored = sample().layers[0].diff_id.0;
+        let text = refused(&|r| with(r, mount(0o10_755, "go"), stored));
+        assert!(text.contains("`go` is none"), "{text}");
+        let text = refused(&|r| with(r, mount(0o755, &"x".repeat(5000)), stored));
+        assert!(text.contains("is none"), "{text}");
+        let text = refused(&|r| with(r, mount(0o755, "go"), sha256(b"elsewhere")));
+        assert!(text.contains("not described"), "{text}");
+        let text = refused(&|r| r.steps[0].label = "x".repeat(5000));
+        assert!(text.contains("5000 bytes"), "{text}");
         let text = refused(&|r| r.layers.clear());
         assert!(text.contains("not described"), "{text}");
         let text = refused(&|r| r.facts[0].answer = "x".repeat(300));
