@@ -362,7 +362,7 @@ fn a_cache_mount_is_filled_once_and_never_half() {
 fn a_cache_mount_is_replaced_only_by_a_newer_one_and_not_in_use() {
     let (_dir, store) = store();
     let origin = crate::oci::sha256(b"layer");
-    let at = |seconds| std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let at = |seconds| std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
     let replace = |text: &str, used| {
         let temp = store.temp_dir().unwrap();
         let new = temp.path().join("fs");
