@@ -67,7 +67,7 @@ static void attack(int process) {
 
 static int mine(int process) {
   /* What has our session or descends from us is ours. */
-  for (int i = 0; i < 64 && process > 1; i++) {
+  for (int i = 0; i < 64 && process > 0; i++) {
     if (process == getpid() || getsid(process) == getsid(0)) return 1;
     char path[64], text[512] = "";
     snprintf(path, sizeof path, "/proc/%d/stat", process);
@@ -91,7 +91,7 @@ int main(int count, char **arguments) {
   }
   for (int i = 1; i < count; i++) {
     int process = atoi(arguments[i]);
-    if (!mine(process) && process != 1) attack(process);
+    if (!mine(process)) attack(process);
   }
   DIR *proc = opendir("/proc");
   int others = 0;
