@@ -15,11 +15,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{blobs::Fetch, error::StepError};
+use super::{blobs::Fetch, error::StepError, image_source::ImageError};
 use crate::{
     layer::{BlobSource, LayerBlob, LayerTree, Toc},
     oci::{ChainId, Descriptor, DiffId},
-    store::LayerRecord,
+    store::{LayerRecord, Store},
 };
 
 /// How many layers are fetched at a time.
@@ -161,10 +161,23 @@ impl Root {
         ))
     }
 
-    /// Reads a base layer once, for its table of contents; checks that it is the layer that the config names.
+    /// Reads a layer once, for its table of contents; checks that it is the layer that the config, or a remote cache, names.
     fn read_toc(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Toc, StepError> {
-        let store = fetch.services.store;
         fetch.blob(&layer.descriptor)?;
+        let blob = layer.descriptor.digest;
+        let imports = &fetch.services.remote_cache.imports;
+        Self::toc_of_blob(fetch.services.store, layer).map_err(|error| match error {
+            StepError::Archive { .. } | StepError::DiffId { .. }
+                if imports.promised(&blob) == Some(layer.diff_id) =>
+            {
+                imports.lose(&blob);
+                ImageError::Lost(blob).into()
+            }
+            error => error,
+        })
+    }
+
+    fn toc_of_blob(store: &Store, layer: &RootLayer) -> Result<Toc, StepError> {
         let blob = layer.descriptor.digest;
         let toc = Toc::read(store.open_blob(&blob)?).map_err(|source| StepError::Archive {
             layer: blob,
