@@ -10,8 +10,9 @@ use std::{
 use super::{
     error::StepError,
     explain::{Keyed, file_list, origin_name},
+    made::write_after,
     session::{Session, Task},
-    stage::{Outcome, Worker, write_after},
+    stage::{Outcome, Worker},
 };
 use crate::{
     cache::{CopyInputs, copy_key},
