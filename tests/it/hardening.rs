@@ -224,3 +224,52 @@ fn a_step_reaches_no_process_beside_it() {
     // Then a step shares the process numbers of the machine.
     reach_out(&program, Some(54321), "auto", true);
 }
+
+#[test]
+fn root_with_fewer_capabilities_builds_all_the_same() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base
+RUN --mount=type=tmpfs,target=/t --mount=type=cache,target=/c touch /c/x /t/y && chown -R 5:6 /usr/share && test -c /dev/null
+RUN --network=none test -e /proc/net/dev
+USER 77
+RUN test \"$(id -u)\" = 77
+",
+    );
+    let context = format!("base=oci-layout://{}", TestEnv::base().display());
+    let args = ["build", "--build-context", &context, "context"];
+    for dropped in [
+        "",
+        "-sys_resource,-mknod,-net_admin,-sys_ptrace,-sys_nice,-audit_write,-net_raw",
+    ] {
+        let inner = env.command(&args);
+        let mut command = Command::new("setpriv");
+        if !dropped.is_empty() {
+            command.args([
+                format!("--inh-caps={dropped}"),
+                format!("--bounding-set={dropped}"),
+            ]);
+        }
+        command
+            .arg(env!("CARGO_BIN_EXE_rbuild"))
+            .args(args)
+            .arg("--no-cache")
+            .current_dir(env.path(""))
+            .env_clear();
+        for (key, value) in inner.get_envs() {
+            if let Some(value) = value {
+                command.env(key, value);
+            }
+        }
+        let outcome = env.outcome(&mut command);
+        if dropped.is_empty() && outcome.code == Some(3) {
+            eprintln!("skipped: no step can be run here:\n{outcome}");
+            return;
+        }
+        assert_eq!(outcome.code, Some(0), "{dropped}: {outcome}");
+    }
+}

@@ -5,10 +5,10 @@ use std::{
     process::Command,
 };
 
-/// The static program made of `tests/it/programs/NAME.c`, in `dir`; the reason when there is no compiler for it.
+/// The static program made of `tests/programs/NAME.c`, in `dir`; the reason when there is no compiler for it.
 pub(crate) fn compile(name: &str, dir: &Path) -> Result<PathBuf, String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/it/programs")
+        .join("tests/programs")
         .join(name)
         .with_extension("c");
     let program = dir.join(name);

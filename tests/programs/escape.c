@@ -42,6 +42,10 @@ static void attack(int process) {
   struct iovec own = {buffer, 8}, theirs = {(void *)0x400000, 8};
   if (process_vm_readv(process, &own, 1, &theirs, 1, 0) >= 0 || errno == EFAULT) escaped("memory, read", process);
   if (process_vm_writev(process, &own, 1, &theirs, 1, 0) >= 0 || errno == EFAULT) escaped("memory, written", process);
+  /* Without process numbers of its own, a step finds its first process at /proc/1. */
+  snprintf(path, sizeof path, "/proc/%d/stat", process);
+  int stat = open(path, O_RDONLY);
+  if (stat >= 0 && read(stat, buffer, sizeof buffer) > 0 && atoi(buffer) != process) return;
   const char *files[] = {"mem", "environ", "maps", "fd", "root/etc", "cwd/.", "ns/mnt", "syscall", "stack", "map_files", "io"};
   for (unsigned i = 0; i < sizeof files / sizeof *files; i++) {
     snprintf(path, sizeof path, "/proc/%d/%s", process, files[i]);
@@ -67,7 +71,7 @@ static void attack(int process) {
 
 static int mine(int process) {
   /* What has our session or descends from us is ours. */
-  for (int i = 0; i < 64 && process > 1; i++) {
+  for (int i = 0; i < 64 && process > 0; i++) {
     if (process == getpid() || getsid(process) == getsid(0)) return 1;
     char path[64], text[512] = "";
     snprintf(path, sizeof path, "/proc/%d/stat", process);
@@ -91,7 +95,7 @@ int main(int count, char **arguments) {
   }
   for (int i = 1; i < count; i++) {
     int process = atoi(arguments[i]);
-    if (!mine(process) && process != 1) attack(process);
+    if (!mine(process)) attack(process);
   }
   DIR *proc = opendir("/proc");
   int others = 0;
