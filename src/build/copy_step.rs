@@ -10,9 +10,10 @@ use std::{
 use super::{
     error::StepError,
     explain::{Keyed, file_list, origin_name},
+    made::write_after,
     session::{Session, Task},
     shared::Claims,
-    stage::{Outcome, Worker, write_after},
+    stage::{Outcome, Worker},
 };
 use crate::{
     cache::{CopyInputs, copy_key},

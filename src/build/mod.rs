@@ -21,6 +21,8 @@ mod ground;
 mod image;
 mod image_source;
 mod inputs;
+mod later;
+mod made;
 mod planning;
 mod remote;
 mod request;
@@ -31,6 +33,7 @@ mod secrets;
 mod session;
 mod shared;
 mod stage;
+mod users;
 
 use std::sync::Arc;
 

@@ -34,6 +34,8 @@ pub(super) struct RootLayer {
     pub(super) created: Timestamp,
     /// What progress called the step that made it.
     pub(super) description: String,
+    /// The layer itself, where this build has made it.
+    pub(super) made: Option<Arc<LayerBlob>>,
 }
 
 /// A state: what one layer makes of the state below it.
@@ -143,6 +145,9 @@ impl Root {
     }
 
     fn blob(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Arc<LayerBlob>, StepError> {
+        if let Some(made) = &layer.made {
+            return Ok(Arc::clone(made));
+        }
         let store = fetch.services.store;
         let record = store.layer_record_of(layer.diff_id, &layer.descriptor.digest)?;
         let known = record.and_then(|record| Toc::from_bytes(&record.toc).ok());

@@ -13,17 +13,18 @@ use super::{
     explain::{Keyed, file_list, origin_name},
     foreign,
     ground::Ground,
+    made::{Made, write},
     secrets,
     session::{Session, Task},
     shared::Claims,
-    stage::{Made, Outcome, Worker, write},
+    stage::{Outcome, Worker},
 };
 use crate::{
     cache::{MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
     copy::{self, SourceContent},
     layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
     oci::{ChainId, Platform},
-    plan::{Mount, MountKind, Network, Origin, RunOp, Step},
+    plan::{Mount, MountKind, Network, Op, Origin, RunOp, Step},
     progress::Event,
     sandbox::{self, Exit, MountSpec, ProcessSpec, Rung},
     snapshot::{Checkout, Snapshot},
@@ -168,7 +169,8 @@ fn execute(
     }
     let command = op.argv.join(" ");
     let tree = worker.tree(task.vertex)?;
-    let user = copy::find_user(&op.user, &*tree).map_err(|source| StepError::User {
+    let user = session.users.find(&op.user, &tree);
+    let user = user.map_err(|source| StepError::User {
         command: command.clone(),
         source,
     })?;
@@ -181,7 +183,9 @@ fn execute(
         mounts.add(worker, task, mount)?;
     }
     let snapshots = session.services.snapshots;
-    let mut ground = Ground::prepare(snapshots, rung, &session.left, (&tree, worker.root.chain()))?;
+    let state = (&*tree, worker.root.chain());
+    let blank = worker.blank.take();
+    let mut ground = Ground::prepare(snapshots, rung, &session.left, state, blank)?;
     // Mounts are made in the order of their targets, as in BuildKit, so one below another is not hidden by it.
     mounts.specs.sort_by(|a, b| a.target.cmp(&b.target));
     let hostname = worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME);
@@ -215,11 +219,16 @@ fn execute(
             bytes,
         });
     };
-    let exit = session
-        .services
-        .sandbox
-        .run(&spec, session.services.cancel, &mut sink)?;
+    let mut caught_up = Ok(());
+    let mut meanwhile = || caught_up = use_the_time(worker, step, rung);
+    let exit = session.services.sandbox.run_and(
+        &spec,
+        session.services.cancel,
+        &mut sink,
+        &mut meanwhile,
+    )?;
     drop(mounts);
+    caught_up?;
     match exit {
         Exit::Code(0) => {}
         Exit::Canceled => return Err(StepError::Canceled),
@@ -238,11 +247,31 @@ fn execute(
         }
     }
     let made = write(session, ground.changes(&tree)?, step.label.clone())?;
-    ground.adopt(
-        &session.left,
-        ChainId::after(worker.root.chain(), made.layer.diff_id),
-    )?;
+    let chain = ChainId::after(worker.root.chain(), made.layer.diff_id);
+    if let Some(remains) = ground.adopt(&session.left, chain)? {
+        worker.later.leave(|| Ok(remains.remove()?));
+    }
     Ok(made)
+}
+
+/// While a step is set up and runs: finishes the one before, and gets ready for the one after.
+fn use_the_time(worker: &Worker<'_>, step: &Step, rung: Rung) -> Result<(), StepError> {
+    worker.later.catch_up()?;
+    let steps = worker.stage.steps.iter();
+    let mut after = steps
+        .skip_while(|other| !std::ptr::eq(*other, step))
+        .skip(1);
+    let next = after.find(|step| !matches!(step.op, Op::Config));
+    if matches!(next, Some(step) if matches!(step.op, Op::Run(_))) {
+        if matches!(rung, Rung::Native | Rung::Userns) {
+            let blank = worker.session.services.snapshots.blank()?;
+            worker.session.services.sandbox.expect(Some(&blank.work()));
+            worker.blank.replace(Some(blank));
+        } else {
+            worker.session.services.sandbox.expect(None);
+        }
+    }
+    Ok(())
 }
 
 /// The supplementary groups of a process: containerd counts the main one among them, and `id` shows that.
@@ -411,7 +440,8 @@ impl Mounts {
                 let checkout = session.services.snapshots.checkout(&tree)?;
                 return Ok(self.own(checkout, &path, writable));
             }
-            let stack = session.services.snapshots.stack(&tree)?;
+            let snapshots = session.services.snapshots;
+            let stack = snapshots.stack_with(&session.left.shelf, &tree)?;
             let lower = stack.iter().map(Snapshot::fs).collect();
             self.snapshots.extend(stack);
             return Ok(sandbox::MountKind::Tree {

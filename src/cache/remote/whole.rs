@@ -85,6 +85,13 @@ pub fn export_store(
     records
         .steps
         .retain(|step| diff_ids.contains(&step.diff_id));
+    let mut exported = WholeExported {
+        steps: records.steps.len(),
+        layers: records.layers.len(),
+        bytes: records.layers.iter().map(|layer| layer.blob.size).sum(),
+        left_out,
+        ..WholeExported::default()
+    };
     let mounts = mounts_of(store, since, choice)?;
     if !mounts.is_empty() {
         let before = place.records(&[]).unwrap_or_default();
@@ -92,14 +99,9 @@ pub fn export_store(
     }
     records.normalize();
     place.put_records(&records)?;
-    Ok(WholeExported {
-        steps: records.steps.len(),
-        layers: records.layers.len(),
-        bytes: records.layers.iter().map(|layer| layer.blob.size).sum(),
-        facts: records.facts.len(),
-        mounts: records.mounts.len(),
-        left_out,
-    })
+    exported.facts = records.facts.len();
+    exported.mounts = records.mounts.len();
+    Ok(exported)
 }
 
 /// The mounts of a store that are chosen.
