@@ -20,8 +20,10 @@ impl<'a> Later<'a> {
 
     /// Does all that is left; gives the first failure.
     pub(super) fn catch_up(&self) -> Result<(), StepError> {
-        let jobs = self.0.take();
-        jobs.into_iter()
-            .fold(Ok(()), |outcome, job| outcome.and(job()))
+        let mut outcome = Ok(());
+        for job in self.0.take() {
+            outcome = outcome.and(job());
+        }
+        outcome
     }
 }

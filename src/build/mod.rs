@@ -89,6 +89,8 @@ pub struct Services<'a> {
     pub clock: fn() -> Timestamp,
     /// The bytes of `/etc/resolv.conf` for processes.
     pub resolv_conf: &'a [u8],
+    /// Told of every layer of an image that a step has made, once its blob is in the store, while the build goes on.
+    pub made: Option<&'a (dyn Fn(&Descriptor) + Sync)>,
     /// A directory for what does not outlive the build.
     pub scratch: &'a std::path::Path,
 }
@@ -151,6 +153,7 @@ impl BuildResult {
             services,
             blobs: &self.blobs,
             vertex,
+            staging: None,
         }
         .blob(blob)
     }
@@ -166,6 +169,7 @@ impl BuildResult {
             services,
             blobs: &self.blobs,
             vertex,
+            staging: None,
         })?)
     }
 }
