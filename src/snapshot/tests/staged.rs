@@ -5,7 +5,9 @@ use crate::layer::Toc;
 
 /// All that can be told of what lies below a directory.
 fn listing(dir: &Path) -> String {
-    let script = r#"cd "$1" && find . -printf '%p %y %m %U %G %T@ %n %s %l\n' | sort
+    // Whiteouts have the time at which they were made.
+    let script = r#"cd "$1" && find . -type c -printf '%p %y\n' | sort
+        find . ! -type c -printf '%p %y %m %U %G %T@ %n %l\n' | sort
         find . -type f -print0 | sort -z | xargs -0 sha256sum"#;
     let out = Command::new("sh")
         .args(["-c", script, "sh"])
