@@ -22,7 +22,8 @@ impl<'a> Later<'a> {
     pub(super) fn catch_up(&self) -> Result<(), StepError> {
         let mut outcome = Ok(());
         for job in self.0.take() {
-            outcome = outcome.and(job());
+            let done = job();
+            outcome = outcome.and(done);
         }
         outcome
     }

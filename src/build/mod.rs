@@ -257,6 +257,7 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
         match for_each_platform(&plans, |plan| build_platform(session, plan)) {
             // What is done is in the cache by now, and what was lost is in none any longer.
             Err(_) if session.take_lost() && !session.is_over() => {
+                session.services.remote_cache.imports.begin_again();
                 session.explained.take();
             }
             outcome => break outcome?,

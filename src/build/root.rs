@@ -15,7 +15,7 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{Services, blobs::Fetch, error::StepError};
+use super::{Services, blobs::Fetch, error::StepError, image_source::ImageError};
 use crate::{
     layer::{ArchiveError, BlobSource, LayerBlob, LayerTree, Toc},
     oci::{ChainId, Descriptor, DiffId},
@@ -167,9 +167,23 @@ impl Root {
         ))
     }
 
-    /// Reads a base layer once, for its table of contents, and while it comes, where it comes from a registry; checks that
-    /// it is the layer that the config names. Its files are staged if they will be needed.
+    /// Reads a layer once, for its table of contents; checks that it is the layer that the config, or a remote cache, names.
     fn read_toc(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Toc, StepError> {
+        let blob = layer.descriptor.digest;
+        let imports = &fetch.services.remote_cache.imports;
+        Self::read_as_it_comes(fetch, layer).map_err(|error| match error {
+            StepError::Archive { .. } | StepError::DiffId { .. }
+                if imports.promised(&blob) == Some(layer.diff_id) =>
+            {
+                imports.lose(&blob);
+                ImageError::Lost(blob).into()
+            }
+            error => error,
+        })
+    }
+
+    /// Reads it while it comes, where it comes from a registry. Its files are staged if they will be needed.
+    fn read_as_it_comes(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Toc, StepError> {
         let Services {
             store, snapshots, ..
         } = *fetch.services;

@@ -16,6 +16,7 @@ use super::{
     made::{Made, write},
     secrets,
     session::{Session, Task},
+    shared::Claims,
     stage::{Outcome, Worker},
 };
 use crate::{
@@ -43,13 +44,14 @@ pub(super) fn run(
     task: &Task<'_>,
     step: &Step,
     op: &RunOp,
+    claims: &Claims,
 ) -> Result<Outcome, StepError> {
     let request = worker.session.request;
     check_allowed(worker.session, op)?;
     let mut contents = Vec::with_capacity(op.mounts.len());
     let mut files = Vec::new();
     for (number, mount) in (1..).zip(&op.mounts) {
-        contents.push(match mount_files(worker, task, &mount.kind)? {
+        contents.push(match mount_files(worker, task, &mount.kind, claims)? {
             Some((from, content)) => {
                 let digest = content.digest;
                 let from = origin_name(worker.plan, from);
@@ -88,7 +90,11 @@ pub(super) fn run(
         ulimits: &ulimits,
         cgroup_parent: None,
     });
-    let keyed = Keyed { key, files };
+    let keyed = Keyed {
+        key,
+        files,
+        is_claimed: claims.was_taken(),
+    };
     worker.cached(step, task, &keyed, || execute(worker, task, step, op))
 }
 
@@ -120,6 +126,7 @@ pub(super) fn mount_files<'a>(
     worker: &Worker<'_>,
     task: &Task<'_>,
     kind: &'a MountKind,
+    claims: &Claims,
 ) -> Result<Option<(&'a Origin, SourceContent)>, StepError> {
     let (from, source) = match kind {
         MountKind::Bind { from, source, .. } => (from, source),
@@ -131,7 +138,7 @@ pub(super) fn mount_files<'a>(
         _ => return Ok(None),
     };
     let question = worker.mounted_question(from, source)?;
-    if let Some(digest) = worker.known_content(from, question)? {
+    if let Some(digest) = worker.known_content(from, question, claims)? {
         // Which files they are is not known, and tells nobody anything unless they can be looked at.
         let entries = Vec::new();
         return Ok(Some((from, SourceContent { digest, entries })));

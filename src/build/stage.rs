@@ -17,7 +17,7 @@ use super::{
     run_step,
     schedule::{Abandoned, Results},
     session::{Session, Task},
-    shared::is_in_image,
+    shared::{Claims, is_in_image},
 };
 use crate::{
     cache::{
@@ -304,11 +304,15 @@ impl Worker<'_> {
             wait(self.plan, self.results, id)?;
         }
         let task = self.session.task(step.label.clone());
-        let outcome = match &step.op {
-            Op::Run(op) => run_step::run(self, &task, step, op),
-            Op::Copy(op) => copy_step::run(self, &task, step, op),
-            Op::Workdir(op) => self.workdir(&task, step, op),
+        let attempt = |claims: Claims| match &step.op {
+            Op::Run(op) => run_step::run(self, &task, step, op, &claims),
+            Op::Copy(op) => copy_step::run(self, &task, step, op, &claims),
+            Op::Workdir(op) => self.workdir(&task, step, op, &claims),
             Op::Config => unreachable!("steps of the config have no layer"),
+        };
+        let outcome = match attempt(Claims::taken()) {
+            Err(StepError::Unproven) => attempt(Claims::refused()),
+            outcome => outcome,
         };
         let outcome = match outcome {
             Err(StepError::Unsettled(_)) if self.cache_use() == CacheUse::Off => {
@@ -383,10 +387,16 @@ impl Worker<'_> {
         caught_up.map_err(|error| step_failed(self.stage, step.span, &step.label, error))
     }
 
-    fn workdir(&self, task: &Task<'_>, step: &Step, op: &WorkdirOp) -> Result<Outcome, StepError> {
+    fn workdir(
+        &self,
+        task: &Task<'_>,
+        step: &Step,
+        op: &WorkdirOp,
+        claims: &Claims,
+    ) -> Result<Outcome, StepError> {
         let owner = match op.user.as_str() {
             "" => copy::Owner::default(),
-            user => self.owner(task, user, false)?,
+            user => self.owner(task, user, false, claims)?,
         };
         let inputs = WorkdirInputs {
             parent: self.root.chain(),
@@ -396,6 +406,7 @@ impl Worker<'_> {
         let keyed = Keyed {
             key: workdir_key(&inputs),
             files: Vec::new(),
+            is_claimed: claims.was_taken(),
         };
         self.cached(step, task, &keyed, || {
             let tree: Arc<dyn Tree> = self.tree(task.vertex)?;
@@ -410,13 +421,14 @@ impl Worker<'_> {
         task: &Task<'_>,
         user: &str,
         is_linked: bool,
+        claims: &Claims,
     ) -> Result<copy::Owner, StepError> {
         let is_something = !is_linked && (self.root.chain().is_some() || self.unsettled.is_some());
         let question = Question::owner(self.root.chain(), user);
         let is_question =
             is_something && self.unsettled.is_none() && copy::owner_by_number(user).is_none();
         let question = is_question.then_some(question);
-        if let Some(owner) = self.known_owner(question)? {
+        if let Some(owner) = self.known_owner(question, claims)? {
             return Ok(owner);
         }
         let owner = copy::owner_below(user, is_something.then_some(|| self.tree(task.vertex)))?;
@@ -551,13 +563,16 @@ impl Worker<'_> {
                     self.finished(key, &record);
                     return Ok(Outcome::Cached(layer(record)));
                 }
+                if keyed.is_claimed {
+                    return Err(StepError::Unproven);
+                }
                 self.missed(step, task, keyed, miss)?;
             }
         }
         let made = execute()?;
         // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
         if cache == CacheUse::On
-            && let Some(record) = self.equal_result(key, &made.content)?
+            && let Some(record) = self.equal_result(task, key, &made.content)?
         {
             key.record(store, &record)?;
             key.remember(store, &sight)?;
@@ -605,10 +620,15 @@ impl Worker<'_> {
     }
 
     /// An earlier result of the same instruction with the same content, here or in a remote cache.
-    fn equal_result(&self, key: &Key, content: &Digest) -> Result<Option<StepRecord>, StepError> {
+    fn equal_result(
+        &self,
+        task: &Task<'_>,
+        key: &Key,
+        content: &Digest,
+    ) -> Result<Option<StepRecord>, StepError> {
         match key.equal_result(self.session.services.store, content)? {
             Some(record) => Ok(Some(record)),
-            None => self.imported_equal(key, content),
+            None => self.imported_equal(task, key, content),
         }
     }
 
