@@ -2,7 +2,7 @@
 //!
 //! What an export names is there in full: a step whose layer has gone is left out, since no build behind could make use of its
 //! record alone. It looks without using: what the cache would drop next stays so. An import adds: layers first, each verified, then the
-//! records of the steps that made them. One that ends early leaves a store with fewer steps; one that is repeated goes on.
+//! records of the steps that made them. Facts are not kept: a store finds them out from the layers, which are here then. One that ends early leaves a store with fewer steps; one that is repeated goes on.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -65,8 +65,6 @@ pub struct WholeImported {
     pub layers: usize,
     /// What these have, in bytes.
     pub bytes: u64,
-    /// Facts that the store did not have.
-    pub facts: usize,
     /// Cache mounts that the store did not have, or had older.
     pub mounts: usize,
     /// Steps whose layers are not in the place, or are damaged.
@@ -276,12 +274,6 @@ pub fn import_store(
                 parent: step.parent,
             };
             imported.steps += usize::from(kept.keep(store, &step.key)?);
-        }
-        for fact in &records.facts {
-            if store.step(StepFolder::Fact, &fact.question)? == Found::Absent {
-                store.put_step(StepFolder::Fact, &fact.question, fact.answer.as_bytes())?;
-                imported.facts += 1;
-            }
         }
     }
     Ok(imported)
