@@ -155,11 +155,11 @@ fn many_at_a_time_share_a_store_with_builds() {
         env.file(&format!("f{n}"), &n.to_string());
         publish(&env, &text, name, &[]);
     }
-    let all: String = names
+    let stages: Vec<String> = names
         .iter()
         .map(|name| format!("FROM {name}\nCOPY f0 /g\n"))
         .collect();
-    env.dockerfile(&all);
+    env.dockerfile(&stages.concat());
     let start = |args: &[&str]| -> Child {
         let mut command = env.command(&[&["--root", "store"], args].concat());
         command

@@ -1,4 +1,4 @@
-//! A server that speaks S3, from PyPI.
+//! Moto, a server that speaks S3.
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
