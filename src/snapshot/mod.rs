@@ -58,6 +58,7 @@ use self::lock::{Held, Scratch};
 use crate::{
     layer::{LayerTree, StackError},
     oci::ChainId,
+    store::spread,
     tree::TreeError,
 };
 
@@ -230,7 +231,10 @@ impl Snapshots {
     pub fn open(dir: &Path, style: Style) -> Result<Self, SnapshotError> {
         let path = dir.join(style.dir_name());
         let tmp = path.join("tmp");
-        std::fs::create_dir_all(&tmp).at("create", &tmp)?;
+        if !tmp.is_dir() {
+            std::fs::create_dir_all(&tmp).at("create", &tmp)?;
+            spread(&tmp);
+        }
         // Set-user-id programs of images lie in here.
         let mode = rustix::fs::Mode::RWXU;
         rustix::fs::chmod(&path, mode).at("restrict", &path)?;

@@ -37,6 +37,7 @@ mod lists;
 mod lock;
 mod mounts;
 mod record;
+mod spread;
 mod tags;
 mod temp;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub use listing::{BlobOnDisk, LayerOnDisk, StepOnDisk};
 pub use lock::StepLock;
 pub use mounts::{CacheMount, CacheMountId, CacheMountOnDisk, CacheSharing};
 pub use record::{Found, LayerRecord, StepFolder};
+pub use spread::spread;
 pub use tags::{ANNOTATION_IMAGE_NAME, Tag};
 pub use temp::{TempDir, remove_tree};
 
@@ -160,6 +162,7 @@ fn prepare(root: &Path) -> Result<(), StoreError> {
         Err(error) => return Err(error).at("create", root),
     }
     refuse_foreign(root)?;
+    spread(root);
     // Made first: it tells a store that is being made from somebody else's directory.
     ensure_dir(&root.join("locks"))?;
     let _init = FileLock::wait(&root.join("locks/init"), Hold::Exclusive)?;
