@@ -145,17 +145,27 @@ fn manifests(store: &Store, image: &Descriptor) -> Vec<(Option<Platform>, Manife
 
 /// The image that a command line names: by name, or by the beginning of its digest or image ID.
 pub(crate) fn find(store: &Store, text: &str) -> Result<Tag, Failure> {
-    let named = Reference::parse(text);
-    if let Ok(reference) = &named {
-        let descriptor = store.tag(reference).map_err(|e| classify::failure(&e))?;
+    if let Ok(reference) = Reference::parse(text) {
+        let descriptor = store.tag(&reference).map_err(|e| classify::failure(&e))?;
         if let Some(descriptor) = descriptor {
             return Ok(Tag {
-                reference: reference.clone().with_default_tag(),
+                reference: reference.with_default_tag(),
                 descriptor,
             });
         }
     }
     let tags = store.tags().map_err(|e| classify::failure(&e))?;
+    find_among(store, &tags, text)
+}
+
+/// The same among all names, for whoever looks for several.
+fn find_among(store: &Store, tags: &[Tag], text: &str) -> Result<Tag, Failure> {
+    let named = Reference::parse(text).map(Reference::with_default_tag);
+    if let Ok(reference) = &named
+        && let Ok(at) = tags.binary_search_by(|tag| tag.reference.cmp(reference))
+    {
+        return Ok(tags[at].clone());
+    }
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     if hex.len() >= 4 && hex.chars().all(|c| c.is_ascii_hexdigit()) {
         let mut found: Vec<Tag> = tags
@@ -180,10 +190,7 @@ pub(crate) fn find(store: &Store, text: &str) -> Result<Tag, Failure> {
     let failure = match named {
         Ok(reference) => Failure::new(
             Kind::Build,
-            format!(
-                "no image `{}` in the store",
-                reference.with_default_tag().familiar()
-            ),
+            format!("no image `{}` in the store", reference.familiar()),
         ),
         Err(error) => Failure::usage(error.to_string()),
     };
@@ -224,19 +231,17 @@ pub(crate) fn tag(store: &Store, args: &TagArgs) -> Result<(), Failure> {
 
 /// `rbuild rmi`: all or nothing.
 pub(crate) fn remove(store: &Store, args: &RmiArgs) -> Result<(), Failure> {
+    let tags = store.tags().map_err(|e| classify::failure(&e))?;
     let mut doomed: Vec<Tag> = Vec::new();
     for text in &args.images {
-        let image = find(store, text)?;
+        let image = find_among(store, &tags, text)?;
         let by_name = Reference::parse(text)
             .is_ok_and(|reference| reference.with_default_tag() == image.reference);
         if by_name {
             doomed.push(image);
         } else {
-            let tags = store.tags().map_err(|e| classify::failure(&e))?;
-            doomed.extend(
-                tags.into_iter()
-                    .filter(|tag| tag.descriptor.digest == image.descriptor.digest),
-            );
+            let same = |tag: &&Tag| tag.descriptor.digest == image.descriptor.digest;
+            doomed.extend(tags.iter().filter(same).cloned());
         }
     }
     let names: Vec<Reference> = doomed.iter().map(|tag| tag.reference.clone()).collect();
