@@ -10,6 +10,7 @@ mod command_line;
 mod contexts;
 mod copy;
 mod doctor;
+mod examples;
 mod explain;
 mod hardening;
 mod interrupt;
