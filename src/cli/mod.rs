@@ -16,6 +16,7 @@ mod call;
 mod classify;
 mod commands;
 mod diagnostics;
+mod engine;
 mod environment;
 mod explain;
 mod export;

@@ -17,6 +17,7 @@ mod language_laws;
 mod output;
 mod plan;
 mod readme;
+mod refusals;
 mod registry;
 mod remote_cache;
 mod rootless;
