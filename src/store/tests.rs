@@ -149,8 +149,13 @@ fn tags_move_as_a_whole_and_other_entries_stay() {
     store.set_tags(&names[..1], &two).unwrap();
     assert_eq!(store.tag(&names[0]).unwrap(), Some(two.clone()));
     assert_eq!(store.tag(&names[1]).unwrap(), Some(one.clone()));
-    assert_eq!(store.remove_tag(&names[1]).unwrap(), Some(one));
-    assert_eq!(store.remove_tag(&names[1]).unwrap(), None);
+    let removed = store.remove_tags(&names[1..2]).unwrap();
+    assert_eq!(
+        (&removed[0].reference, &removed[0].descriptor),
+        (&names[1], &one)
+    );
+    assert_eq!(removed.len(), 1);
+    assert_eq!(store.remove_tags(&names[1..2]).unwrap(), []);
     let names: Vec<_> = store.tags().unwrap();
     assert_eq!(names.len(), 1);
     let index: serde_json::Value = serde_json::from_slice(&fs::read(&index_path).unwrap()).unwrap();

@@ -16,9 +16,6 @@ use crate::{
     registry::{OnBytes, Pushed, Upload},
 };
 
-/// How many blobs are sent at a time, as in BuildKit.
-const AT_A_TIME: usize = 4;
-
 /// Which layers are exported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -132,6 +129,8 @@ fn records(trail: &Trail, stored: Vec<StoredLayer>) -> Records {
         blob: Some(step.record.descriptor),
         created: step.record.created,
         content: step.record.content,
+        parent: None,
+        label: String::new(),
     });
     Records {
         layers: stored,
@@ -141,7 +140,7 @@ fn records(trail: &Trail, stored: Vec<StoredLayer>) -> Records {
 }
 
 /// Sees to it that the place has these layers; gives those whose bytes could be had.
-fn put_layers(
+pub(super) fn put_layers(
     place: &dyn Place,
     layers: &[StoredLayer],
     source: &dyn LayerSource,
@@ -166,7 +165,7 @@ fn put_layers(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME.min(layers.len()) {
+        for _ in 0..place.at_a_time().min(layers.len()) {
             scope.spawn(work);
         }
     });

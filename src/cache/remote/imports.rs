@@ -165,7 +165,8 @@ impl Imports {
             .and_then(|loaded| loaded.holders.get(&blob.digest));
         let mut failure = PlaceError::Lost(blob.digest);
         for place in holders.into_iter().flatten() {
-            match self.fetch_from(&*self.places[*place], store, blob, told) {
+            let expected = lock(&self.given).get(&blob.digest).copied();
+            match fetch_layer(&*self.places[*place], store, blob, expected, told) {
                 Ok(()) => return Ok(()),
                 // The same everywhere.
                 Err(error @ PlaceError::Store(_)) => return Err(error),
@@ -174,43 +175,43 @@ impl Imports {
         }
         Err(failure)
     }
+}
 
-    fn fetch_from(
-        &self,
-        place: &dyn Place,
-        store: &Store,
-        blob: &Descriptor,
-        told: &mut dyn FnMut(u64),
-    ) -> Result<(), PlaceError> {
-        let mut sink = StoreSink {
-            writer: store.blob_writer()?,
-            limit: blob.size,
-            told,
-        };
-        place.blob(blob, &mut sink)?;
-        let damaged = |reason: String| PlaceError::Damaged {
-            expected: blob.digest,
-            reason,
-        };
-        match sink.writer.commit_as(blob) {
-            Err(error @ (StoreError::Corrupt { .. } | StoreError::Size { .. })) => {
-                return Err(damaged(error.to_string()));
-            }
-            other => other?,
+/// Puts a layer's blob into the store, with its table of contents. `told` hears how many bytes are here.
+pub(super) fn fetch_layer(
+    place: &dyn Place,
+    store: &Store,
+    blob: &Descriptor,
+    expected: Option<DiffId>,
+    told: &mut dyn FnMut(u64),
+) -> Result<(), PlaceError> {
+    let mut sink = StoreSink {
+        writer: store.blob_writer()?,
+        limit: blob.size,
+        told,
+    };
+    place.blob(blob, &mut sink)?;
+    let damaged = |reason: String| PlaceError::Damaged {
+        expected: blob.digest,
+        reason,
+    };
+    match sink.writer.commit_as(blob) {
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Size { .. })) => {
+            return Err(damaged(error.to_string()));
         }
-        // The blob is what the record says; whether the layer is too shows when it is read.
-        let toc = Toc::read(store.open_blob(&blob.digest)?).map_err(|e| damaged(e.to_string()))?;
-        let expected = lock(&self.given).get(&blob.digest).copied();
-        if expected.is_some_and(|expected| expected != toc.diff_id) {
-            return Err(damaged(format!("its diffID is {}", toc.diff_id)));
-        }
-        store.put_layer(&LayerRecord {
-            diff_id: toc.diff_id,
-            descriptor: blob.clone(),
-            toc: toc.to_bytes(),
-        })?;
-        Ok(())
+        other => other?,
     }
+    // The blob is what the record says; whether the layer is too shows when it is read.
+    let toc = Toc::read(store.open_blob(&blob.digest)?).map_err(|e| damaged(e.to_string()))?;
+    if expected.is_some_and(|expected| expected != toc.diff_id) {
+        return Err(damaged(format!("its diffID is {}", toc.diff_id)));
+    }
+    store.put_layer(&LayerRecord {
+        diff_id: toc.diff_id,
+        descriptor: blob.clone(),
+        toc: toc.to_bytes(),
+    })?;
+    Ok(())
 }
 
 impl Loaded {

@@ -25,6 +25,10 @@
 //! steps are in both: with `min`, a build that finds all of them executes nothing either. A step of which only the
 //! record is there is executed when its bytes are needed.
 //!
+//! **Whole stores.** [`export_store`] writes the steps of all builds to a place, [`import_store`] puts what a place has into a
+//! store. The form is the same; steps have two more fields, `parent` and `label`, for lists and for pruning. Directories and
+//! archives hold it, and a build can read the directory.
+//!
 //! **Trust.** A record says that a key has a layer, and nobody can check that without executing the step: whoever may write
 //! to a cache decides what is in the images of those who import it. All else is checked: documents are limited in
 //! size and number, a record with a wrong digest, time, size or media type is refused with its whole document, and a layer's bytes have the
@@ -34,16 +38,20 @@
 //! ([`Imports::lose`]): its records count no longer, and the build begins again from what is there, so that the step
 //! is executed. Each time there is one record less, hence this ends.
 
+mod archive;
 mod export;
 mod gha;
 mod imports;
 mod layout;
+mod layout_files;
 mod place;
 mod records;
 mod registry;
 mod s3;
 mod trail;
+mod whole;
 
+pub use archive::{ArchivePlace, ArchiveSink};
 pub use export::{Exported, LayerSource, Mode, export, inline};
 pub use gha::{GhaPlace, GhaSettings};
 pub use imports::{Imports, Loaded};
@@ -53,6 +61,7 @@ pub use records::{Fact, Records, RecordsError, RemoteStep, StoredLayer};
 pub use registry::RegistryPlace;
 pub use s3::{S3Place, S3Settings};
 pub use trail::{Finished, Trail};
+pub use whole::{WholeExported, WholeImported, export_store, import_store};
 
 /// The remote caches of a build: those it reads, and what it did, for those it writes.
 #[derive(Debug, Default)]

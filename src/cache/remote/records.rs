@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cache::{StepRecord, facts::MAX_ANSWER_BYTES},
-    oci::{Descriptor, DiffId, Digest, Manifest, MediaType, to_json},
+    oci::{ChainId, Descriptor, DiffId, Digest, Manifest, MediaType, to_json},
 };
 
 /// The key in an image config that holds the records.
@@ -16,6 +16,8 @@ pub(super) const CONFIG_KEY: &str = "rbuild.cache.v1";
 pub(super) const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 /// More steps than any build has.
 const MAX_STEPS: usize = 20_000;
+/// The longest name of a step that is read.
+pub(super) const MAX_LABEL_BYTES: usize = 4096;
 /// The largest layer that is believed in: 1 TiB.
 const MAX_LAYER_BYTES: u64 = 1 << 40;
 /// The media types of layers that this program reads.
@@ -64,6 +66,12 @@ pub struct RemoteStep {
     /// A digest of what the layer holds, file times left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Digest>,
+    /// The state that it ran on, where a whole cache was exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ChainId>,
+    /// What progress called it, likewise.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
 }
 
 /// What was found out about a state.
@@ -112,6 +120,9 @@ pub enum RecordsError {
     /// A step's layer has no descriptor.
     #[error("the layer {0} of a step is not described")]
     NoBlob(DiffId),
+    /// What a step is called is longer than that is.
+    #[error("the name of a step has {0} bytes")]
+    Label(usize),
     /// An answer is longer than answers are.
     #[error("an answer has {0} bytes")]
     Answer(usize),
@@ -183,6 +194,9 @@ impl Records {
         for step in &records.steps {
             if step.blob.is_none() && !described.contains(&step.diff_id) {
                 return Err(RecordsError::NoBlob(step.diff_id));
+            }
+            if step.label.len() > MAX_LABEL_BYTES {
+                return Err(RecordsError::Label(step.label.len()));
             }
             if step.created.parse::<Timestamp>().is_err() {
                 return Err(RecordsError::Time(step.created.chars().take(40).collect()));
@@ -269,7 +283,7 @@ impl Records {
                 descriptor,
                 created: step.created.clone(),
                 content: step.content,
-                label: String::new(),
+                label: step.label.clone(),
             };
             Some((step, record, here.is_some()))
         })
@@ -309,6 +323,8 @@ mod tests {
             blob: (!stored).then(|| layer.blob.clone()),
             created: "2026-01-01T00:00:00Z".to_owned(),
             content: None,
+            parent: None,
+            label: String::new(),
         }
     }
 

@@ -13,6 +13,7 @@ use rbuild::{
 };
 use serde_json::{Value, json};
 
+use super::cache_transfer;
 use crate::cli::{
     args::DataFormat,
     cache_args::{
@@ -20,6 +21,7 @@ use crate::cli::{
     },
     classify,
     diagnostics::{self, Failure, Kind},
+    environment::Environment,
     progress::bytes,
     stdout, terminal,
 };
@@ -28,12 +30,14 @@ use crate::cli::{
 const MAX_DESCRIPTION: usize = 60;
 
 /// `rbuild cache`.
-pub(crate) fn run(store: &Store, args: &CacheArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(store: &Store, args: &CacheArgs, env: &Environment) -> Result<ExitCode, Failure> {
     match &args.command {
         CacheCommand::Ls(args) => list(store, args),
         CacheCommand::Du(args) => usage(store, args),
         CacheCommand::Prune(args) => prune(store, args),
         CacheCommand::Verify(args) => return verify(store, args),
+        CacheCommand::Export(args) => cache_transfer::export(store, args, env),
+        CacheCommand::Import(args) => cache_transfer::import(store, args),
     }
     .map(|()| ExitCode::SUCCESS)
 }

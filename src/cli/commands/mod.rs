@@ -3,6 +3,7 @@
 mod archive;
 mod build;
 mod cache;
+mod cache_transfer;
 mod check;
 mod doctor;
 mod explain;
@@ -91,7 +92,7 @@ fn cache(args: &CacheArgs, root: &Path, env: &Environment) -> Result<ExitCode, F
     match namespace::enter(settings::isolation(None, env)?, root, env) {
         Place::Here(_) => {
             let store = Store::open(root).map_err(|e| classify::failure(&e))?;
-            cache::run(&store, args)
+            cache::run(&store, args, env)
         }
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }
