@@ -191,6 +191,10 @@ fn the_engine_of_a_docker_context_gets_the_image() {
         stream
             .write_all(b"HTTP/1.0 500 Oops\r\n\r\n{\"message\":\"full up\"}\r\n")
             .expect("it listens");
+        // As an engine does, which closes the connection; what is still being sent is read.
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("it is open");
         std::io::copy(&mut stream, &mut std::io::sink()).ok();
     });
     fs::write(env.path("home/config.json"), r#"{"currentContext":"mine"}"#).expect("written");
