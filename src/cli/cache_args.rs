@@ -8,7 +8,7 @@ use rbuild::{
     upkeep::{Kind, Policy},
 };
 
-use super::{args::DataFormat, values::ByteSize};
+use super::{args::DataFormat, cache_spec::MountIds, values::ByteSize};
 
 #[derive(Debug, Args)]
 pub(crate) struct CacheArgs {
@@ -41,6 +41,9 @@ pub(crate) struct CacheExportArgs {
     /// Only what was used in this time: 36h, 7d, 1d12h
     #[arg(long, value_name = "DURATION")]
     pub(crate) used_within: Option<Age>,
+    /// Also cache mounts (RUN --mount=type=cache): their ids, or all; those in use stay
+    #[arg(long, value_name = "ID[,ID]|all")]
+    pub(crate) cache_mounts: Option<MountIds>,
     /// The name of the cache in the directory
     #[arg(long, value_name = "NAME", default_value = "latest")]
     pub(crate) tag: String,
@@ -54,6 +57,9 @@ pub(crate) struct CacheImportArgs {
     /// Where from: a directory, also of --cache-to type=local,dest=DIR, an archive, or - for an archive on standard input
     #[arg(value_name = "DIR|FILE|-")]
     pub(crate) source: PathBuf,
+    /// Also cache mounts that are not here, or were used longer ago and are not in use: their ids, or all
+    #[arg(long, value_name = "ID[,ID]|all")]
+    pub(crate) cache_mounts: Option<MountIds>,
     /// The name of the cache in the directory or archive
     #[arg(long, value_name = "NAME", default_value = "latest")]
     pub(crate) tag: String,

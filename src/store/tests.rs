@@ -359,6 +359,44 @@ fn a_cache_mount_is_filled_once_and_never_half() {
 }
 
 #[test]
+fn a_cache_mount_is_replaced_only_by_a_newer_one_and_not_in_use() {
+    let (_dir, store) = store();
+    let origin = crate::oci::sha256(b"layer");
+    let at = |seconds| std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    let replace = |text: &str, used| {
+        let temp = store.temp_dir().unwrap();
+        let new = temp.path().join("fs");
+        fs::create_dir(&new).unwrap();
+        fs::write(new.join("file"), text).unwrap();
+        store
+            .replace_cache_mount(&mount_id(), &new, at(used), &origin)
+            .unwrap()
+    };
+    let content = || {
+        let instances = store.cache_mount_instances(&mount_id()).unwrap();
+        assert_eq!(instances.len(), 1);
+        fs::read_to_string(instances[0].path.join("file")).unwrap()
+    };
+    assert_eq!(store.cache_mount_origin(&mount_id()), None);
+    assert!(replace("one", 100));
+    assert!(!replace("older", 99) && !replace("same", 100));
+    assert_eq!(content(), "one");
+    assert!(replace("two", 101));
+    assert_eq!(content(), "two");
+    assert_eq!(store.cache_mount_origin(&mount_id()), Some(origin));
+    let read = |mount| store.read_cache_mount(mount, |dir| dir.join("file").is_file());
+    let instance = store.cache_mount_instances(&mount_id()).unwrap().remove(0);
+    assert_eq!(instance.last_used, at(101), "reading is no use");
+    assert_eq!(read(&instance).unwrap(), Some(true));
+    let in_use = mount(&store, CacheSharing::Shared).expect("free");
+    assert!(!replace("in use", u64::from(u32::MAX)));
+    assert_eq!(read(&instance).unwrap(), None);
+    drop(in_use);
+    assert!(replace("later", u64::from(u32::MAX)));
+    assert_eq!(content(), "later");
+}
+
+#[test]
 fn waiting_for_a_locked_mount_can_be_given_up() {
     let (_dir, store) = store();
     let _held = mount(&store, CacheSharing::Locked).unwrap();

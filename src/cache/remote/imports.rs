@@ -6,14 +6,14 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use super::{Place, PlaceError, Records};
+use super::{Place, PlaceError, Records, StoredLayer, StoredMount};
 use crate::{
     cache::{Key, Question, StepRecord},
     layer::Toc,
     oci::{Descriptor, DiffId, Digest},
     reference::Reference,
     registry::BlobSink,
-    store::{BlobWriter, LayerRecord, Store, StoreError},
+    store::{BlobWriter, CacheMountId, LayerRecord, Store, StoreError},
 };
 
 /// Places to read caches from, best first. They are read the first time that the local cache does not have a step.
@@ -33,6 +33,7 @@ pub struct Loaded {
     /// Results by key, and by definition and content; of several, one whose bytes can be had comes first.
     steps: BTreeMap<Digest, Vec<Found>>,
     facts: BTreeMap<Digest, String>,
+    mounts: BTreeMap<String, (StoredMount, StoredLayer)>,
     /// The places that hold a blob.
     holders: BTreeMap<Digest, Vec<usize>>,
 }
@@ -175,6 +176,23 @@ impl Imports {
         }
         Err(failure)
     }
+
+    /// Fetches a blob from a place that holds it. The caller verifies it.
+    pub fn copy(&self, blob: &Descriptor, sink: &mut dyn BlobSink) -> Result<(), PlaceError> {
+        let loaded = self.loaded.get();
+        let holders = loaded.and_then(|loaded| loaded.holders.get(&blob.digest));
+        let mut failure = PlaceError::Lost(blob.digest);
+        for place in holders.into_iter().flatten() {
+            match self.places[*place].blob(blob, sink) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = error,
+            }
+            if sink.reset().is_err() {
+                break;
+            }
+        }
+        Err(failure)
+    }
 }
 
 /// Puts a layer's blob into the store, with its table of contents. `told` hears how many bytes are here.
@@ -243,11 +261,23 @@ impl Loaded {
             }
             self.steps.entry(step.key).or_default().push(result);
         }
+        for (mount, layer) in records.stored_mounts() {
+            let newest = self.mounts.entry(mount.mount.key());
+            let newest = newest.or_insert_with(|| (mount.clone(), layer.clone()));
+            if newest.0.used < mount.used {
+                *newest = (mount.clone(), layer.clone());
+            }
+        }
         for fact in &records.facts {
             self.facts
                 .entry(fact.question)
                 .or_insert_with(|| fact.answer.clone());
         }
+    }
+
+    /// A cache mount, as the place has it where it was used last.
+    pub fn mount(&self, id: &CacheMountId) -> Option<&(StoredMount, StoredLayer)> {
+        self.mounts.get(&id.key())
     }
 
     /// The answer to a question.

@@ -16,8 +16,13 @@ use std::{
 };
 
 use super::{
-    Fact, LayerSource, Place, PlaceError, Records, RemoteStep, StoredLayer, export::put_layers,
-    imports::fetch_layer, place::AT_A_TIME, records::MAX_LABEL_BYTES,
+    Fact, LayerSource, MountChoice, MountError, MountPacker, Place, PlaceError, Records,
+    RemoteStep, StoredLayer,
+    export::{put_layers, put_mounts},
+    imports::fetch_layer,
+    mounts::restore_all,
+    place::AT_A_TIME,
+    records::MAX_LABEL_BYTES,
 };
 use crate::{
     cache::{
@@ -27,7 +32,8 @@ use crate::{
     oci::{Descriptor, DiffId, Digest},
     reference::Reference,
     registry::{OnBytes, Pushed},
-    store::{Found, StepFolder, StepOnDisk, Store, StoreError},
+    snapshot::Style,
+    store::{CacheMountId, Found, StepFolder, StepOnDisk, Store, StoreError},
 };
 
 /// As many steps, and as many facts, are exported: a document has a largest size.
@@ -44,6 +50,8 @@ pub struct WholeExported {
     pub bytes: u64,
     /// Facts.
     pub facts: usize,
+    /// Cache mounts.
+    pub mounts: usize,
     /// Steps and facts that are not, because there were too many; those used last are.
     pub left_out: usize,
 }
@@ -59,15 +67,18 @@ pub struct WholeImported {
     pub bytes: u64,
     /// Facts that the store did not have.
     pub facts: usize,
+    /// Cache mounts that the store did not have, or had older.
+    pub mounts: usize,
     /// Steps whose layers are not in the place, or are damaged.
     pub without_layer: usize,
 }
 
-/// Writes the cache of a store to a place, with `since` what was used then or later.
+/// Writes the cache of a store to a place, with `since` what was used then or later; cache mounts as chosen.
 pub fn export_store(
     store: &Store,
     place: &dyn Place,
     since: Option<SystemTime>,
+    (choice, packer): (&MountChoice, &MountPacker<'_>),
 ) -> Result<WholeExported, PlaceError> {
     let (mut records, left_out) = gather(store, since)?;
     let stored = put_layers(place, &records.layers, &OfStore(store))?;
@@ -76,6 +87,11 @@ pub fn export_store(
     records
         .steps
         .retain(|step| diff_ids.contains(&step.diff_id));
+    let mounts = mounts_of(store, since, choice)?;
+    if !mounts.is_empty() {
+        let before = place.records(&[]).unwrap_or_default();
+        put_mounts(place, packer, packer.choose(&mounts, &before), &mut records);
+    }
     records.normalize();
     place.put_records(&records)?;
     Ok(WholeExported {
@@ -83,8 +99,30 @@ pub fn export_store(
         layers: records.layers.len(),
         bytes: records.layers.iter().map(|layer| layer.blob.size).sum(),
         facts: records.facts.len(),
+        mounts: records.mounts.len(),
         left_out,
     })
+}
+
+/// The mounts of a store that are chosen.
+fn mounts_of(
+    store: &Store,
+    since: Option<SystemTime>,
+    choice: &MountChoice,
+) -> Result<Vec<CacheMountId>, StoreError> {
+    if *choice == MountChoice::None {
+        return Ok(Vec::new());
+    }
+    let mut mounts = BTreeMap::new();
+    for mount in store.cache_mounts()? {
+        if let Some(id) = mount.id
+            && choice.has(&id)
+            && since.is_none_or(|since| mount.last_used >= since)
+        {
+            mounts.insert(mount.key, id);
+        }
+    }
+    Ok(mounts.into_values().collect())
 }
 
 /// All steps with a layer that is in the store, their layers, all facts; and how many did not fit.
@@ -192,15 +230,38 @@ impl LayerSource for OfStore<'_> {
     fn put(&self, _: &Descriptor, _: &Pushed) {}
 }
 
+/// Who hears of what an import leaves out, and why.
+pub struct Lost<'a> {
+    /// A layer, with its steps.
+    pub layer: &'a (dyn Fn(&Descriptor, &PlaceError) + Sync),
+    /// A cache mount.
+    pub mount: &'a dyn Fn(&CacheMountId, &MountError),
+}
+
+impl std::fmt::Debug for Lost<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lost").finish_non_exhaustive()
+    }
+}
+
 /// Puts what a place has into a store. `lost` hears of layers that cannot be had or are not what the records say; their steps
-/// are left out. Of records that are refused nothing comes.
+/// are left out. Of records that are refused nothing comes. Cache mounts come as chosen, with owners as `style` keeps them.
 pub fn import_store(
     store: &Store,
     place: &dyn Place,
-    lost: &(dyn Fn(&Descriptor, &PlaceError) + Sync),
+    (choice, style): (&MountChoice, Style),
+    lost: &Lost<'_>,
 ) -> Result<WholeImported, PlaceError> {
     let mut imported = WholeImported::default();
-    for records in place.records(&[])? {
+    let all = place.records(&[])?;
+    imported.mounts = restore_all(store, style, place, &all, choice, lost.mount);
+    for mut records in all {
+        // Layers of mounts alone are no steps' business.
+        let of_steps: BTreeSet<DiffId> = records.steps.iter().map(|step| step.diff_id).collect();
+        records
+            .layers
+            .retain(|layer| of_steps.contains(&layer.diff_id));
+        let lost = lost.layer;
         let here = fetch_layers(store, place, &records.layers, lost, &mut imported)?;
         for (step, record, is_stored) in records.results() {
             if !is_stored || !here.contains(&step.diff_id) {

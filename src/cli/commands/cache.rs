@@ -8,6 +8,7 @@ use std::{
 };
 
 use rbuild::{
+    snapshot::Style,
     store::Store,
     upkeep::{self, Inventory, Item, PartKind, Policy, UpkeepError, Verified},
 };
@@ -30,14 +31,18 @@ use crate::cli::{
 const MAX_DESCRIPTION: usize = 60;
 
 /// `rbuild cache`.
-pub(crate) fn run(store: &Store, args: &CacheArgs, env: &Environment) -> Result<ExitCode, Failure> {
+pub(crate) fn run(
+    (store, style): (&Store, Style),
+    args: &CacheArgs,
+    env: &Environment,
+) -> Result<ExitCode, Failure> {
     match &args.command {
         CacheCommand::Ls(args) => list(store, args),
         CacheCommand::Du(args) => usage(store, args),
         CacheCommand::Prune(args) => prune(store, args),
         CacheCommand::Verify(args) => return verify(store, args),
-        CacheCommand::Export(args) => cache_transfer::export(store, args, env),
-        CacheCommand::Import(args) => cache_transfer::import(store, args),
+        CacheCommand::Export(args) => cache_transfer::export((store, style), args, env),
+        CacheCommand::Import(args) => cache_transfer::import((store, style), args),
     }
     .map(|()| ExitCode::SUCCESS)
 }

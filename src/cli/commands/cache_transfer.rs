@@ -10,17 +10,19 @@ use std::{
 
 use rbuild::{
     cache::remote::{
-        self, ArchivePlace, ArchiveSink, LayoutPlace, Place, PlaceError, WholeExported,
-        WholeImported,
+        self, ArchivePlace, ArchiveSink, LayoutPlace, Lost, MountChoice, MountError, MountPacker,
+        Place, PlaceError, WholeExported, WholeImported,
     },
     oci::Descriptor,
-    store::{Store, TempDir},
+    snapshot::Style,
+    store::{CacheMountId, Store, TempDir},
 };
 use serde_json::json;
 
 use crate::cli::{
     args::DataFormat,
     cache_args::{Age, CacheExportArgs, CacheImportArgs},
+    cache_spec::MountIds,
     classify,
     diagnostics::{self, Failure, Kind},
     environment::Environment,
@@ -52,7 +54,7 @@ impl<'a> Dest<'a> {
 
 /// `rbuild cache export`.
 pub(super) fn export(
-    store: &Store,
+    (store, style): (&Store, Style),
     args: &CacheExportArgs,
     env: &Environment,
 ) -> Result<(), Failure> {
@@ -61,8 +63,11 @@ pub(super) fn export(
         .map(|Age(age)| SystemTime::now().checked_sub(age))
         .map(|since| since.unwrap_or(SystemTime::UNIX_EPOCH));
     let tag = args.tag.clone();
+    let told = |mount: &CacheMountId, error: &MountError| stays("exported", mount, error);
+    let packer = MountPacker::new(store, style, &told);
+    let choice = choice(args.cache_mounts.as_ref());
     let write = |place: &dyn Place| {
-        remote::export_store(store, place, since).map_err(|error| failure(&error))
+        remote::export_store(store, place, since, (&choice, &packer)).map_err(|e| failure(&e))
     };
     let exported = match Dest::of(&args.dest) {
         Dest::Dir(dir) => write(&LayoutPlace::new(dir.to_owned(), tag, None))?,
@@ -91,17 +96,41 @@ pub(super) fn export(
     report_export(args, &exported)
 }
 
+fn choice(ids: Option<&MountIds>) -> MountChoice {
+    ids.map_or(MountChoice::None, |ids| ids.0.clone())
+}
+
+/// What is said of a cache mount that does not travel.
+fn stays(done: &str, mount: &CacheMountId, error: &MountError) {
+    let mut said = vec![error.to_string()];
+    said.extend(diagnostics::causes(error));
+    let said = format!(
+        "the cache mount {} is not {done}: {}",
+        mount.id,
+        said.join(": ")
+    );
+    diagnostics::warn(&format!("warning: {}\n", terminal::one_line(&said)));
+}
+
+fn mounts_text(mounts: usize) -> String {
+    match mounts {
+        0 => String::new(),
+        n => format!(", {n} cache mounts"),
+    }
+}
+
 fn report_export(args: &CacheExportArgs, exported: &WholeExported) -> Result<(), Failure> {
     let WholeExported {
         steps,
         layers,
         bytes: size,
         facts,
+        mounts,
         left_out,
     } = exported;
     let to_stdout = matches!(Dest::of(&args.dest), Dest::Stdout);
     if args.format == DataFormat::Json {
-        let value = json!({"steps": steps, "layers": layers, "bytes": size, "facts": facts, "leftOut": left_out});
+        let value = json!({"steps": steps, "layers": layers, "bytes": size, "facts": facts, "mounts": mounts, "leftOut": left_out});
         if to_stdout {
             diagnostics::warn(&format!("{value:#}\n"));
             return Ok(());
@@ -114,7 +143,8 @@ fn report_export(args: &CacheExportArgs, exported: &WholeExported) -> Result<(),
         terminal::one_line(&args.dest.display().to_string())
     };
     let size = bytes(*size);
-    let text = format!("{steps} steps and {layers} layers of {size} written to {dest}\n");
+    let mounts = mounts_text(*mounts);
+    let text = format!("{steps} steps and {layers} layers of {size}{mounts} written to {dest}\n");
     if to_stdout {
         diagnostics::warn(&text);
         return Ok(());
@@ -176,7 +206,10 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 }
 
 /// `rbuild cache import`.
-pub(super) fn import(store: &Store, args: &CacheImportArgs) -> Result<(), Failure> {
+pub(super) fn import(
+    (store, style): (&Store, Style),
+    args: &CacheImportArgs,
+) -> Result<(), Failure> {
     let lost = |blob: &Descriptor, error: &PlaceError| {
         let mut said = vec![error.to_string()];
         said.extend(diagnostics::causes(error));
@@ -187,18 +220,24 @@ pub(super) fn import(store: &Store, args: &CacheImportArgs) -> Result<(), Failur
         ));
     };
     let source = Source::open(store, args)?;
-    let imported =
-        remote::import_store(store, &*source.place, &lost).map_err(|error| failure(&error))?;
+    let lost = Lost {
+        layer: &lost,
+        mount: &|mount, error| stays("imported", mount, error),
+    };
+    let mounts = choice(args.cache_mounts.as_ref());
+    let imported = remote::import_store(store, &*source.place, (&mounts, style), &lost)
+        .map_err(|error| failure(&error))?;
     let WholeImported {
         steps,
         layers,
         bytes: size,
         facts,
+        mounts,
         without_layer,
     } = imported;
     if args.format == DataFormat::Json {
         return stdout::print_json(
-            &json!({"steps": steps, "layers": layers, "bytes": size, "facts": facts, "withoutLayer": without_layer}),
+            &json!({"steps": steps, "layers": layers, "bytes": size, "facts": facts, "mounts": mounts, "withoutLayer": without_layer}),
         );
     }
     let without = match without_layer {
@@ -206,8 +245,9 @@ pub(super) fn import(store: &Store, args: &CacheImportArgs) -> Result<(), Failur
         n => format!("; {n} steps without their layers are left out"),
     };
     let size = bytes(size);
+    let mounts = mounts_text(mounts);
     stdout::print(&format!(
-        "{steps} steps and {layers} layers of {size} are new{without}\n"
+        "{steps} steps and {layers} layers of {size}{mounts} are new{without}\n"
     ))
 }
 

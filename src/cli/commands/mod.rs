@@ -90,9 +90,10 @@ fn run_image(args: &RunArgs, root: &Path, env: &Environment) -> Result<ExitCode,
 /// Looks after the store from where its files' owners can be touched.
 fn cache(args: &CacheArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
     match namespace::enter(settings::isolation(None, env)?, root, env) {
-        Place::Here(_) => {
+        Place::Here(rung) => {
             let store = Store::open(root).map_err(|e| classify::failure(&e))?;
-            cache::run(&store, args, env)
+            let style = build::state_style(rung.ok());
+            cache::run((&store, style), args, env)
         }
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }
