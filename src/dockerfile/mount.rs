@@ -267,7 +267,7 @@ impl Mount {
         }
         if self.kind == MountType::Tmpfs
             && let Some(source) = &self.source
-            && source.trim_matches(['/', '.']) != ""
+            && !source.trim_matches(['/', '.']).is_empty()
         {
             // BuildKit looks for it in the new, empty file system, when the step runs.
             return Err(invalid(format!(

@@ -371,9 +371,12 @@ impl Wanted {
         }
         let engines = outputs
             .iter()
-            .map(|spec| match spec.uses_engine() {
-                true => engine::socket(env, spec.engine_context()).map(Some),
-                false => Ok(None),
+            .map(|spec| {
+                if spec.uses_engine() {
+                    engine::socket(env, spec.engine_context()).map(Some)
+                } else {
+                    Ok(None)
+                }
             })
             .collect::<Result<_, _>>()?;
         let to_stdout = outputs.iter().filter(|spec| spec.uses_stdout()).count();

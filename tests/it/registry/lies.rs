@@ -74,9 +74,10 @@ fn nothing_wrong_enters_the_store_and_the_truth_does_afterwards() {
         let shown = format!("{fault:?}");
         let digest = sha256(&layer);
         fake.faults(move |received, _| {
-            let is_meant = match is_about_blobs {
-                true => is_blob_get(received) && received.target.ends_with(&digest.hex()),
-                false => received.method == "GET" && received.target.contains("/manifests/"),
+            let is_meant = if is_about_blobs {
+                is_blob_get(received) && received.target.ends_with(&digest.hex())
+            } else {
+                received.method == "GET" && received.target.contains("/manifests/")
             };
             is_meant.then(|| fault.clone())
         });

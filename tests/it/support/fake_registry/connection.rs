@@ -71,7 +71,7 @@ impl Connection {
                 }
                 Some(Fault::Endless) => {
                     writer.write_all(b"HTTP/1.1 200 Fake\r\nTransfer-Encoding: chunked\r\n\r\n")?;
-                    let piece = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
+                    let piece = [&b"10000\r\n"[..], &vec![b'x'; 0x10000], b"\r\n"].concat();
                     loop {
                         writer.write_all(&piece)?;
                     }
