@@ -198,6 +198,6 @@ fn the_engine_of_a_docker_context_gets_the_image() {
         std::io::copy(&mut stream, &mut std::io::sink()).ok();
     });
     fs::write(env.path("home/config.json"), r#"{"currentContext":"mine"}"#).expect("written");
-    env.build(&["-t", "app", "--load"]).exits(3).says("full up");
+    env.build(&["-t", "app", "--load"]).exits(4).says("full up");
     engine.join().expect("it was asked");
 }
