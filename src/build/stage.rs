@@ -22,7 +22,7 @@ use crate::{
     },
     copy::{self, CopyError},
     explain::{MissReason, StepResult},
-    layer::{Change, LayerBlob, WriteOptions, write_layer, write_layer_after},
+    layer::{Changes, LayerBlob, WriteOptions, write_layer, write_layer_after},
     oci::{Digest, History},
     plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
@@ -551,7 +551,7 @@ impl Worker<'_> {
 /// Writes changes as a layer into the store, with its table of contents.
 pub(super) fn write(
     session: &Session<'_>,
-    changes: Vec<Change>,
+    changes: impl Into<Changes>,
     description: String,
 ) -> Result<Made, StepError> {
     write_after(session, changes, description, None)
@@ -560,7 +560,7 @@ pub(super) fn write(
 /// As [`write`], taking over what `earlier` has of the layer.
 pub(super) fn write_after(
     session: &Session<'_>,
-    changes: Vec<Change>,
+    changes: impl Into<Changes>,
     description: String,
     earlier: Option<&Arc<LayerBlob>>,
 ) -> Result<Made, StepError> {
@@ -572,13 +572,14 @@ pub(super) fn write_after(
         None => write_layer(changes, &mut blob, &options)?,
     };
     blob.commit(&written.descriptor.digest)?;
+    let content = content_digest(written.toc.entries());
     store.put_layer(&LayerRecord {
         diff_id: written.diff_id,
         descriptor: written.descriptor.clone(),
-        toc: written.toc.to_bytes(),
+        toc: written.toc.into_bytes(),
     })?;
     Ok(Made {
-        content: content_digest(&written.toc),
+        content,
         layer: RootLayer {
             diff_id: written.diff_id,
             descriptor: written.descriptor,

@@ -50,7 +50,7 @@ mod steps;
 
 pub use content::content_digest;
 pub use facts::Question;
-pub use files::FileEntry;
+pub use files::{FileEntry, Files};
 pub use key::{Input, Key, KeyBuilder};
 pub use place::{BaseState, FileList, Lineage, Place, Sight};
 pub use record::{CacheUse, Lookup, Miss, StepRecord, key_at_place};

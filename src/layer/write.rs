@@ -23,14 +23,17 @@ use std::{
 
 use libdeflater::crc32;
 
-use self::{layout::Layout, member::Parts};
+use self::{
+    layout::{LaidOut, Layout},
+    member::Parts,
+};
 use super::{
-    Change, LayerBlob, LayerError,
-    change::canonical,
+    Changes, LayerBlob, LayerError,
+    change::Canonical,
     compress::{Compression, Packer},
     decode::record,
     reuse::Earlier,
-    toc::{Checkpoint, Made, Member, Toc, TocEntry, TocItem},
+    toc::{Checkpoint, Made, Member, PackedToc, Toc},
 };
 use crate::oci::{Descriptor, DiffId, Digest, Digester};
 
@@ -53,7 +56,7 @@ pub struct Written {
     /// Media type, digest and size of the blob.
     pub descriptor: Descriptor,
     /// What is in it.
-    pub toc: Toc,
+    pub toc: PackedToc,
     /// How many bytes of the blob come from an earlier one.
     pub reused: u64,
 }
@@ -63,33 +66,33 @@ pub struct Written {
 ///
 /// After an error `sink` holds a part of a blob that is worth nothing.
 pub fn write_layer(
-    changes: Vec<Change>,
+    changes: impl Into<Changes>,
     sink: impl Write,
     options: &WriteOptions,
 ) -> Result<Written, LayerError> {
-    write(changes, sink, options, None)
+    write(changes.into(), sink, options, None)
 }
 
 /// As [`write_layer`], with the very same result, but members that `earlier` has are taken from there instead of being
 /// compressed again, and not even read as long as all before them are its members, too: it is the layer that the same
 /// step made last time.
 pub fn write_layer_after(
-    changes: Vec<Change>,
+    changes: impl Into<Changes>,
     sink: impl Write,
     options: &WriteOptions,
     earlier: &Arc<LayerBlob>,
 ) -> Result<Written, LayerError> {
     let earlier = Earlier::new(earlier, options.compression);
-    write(changes, sink, options, earlier.as_ref())
+    write(changes.into(), sink, options, earlier.as_ref())
 }
 
 fn write(
-    changes: Vec<Change>,
+    changes: Changes,
     mut sink: impl Write,
     options: &WriteOptions,
     earlier: Option<&Earlier>,
 ) -> Result<Written, LayerError> {
-    let changes = canonical(changes)?;
+    let changes = Canonical::of(changes)?;
     let packers = (0..threads(options))
         .map(|_| Packer::new(options.compression))
         .collect::<Result<Vec<_>, _>>()?;
@@ -114,39 +117,35 @@ fn write(
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // Where the sink fails, the layout only sees that nobody listens any more.
         let blob = collected?;
-        let (mut entries, tar_size) = laid_out?;
+        let LaidOut {
+            mut entries,
+            unknown,
+            tar_size,
+        } = laid_out?;
         for (entry, digest) in blob.digests {
-            fill_in(&mut entries[entry], digest);
+            let at = unknown.binary_search_by_key(&entry, |(entry, _)| *entry);
+            let at = at.expect("only digests that were not known are told");
+            entries.set_digest(unknown[at].1, &digest);
         }
         let diff_id = DiffId(blob.tar.finish());
         let media_type = options.compression.media_type();
+        let head = Toc {
+            diff_id,
+            tar_size,
+            blob_size: blob.size,
+            encoding: options.compression.encoding(),
+            recipe: Some(options.compression),
+            members: blob.members,
+            checkpoints: blob.checkpoints,
+            entries: Vec::new(),
+        };
         Ok(Written {
             diff_id,
             descriptor: Descriptor::new(media_type, blob.digest.finish(), blob.size),
             reused: blob.reused,
-            toc: Toc {
-                diff_id,
-                tar_size,
-                blob_size: blob.size,
-                encoding: options.compression.encoding(),
-                recipe: Some(options.compression),
-                members: blob.members,
-                checkpoints: blob.checkpoints,
-                entries,
-            },
+            toc: PackedToc::new(head, entries),
         })
     })
-}
-
-/// Notes the digest of a file that was read after its entry was made.
-fn fill_in(entry: &mut TocEntry, digest: Digest) {
-    if let TocItem::Node {
-        content: Some(content),
-        ..
-    } = &mut entry.item
-    {
-        content.digest = digest;
-    }
 }
 
 /// How many threads compress.
@@ -184,7 +183,7 @@ struct OnItsWay {
     /// What it consists of, where that is known.
     composition: Option<Digest>,
     /// Digests of files that were not known, with the entries they belong to.
-    digests: Vec<(usize, Digest)>,
+    digests: Vec<(u64, Digest)>,
     /// Whether an earlier blob had them.
     is_reused: bool,
 }
@@ -233,7 +232,7 @@ struct Blob {
     reused: u64,
     members: Vec<Member>,
     checkpoints: Vec<Checkpoint>,
-    digests: Vec<(usize, Digest)>,
+    digests: Vec<(u64, Digest)>,
 }
 
 /// How many bytes of the tar lie between two checkpoints, at least.
