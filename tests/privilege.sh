@@ -38,6 +38,20 @@ cp "$rbuild" "$work/rbuild"
 chmod 755 "$work/rbuild"
 echo secret >"$work/context/token"
 echo content >"$work/context/file"
+# With the libraries that they are linked to: nobody links them statically.
+mkdir "$work/context/tools"
+if setcap=$(PATH=$PATH:/sbin:/usr/sbin command -v setcap) && getcap=$(PATH=$PATH:/sbin:/usr/sbin command -v getcap); then
+  ldd "$setcap" "$getcap" | grep -o '/[^ ]*\.so[^ ]*' | sort -u | while read -r library; do
+    mkdir -p "$work/context/tools$(dirname "$library")"
+    cp -L "$library" "$work/context/tools$library"
+  done
+  mkdir -p "$work/context/tools/bin"
+  cp -L "$setcap" "$getcap" "$work/context/tools/bin/"
+  cp "$work/context/file" "$work/context/able"
+  setcap cap_net_raw+ep "$work/context/able"
+else
+  skip "setcap is not installed (Debian: libcap2-bin)"
+fi
 cat >"$work/context/Dockerfile" <<'DOCKERFILE'
 FROM scratch AS base
 COPY busybox /bin/busybox
@@ -49,9 +63,16 @@ FROM base AS made
 RUN mkdir -p /srv/d && echo a >/srv/d/f && chown -R 1234:5678 /srv/d && chmod 4755 /srv/d/f \
  && ln -s x /srv/l && chown -h 7:8 /srv/l && mkfifo /srv/p && ln /srv/d/f /srv/hard
 COPY --chown=33:44 --chmod=640 file /srv/file
+COPY able /srv/able
 RUN --mount=type=tmpfs,target=/m/t --mount=type=cache,target=/m/c --mount=type=bind,target=/m/b \
     --mount=type=secret,id=token,target=/m/s \
     touch /m/t/x /m/c/y && test -f /m/b/file && test "$(cat /m/s)" = secret && echo ok >/out
+RUN --mount=type=bind,source=tools,target=/tools \
+    export LD_LIBRARY_PATH=$(ls -d /tools/lib/* /tools/usr/lib/* 2>/dev/null | tr '\n' ':'); \
+    run() { $(ls /tools/lib64/ld-linux-* /tools/lib/ld-linux-* 2>/dev/null | head -n 1) "/tools/bin/$@"; } \
+ && cp /srv/file /srv/net && run setcap cap_net_bind_service,cap_net_raw=ep /srv/net && chmod 755 /srv/net \
+ && cp /srv/file /srv/lost && run setcap cap_net_raw=ep /srv/lost && chown 5:6 /srv/lost \
+ && mv /srv/net /srv/renamed && run getcap /srv/renamed /srv/lost /srv/able >/caps
 RUN rm -rf /srv/d && mkdir /srv/d && touch /srv/d/new && rm /srv/hard
 USER app
 WORKDIR /home/app
@@ -60,8 +81,8 @@ USER root
 RUN stat -c "%u:%g %a" /home/app/mine /srv/file /srv/l >/owners && mkdir -p /root && ls -d /root >>/owners
 FROM base
 COPY --from=made /srv /srv
-COPY --from=made /owners /out /
-RUN test -f /out && cat /owners >/seen
+COPY --from=made /owners /caps /out /
+RUN test -f /out && cat /owners /caps >/seen && grep -q 'renamed.*net_bind_service' /caps && grep -q 'able.*net_raw' /caps && ! grep lost /caps
 DOCKERFILE
 printf 'FROM scratch\nCOPY --chown=12:34 file busybox /\nLABEL a=b\n' >"$work/context/Dockerfile.files"
 

@@ -9,6 +9,7 @@
 //! interrupted leaves the records of its finished steps, and nothing half done.
 
 mod blobs;
+mod cache_mounts;
 mod container;
 mod contexts;
 mod copy_step;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    copy_step,
+    cache_mounts, copy_step,
     error::StepError,
     explain::{Keyed, note, origin_name},
     foreign,
@@ -22,14 +22,11 @@ use crate::{
     copy,
     layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
     oci::{ChainId, Digest, Platform},
-    plan::{Mount, MountKind, Network, Origin, RunOp, Sharing, Step},
+    plan::{Mount, MountKind, Network, Origin, RunOp, Step},
     progress::Event,
     sandbox::{self, Exit, MountSpec, ProcessSpec, Rung},
-    snapshot::{
-        Checkout, Snapshot,
-        owner::{OwnedKind, Owner},
-    },
-    store::{CacheMount, CacheMountId, CacheSharing},
+    snapshot::{Checkout, Snapshot},
+    store::CacheMount,
     tree::{self, Last, Tree},
 };
 
@@ -65,6 +62,7 @@ pub(super) fn run(
             None => MountContent::Nothing,
         });
     }
+    cache_mounts::note(worker.session, op, &contents);
     let added_hosts: Vec<&str> = request
         .add_hosts
         .iter()
@@ -119,7 +117,7 @@ fn check_allowed(session: &Session<'_>, op: &RunOp) -> Result<(), StepError> {
 }
 
 /// What a mount holds before the step, as far as it counts for the result, and where that comes from.
-fn mount_files<'a>(
+pub(super) fn mount_files<'a>(
     worker: &Worker<'_>,
     task: &Task<'_>,
     kind: &'a MountKind,
@@ -321,7 +319,7 @@ impl Mounts {
             }
             MountKind::Cache { .. } => {
                 let Some(target) = target else { return Ok(()) };
-                let (cache, readonly) = cache_mount(worker, task, &mount.kind)?;
+                let (cache, readonly) = cache_mounts::cache_mount(worker, task, &mount.kind)?;
                 let source = cache.path().to_owned();
                 self.caches.push(cache);
                 let kind = sandbox::MountKind::Own { source, readonly };
@@ -433,12 +431,12 @@ impl Mounts {
 }
 
 /// Whether nothing can be mounted.
-fn is_chroot(session: &Session<'_>) -> bool {
+pub(super) fn is_chroot(session: &Session<'_>) -> bool {
     *session.services.rung == Ok(Rung::Chroot)
 }
 
 /// Puts what `source` of a tree is at `dest` of a directory.
-fn check_out(
+pub(super) fn check_out(
     session: &Session<'_>,
     tree: Arc<dyn Tree>,
     source: &str,
@@ -462,83 +460,4 @@ fn check_out(
         source,
     })?;
     Ok(session.services.snapshots.checkout(&tree)?)
-}
-
-fn cache_mount(
-    worker: &Worker<'_>,
-    task: &Task<'_>,
-    kind: &MountKind,
-) -> Result<(CacheMount, bool), StepError> {
-    let MountKind::Cache {
-        id,
-        sharing,
-        from,
-        source,
-        mode,
-        uid,
-        gid,
-        writable,
-    } = kind
-    else {
-        unreachable!("only cache mounts come here");
-    };
-    let session = worker.session;
-    let store = session.services.store;
-    let seed = match from {
-        Some(_) => mount_files(worker, task, kind)?.map(|(_, digest, _)| digest),
-        None => None,
-    };
-    let cache_id = CacheMountId {
-        id: id.clone(),
-        seed,
-        mode: *mode,
-        uid: *uid,
-        gid: *gid,
-    };
-    let sharing = match sharing {
-        // Where it cannot be mounted it is moved into the root, and so it is in one place at a time.
-        Sharing::Shared if is_chroot(session) => CacheSharing::Locked,
-        Sharing::Shared => CacheSharing::Shared,
-        Sharing::Private => CacheSharing::Private,
-        Sharing::Locked => CacheSharing::Locked,
-    };
-    let mut fill = |dir: &Path| -> Result<(), StepError> {
-        let failed = |source| StepError::Scratch {
-            path: dir.to_owned(),
-            source,
-        };
-        if let Some(from) = from {
-            let tree = worker.origin_tree(from, task.vertex)?;
-            let seed = check_out(session, tree, source, "/")?;
-            for entry in std::fs::read_dir(seed.root()).map_err(failed)? {
-                let entry = entry.map_err(failed)?;
-                std::fs::rename(entry.path(), dir.join(entry.file_name())).map_err(failed)?;
-            }
-        }
-        if (*uid, *gid) != (0, 0) {
-            give(dir, *uid, *gid, *mode).map_err(failed)?;
-        }
-        Ok(())
-    };
-    let mut wait = || !session.is_over();
-    let cache = store.cache_mount::<StepError>(&cache_id, sharing, &mut fill, &mut wait)?;
-    Ok((cache.ok_or(StepError::Canceled)?, !writable))
-}
-
-/// Makes `dir` belong to a user and group; where these do not exist, a record says so, which steps are shown.
-fn give(dir: &Path, uid: u32, gid: u32, mode: u32) -> std::io::Result<()> {
-    match std::os::unix::fs::chown(dir, Some(uid), Some(gid)) {
-        Err(error)
-            if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::INVAL) =>
-        {
-            let record = Owner {
-                uid,
-                gid,
-                mode,
-                kind: OwnedKind::Dir,
-            };
-            record.write_at(std::fs::File::open(dir)?)
-        }
-        other => other,
-    }
 }

@@ -13,7 +13,7 @@ use crate::{
 
 impl Session<'_> {
     /// What the remote caches have, read the first time that it is asked for; `None` when there are none.
-    fn imported(&self) -> Option<&Loaded> {
+    pub(super) fn imported(&self) -> Option<&Loaded> {
         let imports = &self.services.remote_cache.imports;
         (!imports.is_empty()).then(|| imports.load(|place| self.read_records(place)))
     }

@@ -467,7 +467,12 @@ impl Worker<'_> {
             };
         }
         let sight = self.sight(step, &keyed.files);
-        if let Lookup::Hit(record) = key.lookup(store, cache)? {
+        if let Lookup::Hit(mut record) = key.lookup(store, cache)? {
+            // Lists call the step what progress calls it now: its number may be another one.
+            if record.label != step.label {
+                record.label.clone_from(&step.label);
+                key.record(store, &record)?;
+            }
             key.remember(store, &sight)?;
             self.finished(key, &record);
             return Ok(Outcome::Cached(layer(*record)));

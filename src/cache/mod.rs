@@ -52,8 +52,8 @@ pub use content::content_digest;
 pub use facts::Question;
 pub use files::{FileEntry, Files};
 pub use key::{Input, Key, KeyBuilder};
-pub use place::{BaseState, FileList, Lineage, Place, Sight};
-pub use record::{CacheUse, Lookup, Miss, StepRecord, key_at_place};
+pub use place::{AtPlace, BaseState, FileList, Lineage, Place, Sight};
+pub use record::{CacheUse, Lookup, Miss, StepRecord};
 pub use steps::{
     CopyInputs, MountContent, RunInputs, Ulimit, WorkdirInputs, copy_key, run_key, workdir_key,
 };

@@ -65,6 +65,39 @@ impl Place {
     }
 }
 
+/// What a record of a place says, for lists of what there is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AtPlace {
+    /// Which step stood there last, and where the lists of the files that it read are.
+    Step {
+        /// The step's key.
+        key: Digest,
+        /// The names of the lists. Not each of them is there.
+        files: Vec<Digest>,
+    },
+    /// The place, by its text, of the step that stood at this number.
+    Text(Digest),
+}
+
+impl AtPlace {
+    /// Out of the bytes that the store keeps for `place`; `None` when they are none.
+    pub fn read(place: &Digest, bytes: &[u8]) -> Option<Self> {
+        if let Ok(Pointer { text }) = serde_json::from_slice(bytes)
+            && serde_json::from_slice::<Last>(bytes).is_err()
+        {
+            return Some(Self::Text(text));
+        }
+        let last: Last = serde_json::from_slice(bytes).ok()?;
+        let inputs = last.inputs.iter();
+        Some(Self::Step {
+            key: last.key,
+            files: inputs
+                .map(|input| place_of_files(place, &input.name))
+                .collect(),
+        })
+    }
+}
+
 /// What a state was made by: a base, then steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lineage {

@@ -38,21 +38,56 @@ pub struct StepRecord {
 impl StepRecord {
     /// A record and the state that its step ran on, out of the bytes that the store keeps; `None` when they are none.
     pub fn read(bytes: &[u8]) -> Option<(Self, Option<ChainId>)> {
-        let Stored { record, inputs } = serde_json::from_slice(bytes).ok()?;
-        let parent = inputs.iter().find(|input| input.name == "parent");
-        let parent = parent.and_then(|input| input.value.parse().ok());
-        Some((record, parent.map(ChainId)))
+        let stored: Stored = serde_json::from_slice(bytes).ok()?;
+        let parent = stored.parent();
+        Some((stored.record, parent))
     }
 }
 
-/// The key of the step that stood at a place last, out of the bytes that the store keeps; `None` when they say none.
-pub fn key_at_place(bytes: &[u8]) -> Option<Digest> {
-    #[derive(Deserialize)]
-    struct Last {
-        key: Digest,
+/// The record of a step with all that a store keeps of it, without the key's inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) record: StepRecord,
+    /// What it was asked to do; records of earlier versions do not say.
+    pub(super) definition: Option<Digest>,
+    /// The state that it ran on.
+    pub(super) parent: Option<ChainId>,
+}
+
+impl Kept {
+    /// Out of the bytes that the store keeps; `None` when they are none.
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+        let stored: Stored = serde_json::from_slice(bytes).ok()?;
+        Some(Self {
+            definition: stored.definition,
+            parent: stored.parent(),
+            record: stored.record,
+        })
     }
-    let last: Last = serde_json::from_slice(bytes).ok()?;
-    Some(last.key)
+
+    /// Records it by its key and by its content, where the store has no result yet; whether that was so for the key.
+    pub(super) fn keep(&self, store: &Store, key: &Digest) -> Result<bool, StoreError> {
+        let parent = self.parent.map(|parent| Input {
+            name: PARENT.to_owned(),
+            value: parent.0.to_string(),
+        });
+        let bytes = to_json(&Stored {
+            record: self.record.clone(),
+            inputs: parent.into_iter().collect(),
+            definition: self.definition,
+        });
+        let put = |key: &Digest| {
+            let is_new = result_of(store, key)?.is_none();
+            if is_new {
+                store.put_step(StepFolder::Key, key, &bytes)?;
+            }
+            Ok(is_new)
+        };
+        if let (Some(definition), Some(content)) = (&self.definition, &self.record.content) {
+            put(&key_of_result(definition, content))?;
+        }
+        put(key)
+    }
 }
 
 /// A record as it is stored.
@@ -60,6 +95,18 @@ pub fn key_at_place(bytes: &[u8]) -> Option<Digest> {
 struct Stored {
     record: StepRecord,
     inputs: Vec<Input>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    definition: Option<Digest>,
+}
+
+/// The name of the input that is the state before.
+const PARENT: &str = "parent";
+
+impl Stored {
+    fn parent(&self) -> Option<ChainId> {
+        let parent = self.inputs.iter().find(|input| input.name == PARENT)?;
+        parent.value.parse().ok().map(ChainId)
+    }
 }
 
 /// What a lookup found.
@@ -120,6 +167,7 @@ impl Key {
         let stored = Stored {
             record: record.clone(),
             inputs: self.inputs().to_vec(),
+            definition: Some(*self.definition()),
         };
         store.put_step(StepFolder::Key, self.digest(), &to_json(&stored))?;
         if let Some(content) = &record.content {

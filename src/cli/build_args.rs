@@ -12,7 +12,7 @@ use rbuild::{output::OutputSpec, sandbox::Isolation};
 
 use super::{
     args::{DataFormat, ProgressForm},
-    cache_spec::{CacheFrom, CacheTo},
+    cache_spec::{CacheFrom, CacheTo, MountIds},
     call::Call,
     refused::Refused,
     registry_args::RegistryArgs,
@@ -95,6 +95,9 @@ pub(crate) struct BuildArgs {
     /// stages; may be repeated
     #[arg(long, value_name = "SPEC", help_heading = "Cache")]
     pub(crate) cache_to: Vec<CacheTo>,
+    /// Also move cache mounts (RUN --mount=type=cache) with --cache-from and --cache-to: their ids, or all
+    #[arg(long, value_name = "ID[,ID]|all", help_heading = "Cache")]
+    pub(crate) cache_mounts: Option<MountIds>,
     /// Ask the registry for newer base images
     #[arg(long, help_heading = "Cache")]
     pub(crate) pull: bool,

@@ -8,15 +8,17 @@ use std::{
 
 use rbuild::{
     cache::remote::{
-        self, GhaPlace, GhaSettings, Imports, LayerSource, LayoutPlace, Mode, Place, PlaceError,
-        RegistryPlace, RemoteCache, S3Place, S3Settings,
+        self, GhaPlace, GhaSettings, Imports, LayerSource, LayoutPlace, Mode, MountChoice,
+        MountError, MountPacker, Place, PlaceError, RegistryPlace, RemoteCache, S3Place,
+        S3Settings, What,
     },
     oci::{Descriptor, Digest, Platform},
     output::Image,
     progress::{Event, Reporter as _, Vertex},
     reference::Reference,
     registry::{Client, OnBytes, Pushed, Secret, Settings, settings::Canceled},
-    store::Store,
+    snapshot::Style,
+    store::{CacheMountId, Store},
 };
 
 use super::{
@@ -110,11 +112,17 @@ impl Caches {
                 }
             }
         }
+        let mounts = args
+            .cache_mounts
+            .clone()
+            .map_or(MountChoice::None, |ids| ids.0);
+        if mounts != MountChoice::None && imports.is_empty() && exports.is_empty() {
+            return Err(Failure::usage(
+                "--cache-mounts needs a --cache-from or --cache-to that is no image",
+            ));
+        }
         Ok(Self {
-            remote: RemoteCache {
-                imports: Imports::new(imports),
-                ..RemoteCache::default()
-            },
+            remote: RemoteCache::new(Imports::new(imports), mounts),
             exports,
             inline: args.cache_to.contains(&CacheTo::Inline) || args.asks_for_inline_cache(),
         })
@@ -135,14 +143,25 @@ impl Caches {
     /// build came to no end; what the caches have of later steps stays then.
     pub(crate) fn export(
         &self,
-        store: &Store,
+        (store, style): (&Store, Style),
         renderer: &Arc<Renderer>,
         platforms: &[Platform],
         failed: bool,
     ) -> Result<(), Failure> {
+        let told = |mount: &CacheMountId, error: &MountError| {
+            let text = format!("the cache mount {} is not exported: {error}", mount.id);
+            renderer.event(Event::Warning { text });
+        };
+        let packer = MountPacker::new(store, style, &told);
         let mut first = Ok(());
         for export in &self.exports {
-            let outcome = self.export_to(export, store, renderer, failed.then_some(platforms));
+            let what = What {
+                trail: &self.remote.trail,
+                mode: export.mode,
+                keep: failed.then_some(platforms),
+                mounts: (&self.remote.mounts, &packer),
+            };
+            let outcome = self.export_to(export, &what, store, renderer);
             if let Err(error) = outcome {
                 let failure = classify::failure(&error);
                 if export.ignore_error {
@@ -160,9 +179,9 @@ impl Caches {
     fn export_to(
         &self,
         export: &Export,
+        what: &What<'_>,
         store: &Store,
         renderer: &Arc<Renderer>,
-        keep: Option<&[Platform]>,
     ) -> Result<(), PlaceError> {
         let vertex = renderer.next_vertex();
         let begun = Instant::now();
@@ -177,15 +196,19 @@ impl Caches {
             vertex,
         };
         let place = &*export.place;
-        match remote::export(place, &self.remote.trail, export.mode, keep, &layers) {
+        match remote::export(place, what, &layers) {
             Ok(exported) => {
                 let without = match exported.without_bytes {
                     0 => String::new(),
                     n => format!("; {n} layers could not be had"),
                 };
+                let mounts = match exported.mounts {
+                    0 => String::new(),
+                    n => format!(", {n} cache mounts"),
+                };
                 let (steps, layers) = (exported.steps, exported.layers);
                 let text = format!(
-                    "{steps} steps and {layers} layers written to {}{without}",
+                    "{steps} steps and {layers} layers{mounts} written to {}{without}",
                     place.name()
                 );
                 renderer.event(Event::Status { vertex, text });

@@ -1,6 +1,6 @@
 //! The options of `rbuild cache`, those of `prune` with the names of `docker buildx prune`.
 
-use std::{str::FromStr, time::Duration};
+use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand};
 use rbuild::{
@@ -8,7 +8,7 @@ use rbuild::{
     upkeep::{Kind, Policy},
 };
 
-use super::{args::DataFormat, values::ByteSize};
+use super::{args::DataFormat, cache_spec::MountIds, values::ByteSize};
 
 #[derive(Debug, Args)]
 pub(crate) struct CacheArgs {
@@ -26,11 +26,51 @@ pub(crate) enum CacheCommand {
     Prune(CachePruneArgs),
     /// Read everything in the store, and drop what is damaged; exit status 3 when something was
     Verify(CacheVerifyArgs),
+    /// Write the cache of all builds into a directory or an archive, for another machine
+    Export(CacheExportArgs),
+    /// Add what another machine exported; what is damaged is left out
+    Import(CacheImportArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheExportArgs {
+    /// Where to: a directory, which --cache-from type=local,src=DIR reads as well, an archive FILE.tar, or - for an archive on
+    /// standard output
+    #[arg(value_name = "DIR|FILE.tar|-")]
+    pub(crate) dest: PathBuf,
+    /// Only what was used in this time: 36h, 7d, 1d12h
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) used_within: Option<Age>,
+    /// Also cache mounts (RUN --mount=type=cache): their ids, or all; those in use stay
+    #[arg(long, value_name = "ID[,ID]|all")]
+    pub(crate) cache_mounts: Option<MountIds>,
+    /// The name of the cache in the directory
+    #[arg(long, value_name = "NAME", default_value = "latest")]
+    pub(crate) tag: String,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: DataFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheImportArgs {
+    /// Where from: a directory, also of --cache-to type=local,dest=DIR, an archive, or - for an archive on standard input
+    #[arg(value_name = "DIR|FILE|-")]
+    pub(crate) source: PathBuf,
+    /// Also cache mounts that are not here, or were used longer ago and are not in use: their ids, or all
+    #[arg(long, value_name = "ID[,ID]|all")]
+    pub(crate) cache_mounts: Option<MountIds>,
+    /// The name of the cache in the directory or archive
+    #[arg(long, value_name = "NAME", default_value = "latest")]
+    pub(crate) tag: String,
+    /// How to print
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: DataFormat,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CacheLsArgs {
-    /// Only until=DURATION (not used for so long) or type=KIND: step, blob, snapshot, mount, stat, position, temporary
+    /// Only until=DURATION (not used for so long) or type=KIND: step, blob, snapshot, mount, stat, position, fact, temporary
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<Filter>,
     /// Whole digests, whole instructions
@@ -56,7 +96,7 @@ pub(crate) struct CachePruneArgs {
     /// Say what would go, and remove nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
-    /// Only until=DURATION (not used for so long) or type=KIND: step, blob, snapshot, mount, stat, position, temporary
+    /// Only until=DURATION (not used for so long) or type=KIND: step, blob, snapshot, mount, stat, position, fact, temporary
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) filter: Vec<Filter>,
     /// Only what was not used for so long: 36h, 7d, 1d12h

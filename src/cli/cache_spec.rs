@@ -1,9 +1,13 @@
 //! `--cache-from` and `--cache-to`: what they say. Keys are buildx's; what is not done is refused by name.
 
-use std::{path::PathBuf, str::FromStr};
+use std::{collections::BTreeSet, path::PathBuf, str::FromStr};
 
 use rbuild::{
-    cache::remote::Mode, oci::Digest, reference::Reference, registry::Secret, source::suggest,
+    cache::remote::{Mode, MountChoice},
+    oci::Digest,
+    reference::Reference,
+    registry::Secret,
+    source::suggest,
 };
 
 /// Where a cache is.
@@ -131,6 +135,25 @@ pub(crate) enum CacheTo {
         mode: Mode,
         ignore_error: bool,
     },
+}
+
+/// `--cache-mounts`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MountIds(pub(crate) MountChoice);
+
+impl FromStr for MountIds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self(MountChoice::All));
+        }
+        let ids: BTreeSet<String> = text.split(',').map(ToOwned::to_owned).collect();
+        if ids.iter().any(String::is_empty) {
+            return Err("an id is empty".to_owned());
+        }
+        Ok(Self(MountChoice::Ids(ids)))
+    }
 }
 
 /// What BuildKit knows and this program does not, and why.

@@ -30,7 +30,9 @@ use super::{
 /// The store's directory.
 pub(crate) fn store_root(flag: Option<PathBuf>, env: &Environment) -> Result<PathBuf, Failure> {
     if let Some(root) = flag.or_else(|| env.path("RBUILD_ROOT")) {
-        return Ok(root);
+        // Steps are set up from other directories.
+        return std::path::absolute(&root)
+            .map_err(|e| Failure::usage(format!("--root {}: {e}", root.display())));
     }
     if env.uid == 0 {
         return Ok(PathBuf::from("/var/lib/rbuild"));

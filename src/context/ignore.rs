@@ -304,21 +304,31 @@ fn compile(pattern: &str) -> Result<Test, BadPattern> {
         Form::Suffix => Test::Suffix(pattern[2..].to_owned()),
         Form::Regex => {
             expression.push('$');
-            let regex = Regex::new(&from_re2(&expression)).map_err(|_error| BadPattern)?;
+            let expression = from_re2(&expression).ok_or(BadPattern)?;
+            let regex = Regex::new(&expression).map_err(|_error| BadPattern)?;
             Test::Regex(Box::new(regex))
         }
     })
 }
 
 /// An expression of Go's syntax in that of the `regex` crate, which gives more characters a meaning within a set and
-/// refuses escapes of characters that have none.
-fn from_re2(expression: &str) -> String {
+/// refuses escapes of characters that have none. Go's short classes are of ASCII. There is none for classes of
+/// Unicode (`\p{…}`): their tables are half a megabyte.
+fn from_re2(expression: &str) -> Option<String> {
     let mut out = String::with_capacity(expression.len() + 8);
     let mut chars = expression.chars().peekable();
     let mut in_set = false;
     while let Some(c) = chars.next() {
         match c {
             '\\' => match chars.next() {
+                Some('d') => out.push_str("[0-9]"),
+                Some('D') => out.push_str("[^0-9]"),
+                Some('w') => out.push_str("[0-9A-Za-z_]"),
+                Some('W') => out.push_str("[^0-9A-Za-z_]"),
+                Some('s') => out.push_str("[\\t\\n\\f\\r ]"),
+                Some('S') => out.push_str("[^\\t\\n\\f\\r ]"),
+                Some(c @ ('b' | 'B')) => out.extend(["(?-u:\\", c.encode_utf8(&mut [0; 4]), ")"]),
+                Some('p' | 'P') => return None,
                 Some(next) if next.is_ascii_alphanumeric() => out.extend(['\\', next]),
                 Some(next) => out.push_str(&regex::escape(next.encode_utf8(&mut [0; 4]))),
                 None => out.push_str("\\\\"),
@@ -354,7 +364,7 @@ fn from_re2(expression: &str) -> String {
             _ => out.push(c),
         }
     }
-    out
+    Some(out)
 }
 
 /// The shortest equal path, as Go's `filepath.Clean` gives it: `.` for nothing, `..` kept in front.
@@ -449,6 +459,15 @@ mod tests {
             ("[a&&b]", "&", true),
             ("# a", "# a", false),
             (" # a", "# a", true),
+            ("v\\d", "v1", true),
+            ("v\\d", "v\u{661}", false),
+            ("v\\D", "v\u{661}", true),
+            ("[\\d.]", ".", true),
+            ("[\\d.]", "7", true),
+            ("[^\\w]", "é", true),
+            ("a\\sb", "a b", true),
+            ("*\\bb", "a-b", true),
+            ("[[:alpha:]]?", "bé", true),
         ];
         for (pattern, path, expected) in table {
             assert_eq!(ignored(pattern, path), expected, "{pattern} on {path}");
@@ -483,6 +502,7 @@ mod tests {
         let syntax = Patterns::parse(b"a[\n").unwrap_err();
         assert_eq!(syntax.to_string(), "syntax error in pattern: \"a[\"");
         assert!(Patterns::parse(b"a\\\n").is_err());
+        assert!(Patterns::parse(b"\\pL\n").is_err());
     }
 
     #[test]

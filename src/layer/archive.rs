@@ -2,6 +2,9 @@
 //!
 //! Whether a file is an archive is decided by its content, never by its name: after decompression (gzip, bzip2, xz, zstd or none) it has to
 //! begin with a tar entry. A compressed file that holds no tar is just a file. Names beginning with `.wh.` mean nothing here.
+//!
+//! And the entries of archives that hold blobs: [`file_header`], the bytes, [`padding`]; at the end two blocks of zeros. They
+//! are root's and have times of 0, so equal content gives equal archives.
 
 use std::{
     fs::File,
@@ -9,6 +12,8 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
+
+use tar_core::{EntryType, builder::EntryBuilder};
 
 use super::{
     blob::{BlobSource, LayerBlob},
@@ -64,4 +69,33 @@ pub fn open(
     let toc = Toc::read_as(decoder, Whiteouts::Names)?;
     let blob = LayerBlob::new(Arc::new(toc), file, scratch);
     Ok(Some(LayerTree::empty().push(blob)?))
+}
+
+/// The header of a directory, whose name ends in `/`.
+pub fn dir_header(name: &str) -> Vec<u8> {
+    header(name, EntryType::Directory, 0o755, 0)
+}
+
+/// The header of a file of `size` bytes. Its name is at most 100 bytes long.
+pub fn file_header(name: &str, size: u64) -> Vec<u8> {
+    header(name, EntryType::Regular, 0o644, size)
+}
+
+fn header(name: &str, kind: EntryType, mode: u32, size: u64) -> Vec<u8> {
+    const FITS: &str = "the names are short and GNU headers hold any size";
+    let mut builder = EntryBuilder::new_gnu();
+    builder.path(name).entry_type(kind);
+    builder.mode(mode).expect(FITS);
+    builder.uid(0).expect(FITS);
+    builder.gid(0).expect(FITS);
+    builder.size(size).expect(FITS);
+    builder.mtime(0).expect(FITS);
+    builder.finish_bytes()
+}
+
+/// What fills the last block of a file of `size` bytes.
+pub fn padding(size: u64) -> &'static [u8] {
+    const ZEROS: [u8; 512] = [0; 512];
+    let used = usize::try_from(size % 512).unwrap_or(0);
+    &ZEROS[..(512 - used) % 512]
 }

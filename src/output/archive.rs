@@ -16,10 +16,10 @@ use std::{
 };
 
 use serde::Serialize;
-use tar_core::{EntryType, builder::EntryBuilder};
 
 use super::{ArchiveFormat, OutputError, error::At as _};
 use crate::{
+    layer::archive::{dir_header, file_header, padding},
     oci::{ANNOTATION_CREATED, ANNOTATION_REF_NAME, Descriptor, Index, Manifest, to_json},
     reference::Reference,
     store::{ANNOTATION_IMAGE_NAME, Store},
@@ -118,18 +118,18 @@ impl Contents {
         sink: &mut dyn Write,
     ) -> Result<(), ArchiveError> {
         for dir in ["blobs/", "blobs/sha256/"] {
-            sink.write_all(&header(dir, EntryType::Directory, 0o755, 0))?;
+            sink.write_all(&dir_header(dir))?;
         }
         for blob in &self.blobs {
             let mut file = store.open_blob(&blob.digest)?;
             let name = format!("blobs/sha256/{}", blob.digest.hex());
-            sink.write_all(&header(&name, EntryType::Regular, 0o644, blob.size))?;
+            sink.write_all(&file_header(&name, blob.size))?;
             copy_exactly(&mut file, sink, blob)?;
             sink.write_all(padding(blob.size))?;
         }
         for (name, bytes) in &self.files {
             let size = bytes.len() as u64;
-            sink.write_all(&header(name, EntryType::Regular, 0o644, size))?;
+            sink.write_all(&file_header(name, size))?;
             sink.write_all(bytes)?;
             sink.write_all(padding(size))?;
         }
@@ -248,23 +248,4 @@ fn copy_exactly(
         left -= n as u64;
     }
     Ok(())
-}
-
-fn header(name: &str, kind: EntryType, mode: u32, size: u64) -> Vec<u8> {
-    const FITS: &str = "the names are short and GNU headers hold any size";
-    let mut builder = EntryBuilder::new_gnu();
-    builder.path(name).entry_type(kind);
-    builder.mode(mode).expect(FITS);
-    builder.uid(0).expect(FITS);
-    builder.gid(0).expect(FITS);
-    builder.size(size).expect(FITS);
-    builder.mtime(0).expect(FITS);
-    builder.finish_bytes()
-}
-
-/// What fills the last block of an entry.
-fn padding(size: u64) -> &'static [u8] {
-    const ZEROS: [u8; 512] = [0; 512];
-    let used = usize::try_from(size % 512).unwrap_or(0);
-    &ZEROS[..(512 - used) % 512]
 }

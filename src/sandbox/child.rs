@@ -105,21 +105,16 @@ fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word>
     connect_standard_streams(spec, birth.streams)?;
     set_limits(&spec.ulimits)?;
     process::umask(Mode::from_raw_mode(0o022));
-    let emulated = matches!(birth.supervisor, Some((Scope::All, _)));
     if let Some((scope, line)) = &birth.supervisor {
-        call_supervisor(*scope, line.as_fd())?;
+        call_supervisor(*scope, !birth.own_pids, line.as_fd())?;
     }
-    // Under a supervisor this process is the user already, and so is the owner of what it makes.
-    let owner = (!emulated).then_some((spec.uid, spec.gid));
-    go_to(&spec.cwd, owner)?;
+    go_to(&spec.cwd, (spec.uid, spec.gid))?;
     if !spec.insecure {
         caps::limit_bounding(caps::DOCKER)?;
         // Before the privilege to do so is gone. What follows is all allowed by the filter.
         sys::set_filter(&seccomp::docker_filter()).during("install the system call filter")?;
     }
-    if !emulated {
-        become_user(spec)?;
-    }
+    become_user(spec)?;
     if !spec.insecure {
         caps::limit(caps::DOCKER)?;
     }
@@ -161,7 +156,7 @@ fn try_become_by_chroot(spec: &ProcessSpec, way: &Way<'_>) -> Result<Infallible,
     connect_standard_streams(spec, way.streams)?;
     set_limits(&spec.ulimits)?;
     process::umask(Mode::from_raw_mode(0o022));
-    go_to(&spec.cwd, Some((spec.uid, spec.gid)))?;
+    go_to(&spec.cwd, (spec.uid, spec.gid))?;
     let keep = caps::DOCKER - thread::CapabilitySet::SYS_CHROOT;
     caps::limit_bounding(keep)?;
     // Without CAP_SYS_ADMIN there are no filters but for programs that cannot gain any privilege.
@@ -271,16 +266,12 @@ pub(super) fn resource(name: &str) -> Option<Resource> {
 }
 
 /// Enters the working directory; what is missing of it is made, and belongs to the user, as in BuildKit.
-fn go_to(cwd: &Path, owner: Option<(u32, u32)>) -> Result<(), Failure> {
+fn go_to(cwd: &Path, (uid, gid): (u32, u32)) -> Result<(), Failure> {
     if let Err(Errno::NOENT) = process::chdir(cwd) {
         for dir in cwd.ancestors().collect::<Vec<_>>().into_iter().rev() {
             match fs::mkdirat(CWD, dir, Mode::from_raw_mode(0o755)) {
-                Ok(()) => {
-                    if let Some((uid, gid)) = owner {
-                        fs::chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                            .during_at("set the owner of the working directory", dir)?;
-                    }
-                }
+                Ok(()) => fs::chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                    .during_at("set the owner of the working directory", dir)?,
                 Err(Errno::EXIST) => {}
                 Err(error) => {
                     return Err(Failure::new("make the working directory", error).at(dir));
@@ -306,10 +297,10 @@ fn become_user(spec: &ProcessSpec) -> Result<(), Failure> {
 
 /// Puts this process under a supervisor, which is sent the listener. From here on, calls that concern owners wait for
 /// its answer.
-fn call_supervisor(scope: Scope, to: BorrowedFd<'_>) -> Result<(), Failure> {
-    thread::set_current_timer_slack(NonZeroU64::new(supervisor::BASE_SLACK))
+fn call_supervisor(scope: Scope, shared_pids: bool, to: BorrowedFd<'_>) -> Result<(), Failure> {
+    thread::set_current_timer_slack(NonZeroU64::new(supervisor::ROOT_SLACK))
         .during("mark the step's identity")?;
-    let listener = sys::set_filter_with_listener(&supervisor::filter(scope))
+    let listener = sys::set_filter_with_listener(&supervisor::filter(scope, shared_pids))
         .during("install the filter of the supervisor")?;
     send_listener(&listener, to)
 }

@@ -228,9 +228,12 @@ pub(super) fn mount_proc(root: &Root, places: &Places) -> std::io::Result<()> {
     mount_new("proc", target, flags, "")
 }
 
-/// Shows the host's `/proc`, for a process that shares its process numbers.
+/// Shows the host's `/proc`, for a process that shares its process numbers. It cannot be written: it also has the files of
+/// processes of the same user outside of the step.
 pub(super) fn bind_proc(root: &Root, places: &Places) -> Result<(), Failure> {
-    bind(open_host(Path::new("/proc"))?, root.at(&places.proc)?).during("bind /proc")
+    bind(open_host(Path::new("/proc"))?, root.at(&places.proc)?).during("bind /proc")?;
+    let bound = root.at(&places.proc)?;
+    restrict(bound.as_fd(), attr::RDONLY, false).during("make /proc read-only")
 }
 
 /// Hides or protects the parts of `/proc` that are not the step's business.

@@ -79,7 +79,7 @@ pub(super) fn start(
     streams: &[OwnedFd],
 ) -> Result<Start, Failure> {
     let scope = match IdMap::current().during("read the id map")? {
-        IdMap::Full => None,
+        IdMap::Full => (!own_pids).then_some(Scope::Nothing),
         IdMap::Ranges { .. } => Some(Scope::Unmapped),
         IdMap::Single => Some(Scope::All),
     };
@@ -117,7 +117,7 @@ pub(super) fn start(
     };
     drop((word, alive, theirs));
     let supervisor = match ours {
-        Some((scope, line)) => supervise(spec, scene, scope, pid, &line)?,
+        Some((scope, line)) => supervise(spec, scene, (scope, own_pids), pid, &line)?,
         None => None,
     };
     let mut text = Vec::new();
@@ -149,7 +149,7 @@ pub(super) fn start(
 fn supervise(
     spec: &ProcessSpec,
     scene: &Scene,
-    scope: Scope,
+    (scope, own_pids): (Scope, bool),
     pid: Pid,
     line: &UnixStream,
 ) -> Result<Option<Pid>, Failure> {
@@ -160,6 +160,7 @@ fn supervise(
         listener,
         step: pid,
         scope,
+        helper: (!own_pids).then(process::getpid),
         identity: Identity::new(spec.uid, spec.gid, spec.groups.clone()),
         owners: owners(&spec.rootfs),
         strangers: scene.strangers.clone(),

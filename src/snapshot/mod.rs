@@ -99,6 +99,13 @@ pub enum SnapshotError {
     },
 }
 
+/// Unpacks a whole state into `dir/fs`, which is made, with owners as `style` keeps them; gives that directory. `dir` may get a
+/// file of owners, see [`owner`].
+pub fn unpack(dir: &Path, tree: &LayerTree, style: Style) -> Result<PathBuf, SnapshotError> {
+    apply::unpack(dir, &LayerTree::empty(), tree, style)?;
+    Ok(dir.join("fs"))
+}
+
 /// How many layers are unpacked at once.
 const UNPACKERS: usize = 3;
 

@@ -160,6 +160,29 @@ impl fmt::Display for Owner {
     }
 }
 
+/// Gives a directory mode, owner and group; where these do not exist, a record says so, which steps are shown.
+pub fn give_dir(dir: &Path, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777))?;
+    if (uid, gid) == (0, 0) {
+        return Ok(());
+    }
+    match std::os::unix::fs::chown(dir, Some(uid), Some(gid)) {
+        Err(error)
+            if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::INVAL) =>
+        {
+            let record = Owner {
+                uid,
+                gid,
+                mode,
+                kind: OwnedKind::Dir,
+            };
+            record.write_at(std::fs::File::open(dir)?)
+        }
+        other => other,
+    }
+}
+
 /// Adds a record to the file `owners`, which is made when missing. Safe against other appenders.
 pub fn append(owners: &Path, path: &Path, owner: Owner) -> io::Result<()> {
     let mut line = owner.to_string().into_bytes();

@@ -107,6 +107,11 @@ impl FileLock {
         metadata.modified().at("lock", &self.path)
     }
 
+    /// Notes that what the lock protects was used at a time.
+    pub(super) fn stamp_as(&self, time: std::time::SystemTime) -> Result<(), StoreError> {
+        self.file.set_modified(time).at("lock", &self.path)
+    }
+
     /// Turns an exclusive lock into a shared one. Another process may have it exclusively in between.
     pub(super) fn share(&self) -> Result<(), StoreError> {
         self.file.lock_shared().at("lock", &self.path)

@@ -3,6 +3,7 @@
 //! ```text
 //! mounts/ID/            ID: digest of all that identifies the mount
 //! mounts/ID/about.json  the same in words, for people
+//! mounts/ID/origin      the digest of the layer that instance 0 came with, if it came from another machine
 //! mounts/ID/0           an instance; 1, 2, … are made when the earlier ones are taken
 //! locks/mount-ID        held while an instance is looked for
 //! locks/mount-ID-0      held while an instance is used: shared by `shared`, exclusive by the others
@@ -57,8 +58,8 @@ pub struct CacheMountId {
 }
 
 impl CacheMountId {
-    /// The name of its directory.
-    fn key(&self) -> String {
+    /// The name of its directory, and of nothing else.
+    pub fn key(&self) -> String {
         sha256(&crate::oci::to_json(self)).hex()
     }
 }
@@ -181,24 +182,118 @@ impl Store {
             let id = fs::read(dir.join("about.json"))
                 .ok()
                 .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-            // Whoever looks for an instance must not meet the locks that are tried here.
-            let search = self.root.join("locks").join(format!("mount-{key}"));
-            let _search = FileLock::wait(&search, Hold::Exclusive)?;
-            for n in instances(&dir)? {
-                let lock = self.root.join("locks").join(format!("mount-{key}-{n}"));
-                let used = fs::metadata(&lock).or_else(|_| fs::metadata(&dir));
-                found.push(CacheMountOnDisk {
-                    key: key.to_owned(),
-                    number: n,
-                    id: id.clone(),
-                    path: dir.join(n.to_string()),
-                    last_used: used.and_then(|m| m.modified()).at("read", &lock)?,
-                    in_use: FileLock::attempt(&lock, Hold::Exclusive)?.is_none(),
-                });
-            }
+            found.extend(self.instances_on_disk(key, id.as_ref())?);
         }
         found.sort_by(|a, b| (&a.key, a.number).cmp(&(&b.key, b.number)));
         Ok(found)
+    }
+
+    /// The finished instances of one cache mount.
+    pub fn cache_mount_instances(
+        &self,
+        id: &CacheMountId,
+    ) -> Result<Vec<CacheMountOnDisk>, StoreError> {
+        let key = id.key();
+        let dir = self.root.join("mounts").join(&key);
+        if !dir.try_exists().at("read", &dir)? {
+            return Ok(Vec::new());
+        }
+        self.instances_on_disk(&key, Some(id))
+    }
+
+    fn instances_on_disk(
+        &self,
+        key: &str,
+        id: Option<&CacheMountId>,
+    ) -> Result<Vec<CacheMountOnDisk>, StoreError> {
+        let dir = self.root.join("mounts").join(key);
+        let locks = self.root.join("locks");
+        // Whoever looks for an instance must not meet the locks that are tried here.
+        let _search = FileLock::wait(&locks.join(format!("mount-{key}")), Hold::Exclusive)?;
+        let mut found = Vec::new();
+        for n in instances(&dir)? {
+            let lock = locks.join(format!("mount-{key}-{n}"));
+            let used = fs::metadata(&lock).or_else(|_| fs::metadata(&dir));
+            found.push(CacheMountOnDisk {
+                key: key.to_owned(),
+                number: n,
+                id: id.cloned(),
+                path: dir.join(n.to_string()),
+                last_used: used.and_then(|m| m.modified()).at("read", &lock)?,
+                in_use: FileLock::attempt(&lock, Hold::Exclusive)?.is_none(),
+            });
+        }
+        Ok(found)
+    }
+
+    /// Calls `read` with the directory of an instance that nobody uses; whoever looks for one waits meanwhile. That is no use
+    /// of it. `None` when somebody uses it, or it has gone.
+    pub fn read_cache_mount<T>(
+        &self,
+        mount: &CacheMountOnDisk,
+        read: impl FnOnce(&Path) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        let (key, n) = (&mount.key, mount.number);
+        let locks = self.root.join("locks");
+        let _search = FileLock::wait(&locks.join(format!("mount-{key}")), Hold::Exclusive)?;
+        let lock = locks.join(format!("mount-{key}-{n}"));
+        let Some(_lock) = FileLock::attempt(&lock, Hold::Exclusive)? else {
+            return Ok(None);
+        };
+        let is_there = mount.path.try_exists().at("read", &mount.path)?;
+        Ok(is_there.then(|| read(&mount.path)))
+    }
+
+    /// Makes `new`, a directory on the store's file system, the only instance of a cache mount, used at `used`; whether it is.
+    /// It is not when somebody uses an instance, or used one at `used` or later. `origin` is what the directory was made of.
+    pub fn replace_cache_mount(
+        &self,
+        id: &CacheMountId,
+        new: &Path,
+        used: SystemTime,
+        origin: &Digest,
+    ) -> Result<bool, StoreError> {
+        let key = id.key();
+        let dir = self.root.join("mounts").join(&key);
+        let locks = self.root.join("locks");
+        let _search = FileLock::wait(&locks.join(format!("mount-{key}")), Hold::Exclusive)?;
+        fs::create_dir_all(&dir).at("create", &dir)?;
+        let mut held = Vec::new();
+        for n in instances(&dir)? {
+            let path = locks.join(format!("mount-{key}-{n}"));
+            let last_used = fs::metadata(&path).and_then(|m| m.modified());
+            let is_newer = last_used.is_ok_and(|last| last >= used);
+            match FileLock::attempt(&path, Hold::Exclusive)? {
+                Some(lock) if !is_newer => held.push((n, lock)),
+                _ => return Ok(false),
+            }
+        }
+        let trash = self.temp_dir()?;
+        for (n, _) in &held {
+            let old = dir.join(n.to_string());
+            fs::rename(&old, trash.path().join(n.to_string())).at("remove", &old)?;
+        }
+        let about = dir.join("about.json");
+        if !about.try_exists().at("read", &about)? {
+            self.workspace.replace(&about, &crate::oci::to_json(id))?;
+        }
+        let text = origin.to_string();
+        self.workspace
+            .replace(&dir.join("origin"), text.as_bytes())?;
+        let path = dir.join("0");
+        fs::rename(new, &path).at("create", &path)?;
+        let first = match held.into_iter().find(|(n, _)| *n == 0) {
+            Some((_, lock)) => lock,
+            None => FileLock::wait(&locks.join(format!("mount-{key}-0")), Hold::Exclusive)?,
+        };
+        first.stamp_as(used)?;
+        Ok(true)
+    }
+
+    /// What instance 0 of a cache mount came with, if it came from another machine.
+    pub fn cache_mount_origin(&self, id: &CacheMountId) -> Option<Digest> {
+        let path = self.root.join("mounts").join(id.key()).join("origin");
+        fs::read_to_string(path).ok()?.parse().ok()
     }
 
     /// Removes an instance unless somebody uses it; whether it is gone.

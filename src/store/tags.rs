@@ -6,7 +6,7 @@
 //!
 //! Readers take no lock: the file is replaced by a rename. Writers hold `locks/index`.
 
-use std::{fs, io};
+use std::{collections::BTreeSet, fs, io};
 
 use super::{
     Store, StoreError,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     oci::{ANNOTATION_REF_NAME, Descriptor, Index, Manifest, to_json},
-    reference::Reference,
+    reference::{DOCKER_IO, Reference},
 };
 
 /// The annotation by which containerd and Docker name an image of a layout.
@@ -48,13 +48,9 @@ impl Store {
 
     /// The image with this name; `latest` is meant when it has neither tag nor digest.
     pub fn tag(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
-        let reference = reference.clone().with_default_tag();
-        let found = self
-            .read_index()?
-            .manifests
-            .into_iter()
-            .filter_map(as_tag)
-            .find(|tag| tag.reference == reference);
+        let names = Names::of(std::slice::from_ref(reference));
+        let mut entries = self.read_index()?.manifests.into_iter();
+        let found = entries.find(|entry| names.has(entry)).and_then(as_tag);
         Ok(found.map(|tag| tag.descriptor))
     }
 
@@ -74,16 +70,12 @@ impl Store {
             .map(|descriptor| descriptor.digest)
             .collect();
         self.sync_blobs(&blobs)?;
-        let references: Vec<_> = references
-            .iter()
-            .map(|reference| reference.clone().with_default_tag())
-            .collect();
-        self.mark_images(&references)?;
+        let names = Names::of(references);
         self.edit_index(|index| {
-            index.manifests.retain(|entry| {
-                as_tag(entry.clone()).is_none_or(|tag| !references.contains(&tag.reference))
-            });
-            for reference in &references {
+            let before = take(index, &names);
+            let mut new = Vec::with_capacity(references.len());
+            for reference in references {
+                let reference = reference.clone().with_default_tag();
                 let mut entry = descriptor.clone();
                 entry
                     .annotations
@@ -91,39 +83,37 @@ impl Store {
                 entry
                     .annotations
                     .insert(ANNOTATION_REF_NAME.to_owned(), reference.familiar());
-                index.manifests.push(entry);
+                new.push(entry);
             }
+            let is_same = before == new;
+            self.mark_images(before.into_iter().filter_map(as_tag))?;
+            index.manifests.extend(new);
+            Ok(!is_same)
         })
     }
 
-    /// Takes a name away; the image's blobs stay. Returns what it named.
-    pub fn remove_tag(&self, reference: &Reference) -> Result<Option<Descriptor>, StoreError> {
-        let reference = reference.clone().with_default_tag();
-        self.mark_images(std::slice::from_ref(&reference))?;
-        let mut removed = None;
+    /// Takes names away, all at once; the images' blobs stay. Gives what they named.
+    pub fn remove_tags(&self, references: &[Reference]) -> Result<Vec<Tag>, StoreError> {
+        let names = Names::of(references);
+        let mut removed = Vec::new();
         self.edit_index(|index| {
-            index.manifests.retain(|entry| {
-                let Some(tag) = as_tag(entry.clone()) else {
-                    return true;
-                };
-                let matches = tag.reference == reference;
-                if matches {
-                    removed = Some(tag.descriptor);
-                }
-                !matches
-            });
+            removed = take(index, &names).into_iter().filter_map(as_tag).collect();
+            self.mark_images(removed.iter().cloned())?;
+            Ok(!removed.is_empty())
         })?;
         Ok(removed)
     }
 
-    /// Marks what these names lead to as used, since they are about to be taken away: somebody who found an image by
-    /// its name may be reading it.
-    fn mark_images(&self, references: &[Reference]) -> Result<(), StoreError> {
-        for tag in self.tags()? {
-            if references.contains(&tag.reference) {
-                for blob in self.reachable(&tag.descriptor)? {
-                    self.has_blob(&blob.digest)?;
-                }
+    /// Marks what names lead to as used, since they are about to be taken away: somebody who found an image by its name may
+    /// be reading it.
+    fn mark_images(&self, tags: impl Iterator<Item = Tag>) -> Result<(), StoreError> {
+        let mut seen = BTreeSet::new();
+        for tag in tags {
+            if !seen.insert(tag.descriptor.digest) {
+                continue;
+            }
+            for blob in self.reachable(&tag.descriptor)? {
+                self.has_blob(&blob.digest)?;
             }
         }
         Ok(())
@@ -134,7 +124,7 @@ impl Store {
     pub fn reachable(&self, root: &Descriptor) -> Result<Vec<Descriptor>, StoreError> {
         let mut found: Vec<Descriptor> = Vec::new();
         let mut todo = vec![(root.clone(), 0)];
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         while let Some((descriptor, depth)) = todo.pop() {
             if !seen.insert(descriptor.digest) {
                 continue;
@@ -183,7 +173,11 @@ impl Store {
         &self,
         is_damaged: impl Fn(&Descriptor) -> bool,
     ) -> Result<(), StoreError> {
-        self.edit_index(|index| index.manifests.retain(|entry| !is_damaged(entry)))
+        self.edit_index(|index| {
+            let before = index.manifests.len();
+            index.manifests.retain(|entry| !is_damaged(entry));
+            Ok(index.manifests.len() != before)
+        })
     }
 
     /// Puts an index that cannot be read aside, as `index.json.damaged`, and begins an empty one; whether that was
@@ -216,26 +210,105 @@ impl Store {
         })
     }
 
-    fn edit_index(&self, edit: impl FnOnce(&mut Index)) -> Result<(), StoreError> {
+    /// Changes the index; `edit` says whether it did.
+    fn edit_index(
+        &self,
+        edit: impl FnOnce(&mut Index) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
         let _lock = FileLock::wait(&self.root.join("locks/index"), Hold::Exclusive)?;
-        let before = self.read_index()?;
-        let mut after = before.clone();
-        edit(&mut after);
-        if before == after {
+        let mut index = self.read_index()?;
+        if !edit(&mut index)? {
             return Ok(());
         }
         self.workspace
-            .replace_durably(&self.root.join("index.json"), &to_json(&after))
+            .replace_durably(&self.root.join("index.json"), &to_json(&index))
     }
 }
 
-/// An entry of the index as a tag, if it has a name that is a reference.
+/// Takes the entries with these names out of an index.
+fn take(index: &mut Index, names: &Names) -> Vec<Descriptor> {
+    index
+        .manifests
+        .extract_if(.., |entry| names.has(entry))
+        .collect()
+}
+
+/// Names that are looked for among the entries of an index. There may be thousands of both.
+struct Names(BTreeSet<String>);
+
+impl Names {
+    fn of(references: &[Reference]) -> Self {
+        let full = |reference: &Reference| reference.clone().with_default_tag().to_string();
+        Self(references.iter().map(full).collect())
+    }
+
+    fn has(&self, entry: &Descriptor) -> bool {
+        let full = entry.annotations.get(ANNOTATION_IMAGE_NAME);
+        match full {
+            // Reading a name takes longer than all else that is done with its entry.
+            Some(full) if is_in_full(full) => self.0.contains(full),
+            _ => name(entry).is_some_and(|name| self.0.contains(&name.to_string())),
+        }
+    }
+}
+
+/// Whether a text is the whole form of a reference, if it is one: then no other reference has it.
+fn is_in_full(text: &str) -> bool {
+    let Some((registry, rest)) = text.split_once('/') else {
+        return false;
+    };
+    let last = rest.rsplit('/').next().unwrap_or(rest);
+    let is_host = registry == "localhost" || registry.contains(['.', ':']);
+    let is_whole = match registry {
+        "index.docker.io" => false,
+        DOCKER_IO => rest.contains('/'),
+        _ => true,
+    };
+    is_host && is_whole && last.contains([':', '@'])
+}
+
+/// The name that an entry has, if that is a reference.
+fn name(entry: &Descriptor) -> Option<Reference> {
+    let annotations = &entry.annotations;
+    let text = annotations
+        .get(ANNOTATION_IMAGE_NAME)
+        .or_else(|| annotations.get(ANNOTATION_REF_NAME))?;
+    Some(Reference::parse(text).ok()?.with_default_tag())
+}
+
+/// An entry of the index as a tag, if it has a name.
 fn as_tag(mut descriptor: Descriptor) -> Option<Tag> {
-    let full = descriptor.annotations.remove(ANNOTATION_IMAGE_NAME);
-    let short = descriptor.annotations.remove(ANNOTATION_REF_NAME);
-    let reference = Reference::parse(&full.or(short)?).ok()?.with_default_tag();
+    let reference = name(&descriptor)?;
+    descriptor.annotations.remove(ANNOTATION_IMAGE_NAME);
+    descriptor.annotations.remove(ANNOTATION_REF_NAME);
     Some(Tag {
         reference,
         descriptor,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_names_are_compared_as_texts() {
+        for text in [
+            "docker.io/library/app:v1",
+            "localhost/app:v1",
+            "localhost:5000/a/b@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "app",
+            "app:v1",
+            "library/app:v1",
+            "user/app:v1",
+            "docker.io/app:v1",
+            "docker.io/library/app",
+            "index.docker.io/library/app:v1",
+            "ghcr.io/x/app",
+            "ghcr.io/x/app:v1",
+        ] {
+            let whole = Reference::parse(text).expect("valid").with_default_tag();
+            assert_eq!(is_in_full(text), whole.to_string() == text, "{text}");
+        }
+    }
 }

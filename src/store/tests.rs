@@ -149,8 +149,13 @@ fn tags_move_as_a_whole_and_other_entries_stay() {
     store.set_tags(&names[..1], &two).unwrap();
     assert_eq!(store.tag(&names[0]).unwrap(), Some(two.clone()));
     assert_eq!(store.tag(&names[1]).unwrap(), Some(one.clone()));
-    assert_eq!(store.remove_tag(&names[1]).unwrap(), Some(one));
-    assert_eq!(store.remove_tag(&names[1]).unwrap(), None);
+    let removed = store.remove_tags(&names[1..2]).unwrap();
+    assert_eq!(
+        (&removed[0].reference, &removed[0].descriptor),
+        (&names[1], &one)
+    );
+    assert_eq!(removed.len(), 1);
+    assert_eq!(store.remove_tags(&names[1..2]).unwrap(), []);
     let names: Vec<_> = store.tags().unwrap();
     assert_eq!(names.len(), 1);
     let index: serde_json::Value = serde_json::from_slice(&fs::read(&index_path).unwrap()).unwrap();
@@ -351,6 +356,44 @@ fn a_cache_mount_is_filled_once_and_never_half() {
             .unwrap(),
     );
     assert_eq!(filled.get(), 2);
+}
+
+#[test]
+fn a_cache_mount_is_replaced_only_by_a_newer_one_and_not_in_use() {
+    let (_dir, store) = store();
+    let origin = crate::oci::sha256(b"layer");
+    let at = |seconds| std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+    let replace = |text: &str, used| {
+        let temp = store.temp_dir().unwrap();
+        let new = temp.path().join("fs");
+        fs::create_dir(&new).unwrap();
+        fs::write(new.join("file"), text).unwrap();
+        store
+            .replace_cache_mount(&mount_id(), &new, at(used), &origin)
+            .unwrap()
+    };
+    let content = || {
+        let instances = store.cache_mount_instances(&mount_id()).unwrap();
+        assert_eq!(instances.len(), 1);
+        fs::read_to_string(instances[0].path.join("file")).unwrap()
+    };
+    assert_eq!(store.cache_mount_origin(&mount_id()), None);
+    assert!(replace("one", 100));
+    assert!(!replace("older", 99) && !replace("same", 100));
+    assert_eq!(content(), "one");
+    assert!(replace("two", 101));
+    assert_eq!(content(), "two");
+    assert_eq!(store.cache_mount_origin(&mount_id()), Some(origin));
+    let read = |mount| store.read_cache_mount(mount, |dir| dir.join("file").is_file());
+    let instance = store.cache_mount_instances(&mount_id()).unwrap().remove(0);
+    assert_eq!(instance.last_used, at(101), "reading is no use");
+    assert_eq!(read(&instance).unwrap(), Some(true));
+    let in_use = mount(&store, CacheSharing::Shared).expect("free");
+    assert!(!replace("in use", u64::from(u32::MAX)));
+    assert_eq!(read(&instance).unwrap(), None);
+    drop(in_use);
+    assert!(replace("later", u64::from(u32::MAX)));
+    assert_eq!(content(), "later");
 }
 
 #[test]

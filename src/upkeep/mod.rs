@@ -16,14 +16,17 @@
 //! leaves less, never half of something: records go before the blobs that they name.
 
 mod budget;
+mod groups;
 mod inventory;
+mod item;
 mod prune;
 mod verify;
 
 use std::{io, path::PathBuf};
 
 pub use budget::{Free, free_space};
-pub use inventory::{Inventory, Item, Kind, Part, PartKind};
+pub use inventory::Inventory;
+pub use item::{Item, Kind, Part, PartKind};
 pub use prune::{Policy, remove};
 pub use verify::{Damage, Verified, verify};
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{Free, Inventory, Item, Kind, UpkeepError, inventory::Means};
+use super::{Free, Inventory, Item, Kind, UpkeepError, item::Means};
 use crate::store::Store;
 
 /// What shall go. The limits are those of `docker buildx prune`: without any, all that the other fields allow; with some,

@@ -1,6 +1,6 @@
 use std::time::{Duration, SystemTime};
 
-use super::{inventory::Means, *};
+use super::{item::Means, *};
 
 const NOW: u64 = 1_000_000;
 

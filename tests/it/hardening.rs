@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use super::support::{Outcome, TestEnv};
+use super::support::{Outcome, TestEnv, compile};
 
 /// Each line is printed only if something got out.
 const ATTEMPTS: &str = r#"FROM base
@@ -141,4 +141,135 @@ fn a_step_of_an_ordinary_user_stays_inside() {
         return;
     }
     stays_inside(Some(54321));
+}
+
+/// With the numbers of the processes that run the build, as far as they mean anything to a step.
+const REACHING_OUT: &str = "FROM base
+ARG OUTSIDE
+COPY escape /escape
+RUN echo started && /escape $OUTSIDE
+USER 1234
+RUN /escape $OUTSIDE && echo ended
+";
+
+/// Builds as `user`, in a mount namespace where part of `/proc` is hidden if `masked`, as in a container.
+fn reach_out(program: &std::path::Path, user: Option<u32>, isolation: &str, masked: bool) {
+    let env = TestEnv::new();
+    env.dockerfile(REACHING_OUT);
+    fs::copy(program, env.path("context/escape")).expect("a copy");
+    fs::copy(env!("CARGO_BIN_EXE_rbuild"), env.path("rbuild")).expect("a copy");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .args([TestEnv::base(), env.path("base")])
+        .status();
+    assert!(copied.expect("cp starts").success());
+    fs::set_permissions(env.path(""), fs::Permissions::from_mode(0o777)).expect("a mode");
+    let mask = if masked {
+        "mount --bind /dev/null /proc/version && "
+    } else {
+        ""
+    };
+    let become_user = user.map_or(String::new(), |id| {
+        format!("setpriv --reuid={id} --regid={id} --clear-groups ")
+    });
+    let script =
+        format!("{mask}exec {become_user}\"$@\" --build-arg=OUTSIDE=\"$$ 1 $PPID\" context");
+    let args = [
+        "build",
+        "--progress=plain",
+        "--build-context=base=oci-layout://base",
+        "--isolation",
+        isolation,
+    ];
+    let inner = env.command(&args);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", &script, "sh"])
+        .arg(env.path("rbuild"))
+        .args(args)
+        .current_dir(env.path(""))
+        .env_clear();
+    for (key, value) in inner.get_envs() {
+        if let Some(value) = value {
+            command.env(key, value);
+        }
+    }
+    let outcome = env.outcome(&mut command);
+    if outcome.code == Some(3) {
+        eprintln!("skipped: no step can be run so here:\n{outcome}");
+        return;
+    }
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+    assert!(outcome.stderr.contains("ended"), "{outcome}");
+    assert!(!outcome.stderr.contains("ESCAPED"), "{outcome}");
+}
+
+#[test]
+fn a_step_reaches_no_process_beside_it() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become the other users");
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = match compile("escape", dir.path()) {
+        Ok(program) => program,
+        Err(reason) => {
+            eprintln!("skipped: no static C program can be made here: {reason}");
+            return;
+        }
+    };
+    reach_out(&program, None, "auto", false);
+    reach_out(&program, None, "chroot", false);
+    reach_out(&program, Some(54321), "auto", false);
+    // Then a step shares the process numbers of the machine.
+    reach_out(&program, Some(54321), "auto", true);
+}
+
+#[test]
+fn root_with_fewer_capabilities_builds_all_the_same() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base
+RUN --mount=type=tmpfs,target=/t --mount=type=cache,target=/c touch /c/x /t/y && chown -R 5:6 /usr/share && test -c /dev/null
+RUN --network=none test -e /proc/net/dev
+USER 77
+RUN test \"$(id -u)\" = 77
+",
+    );
+    let context = format!("base=oci-layout://{}", TestEnv::base().display());
+    let args = ["build", "--build-context", &context, "context"];
+    for dropped in [
+        "",
+        "-sys_resource,-mknod,-net_admin,-sys_ptrace,-sys_nice,-audit_write,-net_raw",
+    ] {
+        let inner = env.command(&args);
+        let mut command = Command::new("setpriv");
+        if !dropped.is_empty() {
+            command.args([
+                format!("--inh-caps={dropped}"),
+                format!("--bounding-set={dropped}"),
+            ]);
+        }
+        command
+            .arg(env!("CARGO_BIN_EXE_rbuild"))
+            .args(args)
+            .arg("--no-cache")
+            .current_dir(env.path(""))
+            .env_clear();
+        for (key, value) in inner.get_envs() {
+            if let Some(value) = value {
+                command.env(key, value);
+            }
+        }
+        let outcome = env.outcome(&mut command);
+        if dropped.is_empty() && outcome.code == Some(3) {
+            eprintln!("skipped: no step can be run here:\n{outcome}");
+            return;
+        }
+        assert_eq!(outcome.code, Some(0), "{dropped}: {outcome}");
+    }
 }

@@ -4,6 +4,7 @@ mod support;
 
 mod architecture;
 mod build;
+mod cache_mounts;
 mod chroot;
 mod command_line;
 mod contexts;

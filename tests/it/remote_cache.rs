@@ -28,13 +28,13 @@ RUN head -c 1000 /dev/urandom >/final; wc -c /out >>/final
 ";
 
 /// What only one of the machines has: a store.
-struct Runner<'a> {
-    env: &'a TestEnv,
-    root: PathBuf,
+pub(crate) struct Runner<'a> {
+    pub(crate) env: &'a TestEnv,
+    pub(crate) root: PathBuf,
 }
 
 impl Runner<'_> {
-    fn build(&self, args: &[&str]) -> Outcome {
+    pub(crate) fn build(&self, args: &[&str]) -> Outcome {
         let base = format!("base=oci-layout://{}", TestEnv::base().display());
         let root = self.root.to_str().expect("a temporary path is text");
         let mut all = vec!["--root", root, "build", "--progress=plain"];
@@ -50,7 +50,7 @@ impl Runner<'_> {
     }
 }
 
-fn runner<'a>(env: &'a TestEnv, name: &str) -> Runner<'a> {
+pub(crate) fn runner<'a>(env: &'a TestEnv, name: &str) -> Runner<'a> {
     Runner {
         env,
         root: env.path(name),
@@ -58,7 +58,7 @@ fn runner<'a>(env: &'a TestEnv, name: &str) -> Runner<'a> {
 }
 
 /// An environment with the Dockerfile; `None` where no step can be run.
-fn prepared(dockerfile: &str) -> Option<TestEnv> {
+pub(crate) fn prepared(dockerfile: &str) -> Option<TestEnv> {
     let env = TestEnv::new();
     env.dockerfile("FROM base\nRUN true\n");
     let tried = runner(&env, "tried").build(&["-o", "type=cacheonly"]);
@@ -72,7 +72,7 @@ fn prepared(dockerfile: &str) -> Option<TestEnv> {
 }
 
 /// How many steps were executed: lines `#N DONE` of vertices that are steps.
-fn n_executed(outcome: &Outcome) -> usize {
+pub(crate) fn n_executed(outcome: &Outcome) -> usize {
     let lines: Vec<&str> = outcome.stderr.lines().collect();
     let is_step = |line: &str, number: &str| {
         line.strip_prefix(number)

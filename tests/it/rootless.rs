@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::support::{Outcome, TestEnv};
+use super::support::{Outcome, TestEnv, compile};
 
 /// What a build is expected to get right with any ids: owners, modes, capabilities of files, links, deletions, and what
 /// a process sees of itself.
@@ -61,10 +61,34 @@ fn give(path: &Path, uid: u32, gid: u32) {
     }
 }
 
-/// Builds as a user; gives the diffIDs of the layers and the last lines of what was said.
-fn build_as(ids: (u32, u32)) -> Result<Vec<Value>, Outcome> {
+/// What a step does with users and owners, with a program that prints what came of it.
+const WITH_PROGRAM: &str = r#"FROM base
+RUN echo "app:x:1000:1000::/app:/bin/sh" >>/etc/passwd
+COPY users /users
+RUN /users >/result 2>&1
+USER app
+WORKDIR /app
+RUN /users again >>/app/result && id >>/app/result
+WORKDIR /app/made/by/run
+USER 4321:99
+RUN id -u >/tmp/id && id -g >>/tmp/id; stat -c %u:%g . >>/tmp/id
+USER root
+RUN su app -c 'cat /t/secret; echo $?; touch /t/x; echo $?; id -u' >>/result 2>&1; \
+    mkdir /tree && cp -a /t /tree && tar c -C /t . | tar x -C /tree; find /tree -exec stat -c '%n %u:%g %a %F' {} + | sort >>/result
+"#;
+
+/// Builds as a user; gives the diffIDs of the layers and the environment, in which the files are in `files`.
+fn build_as(
+    ids: (u32, u32),
+    dockerfile: &str,
+    program: Option<&Path>,
+    isolation: &str,
+) -> Result<(Vec<Value>, TestEnv), Outcome> {
     let env = TestEnv::new();
-    env.dockerfile(DOCKERFILE).file("file", "content\n");
+    env.dockerfile(dockerfile).file("file", "content\n");
+    if let Some(program) = program {
+        fs::copy(program, env.path("context/users")).expect("a copy");
+    }
     fs::copy(env!("CARGO_BIN_EXE_rbuild"), env.path("rbuild")).expect("a copy");
     let base = env.path("base");
     let copied = Command::new("cp")
@@ -100,6 +124,10 @@ fn build_as(ids: (u32, u32)) -> Result<Vec<Value>, Outcome> {
         "app",
         "-o",
         "type=image,rewrite-timestamp=true",
+        "-o",
+        "type=local,dest=files",
+        "--isolation",
+        isolation,
         "--build-context",
         &context,
         "context",
@@ -110,7 +138,7 @@ fn build_as(ids: (u32, u32)) -> Result<Vec<Value>, Outcome> {
     let inspect = as_user(&["inspect", "app"]).success();
     let image: Value = serde_json::from_str(&inspect.stdout).expect("JSON");
     let diff_ids = image["images"][0]["config"]["rootfs"]["diff_ids"].clone();
-    Ok(diff_ids.as_array().expect("a list").clone())
+    Ok((diff_ids.as_array().expect("a list").clone(), env))
 }
 
 /// Whether the machine is to blame: nothing else counts as a reason to skip.
@@ -118,13 +146,20 @@ fn needs_namespaces(outcome: &Outcome) -> bool {
     outcome.code == Some(3) && outcome.stderr.contains("RUN needs namespaces")
 }
 
-#[test]
-fn layers_are_the_same_whoever_builds() {
+const WITH_IDS: &str = "a user with subordinate ids";
+
+/// Builds the same as everybody who can be had; hands each one's layers, with those of root, to `compare`.
+fn everybody(
+    dockerfile: &str,
+    program: Option<&Path>,
+    compare: impl Fn(&str, &(Vec<Value>, TestEnv), &(Vec<Value>, TestEnv)),
+) {
     if !rustix::process::geteuid().is_root() {
         eprintln!("skipped: only root can become the other users");
         return;
     }
-    let as_root = match build_as((0, 0)) {
+    let build = |ids, isolation| build_as(ids, dockerfile, program, isolation);
+    let as_root = match build((0, 0), "auto") {
         Ok(layers) => layers,
         Err(outcome) if needs_namespaces(&outcome) => {
             eprintln!("skipped: no step can be run here:\n{outcome}");
@@ -132,19 +167,62 @@ fn layers_are_the_same_whoever_builds() {
         }
         Err(outcome) => panic!("{outcome}"),
     };
-    assert_eq!(as_root.len(), 4);
-    let mut others = vec![("a user without subordinate ids", (54321, 54321))];
+    let mut others = vec![
+        ("a user without subordinate ids", (54321, 54321), "auto"),
+        ("root without namespaces", (0, 0), "chroot"),
+    ];
     match user_with_subordinate_ids() {
-        Some(ids) => others.push(("a user with subordinate ids", ids)),
+        Some(ids) => others.push((WITH_IDS, ids, "auto")),
         None => eprintln!("skipped: nobody has subordinate ids in /etc/subuid and /etc/subgid"),
     }
-    for (who, ids) in others {
-        match build_as(ids) {
-            Ok(layers) => assert_eq!(layers, as_root, "{who}"),
+    for (who, ids, isolation) in others {
+        match build(ids, isolation) {
+            Ok(layers) => compare(who, &layers, &as_root),
             Err(outcome) if needs_namespaces(&outcome) => {
                 eprintln!("skipped: {who} cannot run steps here:\n{outcome}");
             }
             Err(outcome) => panic!("{who}: {outcome}"),
         }
     }
+}
+
+#[test]
+fn layers_are_the_same_whoever_builds() {
+    everybody(DOCKERFILE, None, |who, (layers, _), (as_root, _)| {
+        assert_eq!(as_root.len(), 4);
+        assert_eq!(layers, as_root, "{who}");
+    });
+}
+
+#[test]
+fn a_program_finds_the_same_users_and_owners_whoever_builds() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = match compile("users", dir.path()) {
+        Ok(program) => program,
+        Err(reason) => {
+            eprintln!("skipped: no static C program can be made here: {reason}");
+            return;
+        }
+    };
+    everybody(WITH_PROGRAM, Some(&program), |who, theirs, of_root| {
+        for result in ["result", "app/result", "tmp/id"] {
+            let read = |env: &TestEnv| {
+                let path = env.path("files").join(result);
+                fs::read_to_string(path).expect("a result")
+            };
+            let (theirs, of_root) = (read(&theirs.1), read(&of_root.1));
+            // With many ids no `stat` is answered, so that a device is seen as the file that stands for it.
+            let skipped = |line: &str| who == WITH_IDS && line.starts_with("/t/null ");
+            let other: Vec<_> = theirs
+                .lines()
+                .zip(of_root.lines())
+                .filter(|(theirs, of_root)| theirs != of_root && !skipped(theirs))
+                .collect();
+            assert!(other.is_empty(), "{who}: {result}: {other:#?}");
+            assert_eq!(theirs.lines().count(), of_root.lines().count(), "{who}");
+        }
+        if who != WITH_IDS {
+            assert_eq!(theirs.0, of_root.0, "{who}");
+        }
+    });
 }

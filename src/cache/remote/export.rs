@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io::{self, Read},
     sync::{
         Mutex, PoisonError,
@@ -9,15 +10,15 @@ use std::{
     },
 };
 
-use super::{Place, PlaceError, Records, RemoteStep, StoredLayer, Trail};
+use super::{
+    MountChoice, MountPacker, Place, PlaceError, Records, RemoteStep, StoredLayer, Trail,
+    mounts::Chosen,
+};
 use crate::{
     oci::{Descriptor, DiffId, Digest, Platform},
     reference::Reference,
     registry::{OnBytes, Pushed, Upload},
 };
-
-/// How many blobs are sent at a time, as in BuildKit.
-const AT_A_TIME: usize = 4;
 
 /// Which layers are exported.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,17 +54,30 @@ pub struct Exported {
     pub layers: usize,
     /// Layers whose bytes could not be had; their records are there without them.
     pub without_bytes: usize,
+    /// Cache mounts that are there.
+    pub mounts: usize,
 }
 
-/// Writes the finished steps to a place. With `keep`, for a build that failed, what the place has of steps that this build did
-/// not come to stays.
+/// What of a build is written.
+#[derive(Debug, Clone, Copy)]
+pub struct What<'a> {
+    /// The steps.
+    pub trail: &'a Trail,
+    /// Which layers.
+    pub mode: Mode,
+    /// For a build that failed: what the place has of steps that this build did not come to stays, if it is for these.
+    pub keep: Option<&'a [Platform]>,
+    /// Which of the steps' cache mounts, and who packs them.
+    pub mounts: (&'a MountChoice, &'a MountPacker<'a>),
+}
+
+/// Writes the finished steps to a place, and cache mounts. That a mount cannot be written fails nothing.
 pub fn export(
     place: &dyn Place,
-    trail: &Trail,
-    mode: Mode,
-    keep: Option<&[Platform]>,
+    what: &What<'_>,
     source: &dyn LayerSource,
 ) -> Result<Exported, PlaceError> {
+    let What { trail, mode, .. } = *what;
     let steps = trail.steps();
     let wanted: BTreeMap<Digest, StoredLayer> = steps
         .iter()
@@ -79,12 +93,22 @@ pub fn export(
     let wanted: Vec<StoredLayer> = wanted.into_values().collect();
     let stored = put_layers(place, &wanted, source)?;
     let mut records = records(trail, stored);
-    let exported = Exported {
+    let mut exported = Exported {
         steps: records.steps.len(),
         layers: records.layers.len(),
         without_bytes: wanted.len() - records.layers.len(),
+        mounts: 0,
     };
-    if let Some(platforms) = keep
+    let (choice, packer) = what.mounts;
+    let mut mounts = trail.mounts();
+    mounts.retain(|mount| choice.has(mount));
+    if !mounts.is_empty() {
+        // What cannot be read has nothing to keep.
+        let before = place.records(&[]).unwrap_or_default();
+        put_mounts(place, packer, packer.choose(&mounts, &before), &mut records);
+        exported.mounts = records.mounts.len();
+    }
+    if let Some(platforms) = what.keep
         && let Ok(before) = place.records(platforms)
     {
         let mut merged = records.clone();
@@ -96,6 +120,7 @@ pub fn export(
             merged.layers.append(&mut earlier.layers);
             merged.steps.append(&mut earlier.steps);
             merged.facts.append(&mut earlier.facts);
+            merged.mounts.append(&mut earlier.mounts);
         }
         merged.normalize();
         // A layer of an earlier export may be gone by now; then the place refuses to have it named.
@@ -132,16 +157,48 @@ fn records(trail: &Trail, stored: Vec<StoredLayer>) -> Records {
         blob: Some(step.record.descriptor),
         created: step.record.created,
         content: step.record.content,
+        parent: None,
+        label: String::new(),
     });
     Records {
         layers: stored,
         steps: steps.collect(),
         facts: trail.facts(),
+        mounts: Vec::new(),
+    }
+}
+
+/// Sees to it that the place has these mounts, and puts them into the records.
+pub(super) fn put_mounts(
+    place: &dyn Place,
+    packer: &MountPacker<'_>,
+    chosen: Chosen,
+    records: &mut Records,
+) {
+    for packed in chosen.new {
+        let open = || Ok(Box::new(File::open(&packed.file)?) as Box<dyn Read + Send>);
+        let upload = Upload {
+            descriptor: &packed.layer.blob,
+            open: &open,
+            mount_from: &[],
+            progress: None,
+        };
+        match place.put_blob(&upload) {
+            Ok(_) => {
+                records.layers.push(packed.layer.clone());
+                records.mounts.push(packed.mount.clone());
+            }
+            Err(error) => packer.tell(&packed.mount.mount, &error.into()),
+        }
+    }
+    for (mount, layer) in chosen.kept {
+        records.layers.push(layer);
+        records.mounts.push(mount);
     }
 }
 
 /// Sees to it that the place has these layers; gives those whose bytes could be had.
-fn put_layers(
+pub(super) fn put_layers(
     place: &dyn Place,
     layers: &[StoredLayer],
     source: &dyn LayerSource,
@@ -166,7 +223,7 @@ fn put_layers(
         }
     };
     std::thread::scope(|scope| {
-        for _ in 0..AT_A_TIME.min(layers.len()) {
+        for _ in 0..place.at_a_time().min(layers.len()) {
             scope.spawn(work);
         }
     });

@@ -6,14 +6,14 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use super::{Place, PlaceError, Records};
+use super::{Place, PlaceError, Records, StoredLayer, StoredMount};
 use crate::{
     cache::{Key, Question, StepRecord},
     layer::Toc,
     oci::{Descriptor, DiffId, Digest},
     reference::Reference,
     registry::BlobSink,
-    store::{BlobWriter, LayerRecord, Store, StoreError},
+    store::{BlobWriter, CacheMountId, LayerRecord, Store, StoreError},
 };
 
 /// Places to read caches from, best first. They are read the first time that the local cache does not have a step.
@@ -33,6 +33,7 @@ pub struct Loaded {
     /// Results by key, and by definition and content; of several, one whose bytes can be had comes first.
     steps: BTreeMap<Digest, Vec<Found>>,
     facts: BTreeMap<Digest, String>,
+    mounts: BTreeMap<String, (StoredMount, StoredLayer)>,
     /// The places that hold a blob.
     holders: BTreeMap<Digest, Vec<usize>>,
 }
@@ -165,7 +166,8 @@ impl Imports {
             .and_then(|loaded| loaded.holders.get(&blob.digest));
         let mut failure = PlaceError::Lost(blob.digest);
         for place in holders.into_iter().flatten() {
-            match self.fetch_from(&*self.places[*place], store, blob, told) {
+            let expected = lock(&self.given).get(&blob.digest).copied();
+            match fetch_layer(&*self.places[*place], store, blob, expected, told) {
                 Ok(()) => return Ok(()),
                 // The same everywhere.
                 Err(error @ PlaceError::Store(_)) => return Err(error),
@@ -175,42 +177,59 @@ impl Imports {
         Err(failure)
     }
 
-    fn fetch_from(
-        &self,
-        place: &dyn Place,
-        store: &Store,
-        blob: &Descriptor,
-        told: &mut dyn FnMut(u64),
-    ) -> Result<(), PlaceError> {
-        let mut sink = StoreSink {
-            writer: store.blob_writer()?,
-            limit: blob.size,
-            told,
-        };
-        place.blob(blob, &mut sink)?;
-        let damaged = |reason: String| PlaceError::Damaged {
-            expected: blob.digest,
-            reason,
-        };
-        match sink.writer.commit_as(blob) {
-            Err(error @ (StoreError::Corrupt { .. } | StoreError::Size { .. })) => {
-                return Err(damaged(error.to_string()));
+    /// Fetches a blob from a place that holds it. The caller verifies it.
+    pub fn copy(&self, blob: &Descriptor, sink: &mut dyn BlobSink) -> Result<(), PlaceError> {
+        let loaded = self.loaded.get();
+        let holders = loaded.and_then(|loaded| loaded.holders.get(&blob.digest));
+        let mut failure = PlaceError::Lost(blob.digest);
+        for place in holders.into_iter().flatten() {
+            match self.places[*place].blob(blob, sink) {
+                Ok(()) => return Ok(()),
+                Err(error) => failure = error,
             }
-            other => other?,
+            if sink.reset().is_err() {
+                break;
+            }
         }
-        // The blob is what the record says; whether the layer is too shows when it is read.
-        let toc = Toc::read(store.open_blob(&blob.digest)?).map_err(|e| damaged(e.to_string()))?;
-        let expected = lock(&self.given).get(&blob.digest).copied();
-        if expected.is_some_and(|expected| expected != toc.diff_id) {
-            return Err(damaged(format!("its diffID is {}", toc.diff_id)));
-        }
-        store.put_layer(&LayerRecord {
-            diff_id: toc.diff_id,
-            descriptor: blob.clone(),
-            toc: toc.to_bytes(),
-        })?;
-        Ok(())
+        Err(failure)
     }
+}
+
+/// Puts a layer's blob into the store, with its table of contents. `told` hears how many bytes are here.
+pub(super) fn fetch_layer(
+    place: &dyn Place,
+    store: &Store,
+    blob: &Descriptor,
+    expected: Option<DiffId>,
+    told: &mut dyn FnMut(u64),
+) -> Result<(), PlaceError> {
+    let mut sink = StoreSink {
+        writer: store.blob_writer()?,
+        limit: blob.size,
+        told,
+    };
+    place.blob(blob, &mut sink)?;
+    let damaged = |reason: String| PlaceError::Damaged {
+        expected: blob.digest,
+        reason,
+    };
+    match sink.writer.commit_as(blob) {
+        Err(error @ (StoreError::Corrupt { .. } | StoreError::Size { .. })) => {
+            return Err(damaged(error.to_string()));
+        }
+        other => other?,
+    }
+    // The blob is what the record says; whether the layer is too shows when it is read.
+    let toc = Toc::read(store.open_blob(&blob.digest)?).map_err(|e| damaged(e.to_string()))?;
+    if expected.is_some_and(|expected| expected != toc.diff_id) {
+        return Err(damaged(format!("its diffID is {}", toc.diff_id)));
+    }
+    store.put_layer(&LayerRecord {
+        diff_id: toc.diff_id,
+        descriptor: blob.clone(),
+        toc: toc.to_bytes(),
+    })?;
+    Ok(())
 }
 
 impl Loaded {
@@ -242,11 +261,23 @@ impl Loaded {
             }
             self.steps.entry(step.key).or_default().push(result);
         }
+        for (mount, layer) in records.stored_mounts() {
+            let newest = self.mounts.entry(mount.mount.key());
+            let newest = newest.or_insert_with(|| (mount.clone(), layer.clone()));
+            if newest.0.used < mount.used {
+                *newest = (mount.clone(), layer.clone());
+            }
+        }
         for fact in &records.facts {
             self.facts
                 .entry(fact.question)
                 .or_insert_with(|| fact.answer.clone());
         }
+    }
+
+    /// A cache mount, as the place has it where it was used last.
+    pub fn mount(&self, id: &CacheMountId) -> Option<&(StoredMount, StoredLayer)> {
+        self.mounts.get(&id.key())
     }
 
     /// The answer to a question.

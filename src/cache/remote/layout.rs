@@ -7,72 +7,61 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{self, Read as _},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Mutex,
 };
 
-use super::{Place, PlaceError, Records, RecordsError, Selection, records::MAX_DOCUMENT_BYTES};
+use super::{
+    Place, PlaceError, Records, Selection,
+    layout_files::{self, Files, Pick, failed, is_absent},
+};
 use crate::{
-    oci::{
-        ANNOTATION_REF_NAME, Descriptor, Digest, Index, Manifest, MediaType, Platform, sha256,
-        to_json,
-    },
+    oci::{Descriptor, Digest, Index, Manifest, Platform, to_json},
     registry::{BlobSink, Pushed, Upload},
 };
-
-/// How much of a blob is read at once.
-const PIECE_BYTES: usize = 128 << 10;
 
 /// A directory and the name of a cache in it.
 #[derive(Debug)]
 pub struct LayoutPlace {
-    dir: PathBuf,
-    tag: String,
-    /// Instead of the tag.
-    digest: Option<Digest>,
+    dir: Dir,
+    pick: Pick,
     /// Held by the writer, from its first blob to the end.
     lock: Mutex<Option<File>>,
+}
+
+#[derive(Debug)]
+struct Dir(PathBuf);
+
+impl Files for Dir {
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read>> {
+        use rustix::fs::{Mode, OFlags};
+        // A pipe must not make the open wait.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(rustix::fs::open(self.path(name), flags, Mode::empty())?);
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("it is no regular file"));
+        }
+        Ok(Box::new(file))
+    }
 }
 
 impl LayoutPlace {
     /// The cache `tag` in a directory, which need not be there to be written to; or the one whose manifest has a digest.
     pub fn new(dir: PathBuf, tag: String, digest: Option<Digest>) -> Self {
         Self {
-            dir,
-            tag,
-            digest,
+            dir: Dir(dir),
+            pick: Pick { tag, digest },
             lock: Mutex::new(None),
         }
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
-        self.dir.join("blobs/sha256").join(digest.hex())
-    }
-
-    fn index(&self) -> Result<Index, PlaceError> {
-        let bytes = read(&self.dir.join("index.json"), MAX_DOCUMENT_BYTES)?;
-        Ok(serde_json::from_slice(&bytes).map_err(RecordsError::from)?)
-    }
-
-    fn document(&self, descriptor: &Descriptor) -> Result<Vec<u8>, PlaceError> {
-        let path = self.path(&descriptor.digest);
-        let bytes = read(&path, MAX_DOCUMENT_BYTES)?;
-        let actual = sha256(&bytes);
-        if actual != descriptor.digest {
-            return Err(PlaceError::Damaged {
-                expected: descriptor.digest,
-                reason: format!("it has digest {actual}"),
-            });
-        }
-        Ok(bytes)
-    }
-
-    fn is_mine(&self, entry: &Descriptor) -> bool {
-        match &self.digest {
-            Some(digest) => entry.digest == *digest,
-            None => entry.annotations.get(ANNOTATION_REF_NAME) == Some(&self.tag),
-        }
+        self.dir.path(&layout_files::blob_name(digest))
     }
 
     /// Makes the directory and takes the lock.
@@ -84,9 +73,9 @@ impl LayoutPlace {
         if lock.is_some() {
             return Ok(());
         }
-        let blobs = self.dir.join("blobs/sha256");
+        let blobs = self.dir.path("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(failed("create", &blobs))?;
-        let path = self.dir.join(".lock");
+        let path = self.dir.path(".lock");
         let file = File::create(&path).map_err(failed("create", &path))?;
         file.lock().map_err(failed("lock", &path))?;
         *lock = Some(file);
@@ -101,7 +90,7 @@ impl LayoutPlace {
             if !used.insert(descriptor.digest.hex()) {
                 continue;
             }
-            let Ok(bytes) = self.document(&descriptor) else {
+            let Ok(bytes) = layout_files::document(&self.dir, &descriptor) else {
                 return;
             };
             if let Ok(index) = serde_json::from_slice::<Index>(&bytes) {
@@ -113,7 +102,7 @@ impl LayoutPlace {
                 return;
             }
         }
-        let Ok(entries) = fs::read_dir(self.dir.join("blobs/sha256")) else {
+        let Ok(entries) = fs::read_dir(self.dir.path("blobs/sha256")) else {
             return;
         };
         for entry in entries.flatten() {
@@ -127,35 +116,15 @@ impl LayoutPlace {
 
 impl Place for LayoutPlace {
     fn name(&self) -> String {
-        self.dir.display().to_string()
+        self.dir.0.display().to_string()
     }
 
     fn records(&self, _: &[Platform]) -> Result<Selection, PlaceError> {
-        let index = match self.index() {
-            Err(PlaceError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Err(PlaceError::Absent);
-            }
-            other => other?,
-        };
-        let entry = index.manifests.iter().find(|entry| self.is_mine(entry));
-        let entry = entry.ok_or(PlaceError::Absent)?;
-        let manifest: Manifest =
-            serde_json::from_slice(&self.document(entry)?).map_err(RecordsError::from)?;
-        let config = self.document(&manifest.config)?;
-        Ok(vec![Records::from_image(&manifest, &config)?])
+        layout_files::records(&self.dir, &self.pick)
     }
 
     fn blob(&self, blob: &Descriptor, sink: &mut dyn BlobSink) -> Result<(), PlaceError> {
-        let path = self.path(&blob.digest);
-        let mut file = File::open(&path).map_err(failed("read", &path))?;
-        let mut piece = vec![0; PIECE_BYTES];
-        loop {
-            let n = file.read(&mut piece).map_err(failed("read", &path))?;
-            if n == 0 {
-                return Ok(());
-            }
-            sink.write(&piece[..n]).map_err(failed("copy", &path))?;
-        }
+        layout_files::blob(&self.dir, blob, sink)
     }
 
     fn put_blob(&self, upload: &Upload<'_>) -> Result<Pushed, PlaceError> {
@@ -167,7 +136,11 @@ impl Place for LayoutPlace {
         let mut reader = (upload.open)().map_err(failed("read", &path))?;
         let new = path.with_extension("new");
         let copied = File::create(&new).and_then(|mut file| io::copy(&mut reader, &mut file));
-        let size = copied.map_err(failed("write", &new))?;
+        let size = copied
+            .inspect_err(|_| {
+                fs::remove_file(&new).ok();
+            })
+            .map_err(failed("write", &new))?;
         if size != upload.descriptor.size {
             fs::remove_file(&new).ok();
             return Err(PlaceError::Damaged {
@@ -181,29 +154,18 @@ impl Place for LayoutPlace {
 
     fn put_records(&self, records: &Records) -> Result<(), PlaceError> {
         self.prepare()?;
-        let config = records.to_config();
-        let layers = records.layers.iter().map(|layer| layer.blob.clone());
-        let config_descriptor = Descriptor::of(MediaType::OCI_CONFIG, &config);
-        let manifest = to_json(&Manifest::new(config_descriptor.clone(), layers.collect()));
-        let mut entry = Descriptor::of(MediaType::OCI_MANIFEST, &manifest);
-        replace(&self.path(&config_descriptor.digest), &config)?;
-        replace(&self.path(&entry.digest), &manifest)?;
-        entry
-            .annotations
-            .insert(ANNOTATION_REF_NAME.to_owned(), self.tag.clone());
-        let path = self.dir.join("index.json");
-        let mut index = match self.index() {
-            Err(PlaceError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                Index::new(Vec::new())
-            }
+        let documents = layout_files::Documents::of(records, &self.pick.tag);
+        for (descriptor, bytes) in &documents.blobs {
+            replace(&self.path(&descriptor.digest), bytes)?;
+        }
+        let path = self.dir.path("index.json");
+        let mut index = match layout_files::index(&self.dir) {
+            Err(error) if is_absent(&error) => Index::new(Vec::new()),
             other => other?,
         };
-        index.manifests.retain(|entry| !self.is_mine(entry));
-        index.manifests.push(entry);
-        replace(
-            &self.dir.join("oci-layout"),
-            br#"{"imageLayoutVersion":"1.0.0"}"#,
-        )?;
+        index.manifests.retain(|entry| !self.pick.is(entry));
+        index.manifests.push(documents.entry);
+        replace(&self.dir.path("oci-layout"), layout_files::OCI_LAYOUT)?;
         replace(&path, &to_json(&index))?;
         self.sweep(&index);
         let mut lock = self
@@ -222,26 +184,4 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), PlaceError> {
     fs::write(&new, bytes)
         .and_then(|()| fs::rename(&new, path))
         .map_err(failed("write", path))
-}
-
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, PlaceError> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(limit + 1).read_to_end(&mut bytes))
-        .map_err(failed("read", path))?;
-    if bytes.len() as u64 > limit {
-        return Err(failed("read", path)(io::Error::other(format!(
-            "it has more than {limit} bytes"
-        ))));
-    }
-    Ok(bytes)
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PlaceError {
-    let path = path.to_owned();
-    move |source| PlaceError::File {
-        action,
-        path,
-        source,
-    }
 }

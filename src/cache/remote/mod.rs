@@ -15,7 +15,10 @@
 //!                        "blob":       the layer's descriptor, when its bytes are not here
 //!                        "created":    RFC 3339
 //!                        "content":    digest of what the layer holds, file times left out}],
-//!             "facts": [{"question": …, "answer": …}]}      see `facts`
+//!             "facts": [{"question": …, "answer": …}],      see `facts`
+//!             "mounts": [{"mount":   the cache mount: id, seed, mode, uid, gid
+//!                         "diff_id": the layer that holds its files
+//!                         "used":    when a step used it last, RFC 3339}]}
 //! ```
 //! An image of its own is for the platform `unknown/unknown`, so that nobody runs it by mistake. An image that was built with
 //! an inline cache is the image itself with this key in its config. **In buckets and the Actions cache** the document is one
@@ -24,6 +27,13 @@
 //! **Modes.** `min` holds the bytes of the layers that the final image consists of, `max` those of all steps. Records of all
 //! steps are in both: with `min`, a build that finds all of them executes nothing either. A step of which only the
 //! record is there is executed when its bytes are needed.
+//!
+//! **Whole stores.** [`export_store`] writes the steps of all builds to a place, [`import_store`] puts what a place has into a
+//! store. The form is the same; steps have two more fields, `parent` and `label`, for lists and for pruning. Directories and
+//! archives hold it, and a build can read the directory.
+//!
+//! **Cache mounts** travel when asked for, each as a layer (`mounts`). They are nobody's result: whatever goes wrong with one, the
+//! build goes on without.
 //!
 //! **Trust.** A record says that a key has a layer, and nobody can check that without executing the step: whoever may write
 //! to a cache decides what is in the images of those who import it. All else is checked: documents are limited in
@@ -34,25 +44,39 @@
 //! ([`Imports::lose`]): its records count no longer, and the build begins again from what is there, so that the step
 //! is executed. Each time there is one record less, hence this ends.
 
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+mod archive;
 mod export;
 mod gha;
 mod imports;
 mod layout;
+mod layout_files;
+mod mounts;
 mod place;
 mod records;
 mod registry;
 mod s3;
 mod trail;
+mod whole;
 
-pub use export::{Exported, LayerSource, Mode, export, inline};
+use crate::store::CacheMountId;
+
+pub use archive::{ArchivePlace, ArchiveSink};
+pub use export::{Exported, LayerSource, Mode, What, export, inline};
 pub use gha::{GhaPlace, GhaSettings};
 pub use imports::{Imports, Loaded};
 pub use layout::LayoutPlace;
+pub use mounts::{MountChoice, MountError, MountPacker, restore_mount};
 pub use place::{Place, PlaceError, Selection};
-pub use records::{Fact, Records, RecordsError, RemoteStep, StoredLayer};
+pub use records::{Fact, Records, RecordsError, RemoteStep, StoredLayer, StoredMount};
 pub use registry::RegistryPlace;
 pub use s3::{S3Place, S3Settings};
 pub use trail::{Finished, Trail};
+pub use whole::{Lost, WholeExported, WholeImported, export_store, import_store};
 
 /// The remote caches of a build: those it reads, and what it did, for those it writes.
 #[derive(Debug, Default)]
@@ -61,4 +85,31 @@ pub struct RemoteCache {
     pub imports: Imports,
     /// What was done.
     pub trail: Trail,
+    /// Which cache mounts are read.
+    pub mounts: MountChoice,
+    /// The mounts that were asked for in this build.
+    asked: Mutex<BTreeMap<String, Arc<OnceLock<()>>>>,
+}
+
+impl RemoteCache {
+    /// Caches to read, and which cache mounts of them.
+    pub fn new(imports: Imports, mounts: MountChoice) -> Self {
+        Self {
+            imports,
+            mounts,
+            ..Self::default()
+        }
+    }
+
+    /// Calls `restore` the first time that a mount is asked for, if it is one of those that are read. Who asks meanwhile waits.
+    pub fn first_use(&self, mount: &CacheMountId, restore: impl FnOnce()) {
+        if self.imports.is_empty() || !self.mounts.has(mount) {
+            return;
+        }
+        let cell = {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(asked.entry(mount.key()).or_default())
+        };
+        cell.get_or_init(restore);
+    }
 }

@@ -10,6 +10,9 @@ use crate::{
     store::StoreError,
 };
 
+/// How many blobs are sent at a time, as in BuildKit.
+pub(super) const AT_A_TIME: usize = 4;
+
 /// A place that holds a cache. Methods block; several threads may use one.
 pub trait Place: Send + Sync + fmt::Debug {
     /// What messages call it: `registry.test/app:cache`.
@@ -27,6 +30,11 @@ pub trait Place: Send + Sync + fmt::Debug {
 
     /// Replaces its records; all layers they name as stored are there.
     fn put_records(&self, records: &Records) -> Result<(), PlaceError>;
+
+    /// How many blobs it takes at a time, at most.
+    fn at_a_time(&self) -> usize {
+        AT_A_TIME
+    }
 
     /// The repository it is, from which a registry can mount blobs.
     fn repository(&self) -> Option<&Reference> {

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cache::{StepRecord, facts::MAX_ANSWER_BYTES},
-    oci::{Descriptor, DiffId, Digest, Manifest, MediaType, to_json},
+    oci::{ChainId, Descriptor, DiffId, Digest, Manifest, MediaType, to_json},
+    store::CacheMountId,
 };
 
 /// The key in an image config that holds the records.
@@ -16,6 +17,8 @@ pub(super) const CONFIG_KEY: &str = "rbuild.cache.v1";
 pub(super) const MAX_DOCUMENT_BYTES: u64 = 16 << 20;
 /// More steps than any build has.
 const MAX_STEPS: usize = 20_000;
+/// The longest name of a step that is read.
+pub(super) const MAX_LABEL_BYTES: usize = 4096;
 /// The largest layer that is believed in: 1 TiB.
 const MAX_LAYER_BYTES: u64 = 1 << 40;
 /// The media types of layers that this program reads.
@@ -36,6 +39,34 @@ pub struct Records {
     pub steps: Vec<RemoteStep>,
     /// The facts.
     pub facts: Vec<Fact>,
+    /// The cache mounts. Their layers are among `layers`.
+    pub mounts: Vec<StoredMount>,
+}
+
+/// A cache mount in a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredMount {
+    /// What identifies it.
+    pub mount: CacheMountId,
+    /// The layer with its files.
+    pub diff_id: DiffId,
+    /// When a step used it last.
+    #[serde(with = "rfc3339")]
+    pub used: Timestamp,
+}
+
+/// Times as texts.
+mod rfc3339 {
+    use jiff::Timestamp;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(time: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(time)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamp, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// A layer in a place.
@@ -64,6 +95,12 @@ pub struct RemoteStep {
     /// A digest of what the layer holds, file times left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Digest>,
+    /// The state that it ran on, where a whole cache was exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<ChainId>,
+    /// What progress called it, likewise.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
 }
 
 /// What was found out about a state.
@@ -109,9 +146,15 @@ pub enum RecordsError {
     /// A time is none.
     #[error("the time `{0}` of a step is none")]
     Time(String),
-    /// A step's layer has no descriptor.
-    #[error("the layer {0} of a step is not described")]
+    /// A layer has no descriptor.
+    #[error("the layer {0} of a step or mount is not described")]
     NoBlob(DiffId),
+    /// What a step is called is longer than that is.
+    #[error("the name of a step has {0} bytes")]
+    Label(usize),
+    /// A cache mount is none that a step can have.
+    #[error("the cache mount `{0}` is none")]
+    Mount(String),
     /// An answer is longer than answers are.
     #[error("an answer has {0} bytes")]
     Answer(usize),
@@ -122,6 +165,8 @@ struct Body {
     steps: Vec<RemoteStep>,
     #[serde(default)]
     facts: Vec<Fact>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<StoredMount>,
 }
 
 /// The one object that holds everything.
@@ -170,7 +215,13 @@ impl Records {
     }
 
     fn checked(layers: Vec<StoredLayer>, body: Body) -> Result<Self, RecordsError> {
-        let count = body.steps.len().max(body.facts.len()).max(layers.len());
+        let counts = [
+            &body.steps.len(),
+            &body.facts.len(),
+            &layers.len(),
+            &body.mounts.len(),
+        ];
+        let count = counts.into_iter().copied().max().unwrap_or(0);
         if count > MAX_STEPS {
             return Err(RecordsError::TooMany(count));
         }
@@ -178,14 +229,27 @@ impl Records {
             layers,
             steps: body.steps,
             facts: body.facts,
+            mounts: body.mounts,
         };
         let described: BTreeSet<DiffId> = records.layers.iter().map(|l| l.diff_id).collect();
         for step in &records.steps {
             if step.blob.is_none() && !described.contains(&step.diff_id) {
                 return Err(RecordsError::NoBlob(step.diff_id));
             }
+            if step.label.len() > MAX_LABEL_BYTES {
+                return Err(RecordsError::Label(step.label.len()));
+            }
             if step.created.parse::<Timestamp>().is_err() {
                 return Err(RecordsError::Time(step.created.chars().take(40).collect()));
+            }
+        }
+        for mount in &records.mounts {
+            let CacheMountId { id, mode, .. } = &mount.mount;
+            if id.len() > MAX_LABEL_BYTES || *mode > 0o7777 {
+                return Err(RecordsError::Mount(id.chars().take(40).collect()));
+            }
+            if !described.contains(&mount.diff_id) {
+                return Err(RecordsError::NoBlob(mount.diff_id));
             }
         }
         if let Some(fact) = records
@@ -218,6 +282,9 @@ impl Records {
                 step.blob = None;
             }
         }
+        let mut mounts = BTreeSet::new();
+        self.mounts.retain(|mount| mounts.insert(mount.mount.key()));
+        self.mounts.sort_by_key(|mount| mount.mount.key());
         self.facts.sort();
         self.facts.dedup_by_key(|fact| fact.question);
     }
@@ -227,6 +294,7 @@ impl Records {
         let body = Body {
             steps: self.steps.clone(),
             facts: self.facts.clone(),
+            mounts: self.mounts.clone(),
         };
         serde_json::json!(body)
     }
@@ -250,7 +318,16 @@ impl Records {
             body: Body {
                 steps: self.steps.clone(),
                 facts: self.facts.clone(),
+                mounts: self.mounts.clone(),
             },
+        })
+    }
+
+    /// The cache mounts with their layers.
+    pub(super) fn stored_mounts(&self) -> impl Iterator<Item = (&StoredMount, &StoredLayer)> {
+        self.mounts.iter().filter_map(|mount| {
+            let layer = self.layers.iter().find(|l| l.diff_id == mount.diff_id)?;
+            Some((mount, layer))
         })
     }
 
@@ -269,7 +346,7 @@ impl Records {
                 descriptor,
                 created: step.created.clone(),
                 content: step.content,
-                label: String::new(),
+                label: step.label.clone(),
             };
             Some((step, record, here.is_some()))
         })
@@ -290,99 +367,4 @@ fn check_layer(blob: &mut Descriptor) -> Result<(), RecordsError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oci::sha256;
-
-    pub(super) fn layer(text: &str) -> StoredLayer {
-        StoredLayer {
-            diff_id: DiffId(sha256(text.as_bytes())),
-            blob: Descriptor::of(MediaType::OCI_LAYER_GZIP, text.as_bytes()),
-        }
-    }
-
-    fn step(key: &str, layer: &StoredLayer, stored: bool) -> RemoteStep {
-        RemoteStep {
-            key: sha256(key.as_bytes()),
-            definition: sha256(b"definition"),
-            diff_id: layer.diff_id,
-            blob: (!stored).then(|| layer.blob.clone()),
-            created: "2026-01-01T00:00:00Z".to_owned(),
-            content: None,
-        }
-    }
-
-    fn sample() -> Records {
-        let (a, b) = (layer("a"), layer("b"));
-        let mut records = Records {
-            steps: vec![step("1", &a, true), step("2", &b, false)],
-            layers: vec![a],
-            facts: vec![Fact {
-                question: sha256(b"q"),
-                answer: "0:0".to_owned(),
-            }],
-        };
-        records.normalize();
-        records
-    }
-
-    fn manifest(records: &Records, config: &[u8]) -> Manifest {
-        Manifest::new(
-            Descriptor::of(MediaType::OCI_CONFIG, config),
-            records.layers.iter().map(|l| l.blob.clone()).collect(),
-        )
-    }
-
-    #[test]
-    fn both_forms_come_back_as_they_were() {
-        let records = sample();
-        let config = records.to_config();
-        let read = Records::from_image(&manifest(&records, &config), &config).expect("valid");
-        assert_eq!(read, records);
-        assert_eq!(
-            Records::from_object(&records.to_object()).expect("valid"),
-            records
-        );
-        let stored: Vec<bool> = records.results().map(|(_, _, stored)| stored).collect();
-        assert_eq!(stored.iter().filter(|stored| **stored).count(), 1);
-    }
-
-    #[test]
-    fn what_is_not_as_it_has_to_be_is_refused() {
-        let refused = |change: &dyn Fn(&mut Records)| {
-            let mut records = sample();
-            change(&mut records);
-            Records::from_object(&records.to_object())
-                .expect_err("it is wrong")
-                .to_string()
-        };
-        let text = refused(&|r| r.layers[0].blob.media_type = MediaType::new("text/html"));
-        assert!(text.contains("text/html"), "{text}");
-        let text = refused(&|r| r.layers[0].blob.size = u64::MAX);
-        assert!(text.contains("18446744073709551615 bytes"), "{text}");
-        let text = refused(&|r| r.steps[0].created = "yesterday".to_owned());
-        assert!(text.contains("yesterday"), "{text}");
-        let text = refused(&|r| r.layers.clear());
-        assert!(text.contains("not described"), "{text}");
-        let text = refused(&|r| r.facts[0].answer = "x".repeat(300));
-        assert!(text.contains("300 bytes"), "{text}");
-        let text = refused(&|r| r.facts = vec![r.facts[0].clone(); MAX_STEPS + 1]);
-        assert!(text.contains("20001 records"), "{text}");
-        let config = sample().to_config();
-        let mut document = manifest(&sample(), &config);
-        document.layers.clear();
-        let error = Records::from_image(&document, &config).expect_err("it is wrong");
-        assert!(matches!(error, RecordsError::Layers { .. }), "{error}");
-        let plain = br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#;
-        let error = Records::from_image(&document, plain).expect_err("it has none");
-        assert!(matches!(error, RecordsError::NoRecords), "{error}");
-    }
-
-    #[test]
-    fn other_fields_of_descriptors_are_dropped() {
-        let mut records = sample();
-        records.layers[0].blob.urls = vec!["https://elsewhere".to_owned()];
-        let read = Records::from_object(&records.to_object()).expect("valid");
-        assert_eq!(read, sample());
-    }
-}
+mod tests;

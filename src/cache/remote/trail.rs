@@ -10,6 +10,7 @@ use super::Fact;
 use crate::{
     cache::{Key, Question, StepRecord},
     oci::Digest,
+    store::CacheMountId,
 };
 
 /// A step whose layer is known.
@@ -33,6 +34,7 @@ pub struct Trail(Mutex<Marks>);
 struct Marks {
     steps: BTreeMap<Digest, Finished>,
     facts: BTreeMap<Digest, String>,
+    mounts: BTreeMap<String, CacheMountId>,
 }
 
 impl Trail {
@@ -54,6 +56,18 @@ impl Trail {
     pub fn fact(&self, question: Question, answer: &str) {
         let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         marks.facts.insert(*question.digest(), answer.to_owned());
+    }
+
+    /// Notes a cache mount of a step, whether that is executed or found.
+    pub fn mount(&self, mount: &CacheMountId) {
+        let mut marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.mounts.insert(mount.key(), mount.clone());
+    }
+
+    /// The cache mounts so far.
+    pub fn mounts(&self) -> Vec<CacheMountId> {
+        let marks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        marks.mounts.values().cloned().collect()
     }
 
     /// The steps so far, by key.

@@ -197,7 +197,7 @@ impl Session<'_> {
             return (outcome, explanation);
         }
         let cached = self.caches.export(
-            self.services.store,
+            (self.services.store, self.services.snapshots.style()),
             self.renderer,
             &self.request.platforms,
             outcome.is_err(),

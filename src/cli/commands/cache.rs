@@ -8,11 +8,13 @@ use std::{
 };
 
 use rbuild::{
+    snapshot::Style,
     store::Store,
     upkeep::{self, Inventory, Item, PartKind, Policy, UpkeepError, Verified},
 };
 use serde_json::{Value, json};
 
+use super::cache_transfer;
 use crate::cli::{
     args::DataFormat,
     cache_args::{
@@ -20,6 +22,7 @@ use crate::cli::{
     },
     classify,
     diagnostics::{self, Failure, Kind},
+    environment::Environment,
     progress::bytes,
     stdout, terminal,
 };
@@ -28,12 +31,18 @@ use crate::cli::{
 const MAX_DESCRIPTION: usize = 60;
 
 /// `rbuild cache`.
-pub(crate) fn run(store: &Store, args: &CacheArgs) -> Result<ExitCode, Failure> {
+pub(crate) fn run(
+    (store, style): (&Store, Style),
+    args: &CacheArgs,
+    env: &Environment,
+) -> Result<ExitCode, Failure> {
     match &args.command {
         CacheCommand::Ls(args) => list(store, args),
         CacheCommand::Du(args) => usage(store, args),
         CacheCommand::Prune(args) => prune(store, args),
         CacheCommand::Verify(args) => return verify(store, args),
+        CacheCommand::Export(args) => cache_transfer::export((store, style), args, env),
+        CacheCommand::Import(args) => cache_transfer::import((store, style), args),
     }
     .map(|()| ExitCode::SUCCESS)
 }

@@ -1,5 +1,7 @@
 //! `images`, `tag`, `rmi`, `inspect`: the named images of the store.
 
+use std::collections::BTreeSet;
+
 use rbuild::{
     oci::{ConfigFile, Descriptor, Digest, Index, Manifest, Platform},
     reference::Reference,
@@ -237,12 +239,14 @@ pub(crate) fn remove(store: &Store, args: &RmiArgs) -> Result<(), Failure> {
             );
         }
     }
-    for tag in doomed {
-        let removed = store
-            .remove_tag(&tag.reference)
-            .map_err(|e| classify::failure(&e))?;
-        if removed.is_some() {
-            stdout::print(&format!("Untagged: {}\n", tag.reference.familiar()))?;
+    let names: Vec<Reference> = doomed.iter().map(|tag| tag.reference.clone()).collect();
+    let removed = store
+        .remove_tags(&names)
+        .map_err(|e| classify::failure(&e))?;
+    let mut removed: BTreeSet<Reference> = removed.into_iter().map(|tag| tag.reference).collect();
+    for name in names {
+        if removed.remove(&name) {
+            stdout::print(&format!("Untagged: {}\n", name.familiar()))?;
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 mod archive;
 mod build;
 mod cache;
+mod cache_transfer;
 mod check;
 mod doctor;
 mod explain;
@@ -89,9 +90,10 @@ fn run_image(args: &RunArgs, root: &Path, env: &Environment) -> Result<ExitCode,
 /// Looks after the store from where its files' owners can be touched.
 fn cache(args: &CacheArgs, root: &Path, env: &Environment) -> Result<ExitCode, Failure> {
     match namespace::enter(settings::isolation(None, env)?, root, env) {
-        Place::Here(_) => {
+        Place::Here(rung) => {
             let store = Store::open(root).map_err(|e| classify::failure(&e))?;
-            cache::run(&store, args)
+            let style = build::state_style(rung.ok());
+            cache::run((&store, style), args, env)
         }
         Place::Finished(status) => Ok(ExitCode::from(status)),
     }

@@ -2,6 +2,7 @@
 
 use super::super::{
     seccomp::bpf::{Action, Architecture, Section, program},
+    supervisor::members,
     sys::Instruction,
 };
 
@@ -21,18 +22,10 @@ pub(super) enum Call {
     Faccessat2,
     Readlink,
     Readlinkat,
+    Linkat,
     Chdir,
     Execve,
     Execveat,
-    /// It names a process or thread in its first argument.
-    Process,
-    /// The same, and perhaps a group.
-    Kill,
-    Setpriority,
-    IoprioSet,
-    Kcmp,
-    Ptrace,
-    Fcntl,
     /// It names the machine.
     Uname,
 }
@@ -43,23 +36,15 @@ enum When {
     Always,
     /// If this argument lacks this bit.
     Lacks(u32, u32),
-    /// Unless this argument is 0, which means the caller.
-    Named(u32),
-    /// If this argument is among these.
-    Among(u32, &'static [u32]),
+    /// If this argument has this bit.
+    Has(u32, u32),
 }
 
 const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
-
-/// `PTRACE_ATTACH` and `PTRACE_SEIZE`: all other requests are for those who are traced already.
-const ATTACH: &[u32] = &[16, 0x4206];
-/// `F_SETOWN` and `F_SETOWN_EX`: the owner gets signals.
-const SET_OWNER: &[u32] = &[8, 15];
-/// `FIOSETOWN` and `SIOCSPGRP`: the same for sockets.
-const SET_SOCKET_OWNER: &[u32] = &[0x8901, 0x8902];
+const FOLLOW: u32 = libc::AT_SYMLINK_FOLLOW.cast_unsigned();
 
 /// The calls and their numbers on 64-bit x86, on 64-bit ARM and on 32-bit x86; -1 where there is none. Files are kept for
-/// 64-bit programs alone: others see the bare directories. Processes are kept from all.
+/// 64-bit programs alone: others see the bare directories.
 #[rustfmt::skip]
 const CALLS: &[(Call, When, [i32; 3])] = &[
     (Call::Open, When::Always, [2, -1, -1]),
@@ -75,29 +60,11 @@ const CALLS: &[(Call, When, [i32; 3])] = &[
     (Call::Faccessat2, When::Always, [439, 439, -1]),
     (Call::Readlink, When::Always, [89, -1, -1]),
     (Call::Readlinkat, When::Always, [267, 78, -1]),
+    // A name for a file that has none, by the link to its descriptor.
+    (Call::Linkat, When::Has(4, FOLLOW), [265, 37, -1]),
     (Call::Chdir, When::Always, [80, 49, -1]),
     (Call::Execve, When::Always, [59, 221, -1]),
     (Call::Execveat, When::Lacks(4, EMPTY_PATH), [322, 281, -1]),
-    (Call::Kill, When::Always, [62, 129, 37]),
-    (Call::Process, When::Always, [200, 130, 238]),       // tkill
-    (Call::Process, When::Always, [234, 131, 270]),       // tgkill
-    (Call::Process, When::Always, [129, 138, 178]),       // rt_sigqueueinfo
-    (Call::Process, When::Always, [297, 240, 335]),       // rt_tgsigqueueinfo
-    (Call::Process, When::Always, [434, 434, 434]),       // pidfd_open
-    (Call::Process, When::Always, [310, 270, 347]),       // process_vm_readv
-    (Call::Process, When::Always, [311, 271, 348]),       // process_vm_writev
-    (Call::Process, When::Named(0), [302, 261, 340]),     // prlimit64
-    (Call::Process, When::Named(0), [142, 118, 154]),     // sched_setparam
-    (Call::Process, When::Named(0), [144, 119, 156]),     // sched_setscheduler
-    (Call::Process, When::Named(0), [203, 122, 241]),     // sched_setaffinity
-    (Call::Process, When::Named(0), [314, 274, 351]),     // sched_setattr
-    (Call::Process, When::Named(0), [274, 100, 312]),     // get_robust_list
-    (Call::Setpriority, When::Always, [141, 140, 97]),
-    (Call::IoprioSet, When::Always, [251, 30, 289]),    // ioprio_set
-    (Call::Kcmp, When::Always, [312, 272, 349]),
-    (Call::Ptrace, When::Among(0, ATTACH), [101, 117, 26]),
-    (Call::Fcntl, When::Among(1, SET_OWNER), [72, 25, 55]),
-    (Call::Fcntl, When::Among(1, SET_OWNER), [-1, -1, 221]),
     (Call::Uname, When::Always, [63, 160, -1]),
 ];
 
@@ -106,9 +73,6 @@ const SOCKET: [u32; 3] = [41, 198, 359];
 const SOCKETCALL: u32 = 102;
 /// The families with addresses beyond this machine: `AF_INET`, `AF_INET6`, `AF_NETLINK`, `AF_PACKET`.
 const NETWORKED: &[u32] = &[2, 10, 16, 17];
-
-/// `ioctl`.
-const IOCTL: [u32; 3] = [16, 29, 54];
 
 const fn column(architecture: Architecture) -> usize {
     match architecture {
@@ -145,17 +109,10 @@ fn section(architecture: Architecture, offline: bool) -> Section {
         match when {
             When::Always => section.answer(number, Action::Notify),
             When::Lacks(index, mask) => section.notify_when_argument_lacks(number, *index, *mask),
-            When::Named(index) => {
-                section.judge_argument(number, *index, &[0], [Action::Allow, Action::Notify]);
-            }
-            When::Among(index, values) => {
-                section.judge_argument(number, *index, values, [Action::Notify, Action::Allow]);
-            }
+            When::Has(index, mask) => section.notify_when_argument_has(number, *index, *mask),
         }
     }
-    let refused = [Action::Errno(libc::EPERM), Action::Allow];
-    let number = IOCTL[column(architecture)];
-    section.judge_argument(number, 1, SET_SOCKET_OWNER, refused);
+    members::announce(&mut section, architecture);
     if offline {
         let number = SOCKET[column(architecture)];
         let refused = Action::Errno(libc::EAFNOSUPPORT);
@@ -187,6 +144,8 @@ mod tests {
         assert_eq!(verdict(X86_64, libc::SYS_openat, 0), notify);
         assert_eq!(verdict(X86_64, libc::SYS_newfstatat, 0), notify);
         assert_eq!(verdict(X86_64, libc::SYS_newfstatat, EMPTY_PATH), allow);
+        assert_eq!(verdict(X86_64, libc::SYS_linkat, FOLLOW), notify);
+        assert_eq!(verdict(X86_64, libc::SYS_linkat, 0), allow);
         assert_eq!(verdict(X86_64, libc::SYS_kill, 0), notify);
         assert_eq!(verdict(I386, 37, 0), notify, "kill of 32 bits");
         assert_eq!(verdict(X86_64, libc::SYS_prlimit64, 0), allow);

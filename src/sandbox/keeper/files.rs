@@ -95,9 +95,10 @@ impl Keeper {
             ),
             Call::Readlink => self.readlink(caller, (here, 0), 1),
             Call::Readlinkat => self.readlink(caller, (dir, 1), 2),
+            Call::Linkat => self.link(caller),
             Call::Chdir | Call::Execve => self.prepare(caller, (here, 0, Last::Follow)),
             Call::Execveat => self.prepare(caller, (dir, 1, nofollow(caller.signed(4)))),
-            _ => Ok(Some(Answer::Native)),
+            Call::Uname => Ok(Some(Answer::Native)),
         }
     }
 
@@ -459,6 +460,36 @@ impl Keeper {
         let bytes = &target.as_bytes()[..target.len().min(room)];
         caller.write(caller.word(buffer), bytes)?;
         Ok(Some(Answer::Value(i64::try_from(bytes.len()).unwrap_or(0))))
+    }
+
+    /// `linkat` that follows a link: how a file made without a name gets one, by way of `/proc/self/fd`.
+    fn link(&self, caller: &Tracee) -> Verdict {
+        let Spot::Shown(Place::Proc(path)) =
+            self.spot(caller, (caller.signed(0), 1, Last::Follow))?
+        else {
+            return Ok(Some(Answer::Native));
+        };
+        let new = self.spot(caller, (caller.signed(2), 3, Last::Keep))?;
+        let Spot::Native(Some(new)) = new else {
+            return Err(Errno::XDEV);
+        };
+        let fd = self.look(caller, &Place::Proc(path), true)?;
+        let (Some(above), Some(name)) = (new.parent(), new.file_name()) else {
+            return Err(Errno::EXIST);
+        };
+        let above = if above.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            above
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let (root, inside) = (&self.view.root, ResolveFlags::IN_ROOT);
+        let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        as_user(caller, || {
+            let dir = fs::openat2(root, above, flags, Mode::empty(), inside)?;
+            fs::linkat(CWD, &*source, &dir, name, AtFlags::SYMLINK_FOLLOW)
+        })?;
+        Ok(Some(Answer::Value(0)))
     }
 
     /// For calls that the kernel has to make: puts what they name into the root, where it will find it.

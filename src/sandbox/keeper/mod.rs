@@ -5,9 +5,8 @@
 //! `/proc` and `/sys` is opened by the keeper, and the step is given the descriptor; `stat` and `readlink` are answered.
 //!
 //! ```text
-//! calls    which are announced                     members  what belongs to the step, who may be signaled
+//! calls    which are announced                     mirror   directories of /proc and /sys, as real ones in the root
 //! view     where a path leads: Native or a Place   files    what is done to a Place
-//! mirror   directories of /proc and /sys, as real directories in the root
 //! ```
 //!
 //! What holds whatever a step does (a thread can change a path after it was looked at): a call that the kernel makes is
@@ -20,7 +19,6 @@
 
 mod calls;
 mod files;
-mod members;
 mod mirror;
 mod view;
 
@@ -35,12 +33,13 @@ use rustix::{
 };
 
 pub(super) use self::calls::filter;
-use self::{calls::Call, members::Members, mirror::Mirror, view::View};
+use self::{calls::Call, mirror::Mirror, view::View};
 use super::{
     error::{During as _, Failure},
     mount::fd_path,
     seccomp::bpf::Architecture,
     supervisor::{
+        members::{self, Members},
         sys::{self, Answer, Notification},
         tracee::Tracee,
     },
@@ -89,7 +88,7 @@ pub(super) fn serve(charge: Charge) -> Result<(), Failure> {
             devices: charge.kept.devices,
             members: Members {
                 helper: charge.helper.as_raw_pid(),
-                keeper: process::getpid().as_raw_pid(),
+                server: process::getpid().as_raw_pid(),
                 first: charge.step.as_raw_pid(),
             },
         },
@@ -140,19 +139,15 @@ impl Keeper {
         let architecture = Architecture::native_and_compatible()
             .into_iter()
             .find(|known| known.token() == notification.architecture);
-        let call = architecture.and_then(|a| Call::from_number(a, notification.number));
-        let Some(call) = call else {
+        let caller = Tracee::new(notification);
+        let number = notification.number;
+        if let Some(call) = architecture.and_then(|a| members::Call::from_number(a, number)) {
+            return self.view.members.decide(call, &caller).map(Some);
+        }
+        let Some(call) = architecture.and_then(|a| Call::from_number(a, number)) else {
             return Ok(Some(Answer::Native));
         };
-        let caller = Tracee::new(notification);
         match call {
-            Call::Process
-            | Call::Kill
-            | Call::Setpriority
-            | Call::IoprioSet
-            | Call::Kcmp
-            | Call::Ptrace
-            | Call::Fcntl => self.view.members.decide(call, &caller).map(Some),
             Call::Uname => self.uname(&caller),
             _ => match self.file(call, &caller, notification.id) {
                 // It cannot be looked into, as after it has changed its user: it finds what lies in the root.
@@ -200,6 +195,7 @@ fn path_argument(call: Call) -> usize {
         | Call::Faccessat
         | Call::Faccessat2
         | Call::Readlinkat
+        | Call::Linkat
         | Call::Execveat => 1,
         _ => 0,
     }

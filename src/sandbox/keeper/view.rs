@@ -18,7 +18,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{super::supervisor::tracee::Tracee, members::Members};
+use super::super::supervisor::{members::Members, tracee::Tracee};
 
 /// As many links as Linux follows before it gives up (`path_resolution(7)`).
 const MAX_LINKS: u32 = 40;

@@ -69,15 +69,6 @@ impl Architecture {
         }
     }
 
-    /// The one of this program.
-    pub(in crate::sandbox) const fn native() -> Self {
-        if cfg!(target_arch = "x86_64") {
-            Self::X86_64
-        } else {
-            Self::Aarch64
-        }
-    }
-
     /// `AUDIT_ARCH_…`
     pub(in crate::sandbox) fn token(self) -> u32 {
         match self {
@@ -163,23 +154,6 @@ impl Section {
         self.rule(number, test);
     }
 
-    /// Announces the call `number` if its argument `index` has one of the bits `mask`; allows it otherwise.
-    pub(in crate::sandbox) fn notify_when_argument_has(
-        &mut self,
-        number: u32,
-        index: u32,
-        mask: u32,
-    ) {
-        let test = vec![
-            load(ARGUMENTS_OFFSET + 8 * index),
-            step(AND, mask),
-            jump(JUMP_EQUAL, 0, 0, 1),
-            ret(Action::Allow),
-            ret(Action::Notify),
-        ];
-        self.rule(number, test);
-    }
-
     /// Allows the call `number` if its argument `index` has one of the bits `mask`; announces it otherwise.
     pub(in crate::sandbox) fn notify_when_argument_lacks(
         &mut self,
@@ -187,12 +161,26 @@ impl Section {
         index: u32,
         mask: u32,
     ) {
+        self.judge_bits(number, index, mask, [Action::Allow, Action::Notify]);
+    }
+
+    /// Announces the call `number` if its argument `index` has one of the bits `mask`; allows it otherwise.
+    pub(in crate::sandbox) fn notify_when_argument_has(
+        &mut self,
+        number: u32,
+        index: u32,
+        mask: u32,
+    ) {
+        self.judge_bits(number, index, mask, [Action::Notify, Action::Allow]);
+    }
+
+    fn judge_bits(&mut self, number: u32, index: u32, mask: u32, [has, lacks]: [Action; 2]) {
         let test = vec![
             load(ARGUMENTS_OFFSET + 8 * index),
             step(AND, mask),
             jump(JUMP_EQUAL, 0, 0, 1),
-            ret(Action::Notify),
-            ret(Action::Allow),
+            ret(lacks),
+            ret(has),
         ];
         self.rule(number, test);
     }

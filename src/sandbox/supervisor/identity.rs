@@ -11,7 +11,10 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 /// The slack of identity 0, in nanoseconds: the kernel's default.
-pub(in crate::sandbox) const BASE_SLACK: u64 = 50_000;
+const BASE_SLACK: u64 = 50_000;
+
+/// The slack of identity 1, which is root: what a step is until it becomes its user.
+pub(in crate::sandbox) const ROOT_SLACK: u64 = BASE_SLACK + 1;
 
 /// How many identities there can be; a slack of a millisecond is still nothing.
 const MAX: usize = 1_000_000;
@@ -142,15 +145,25 @@ impl Identity {
     }
 }
 
-/// The identities of a step; number 0 is the one it starts with.
+/// The identities of a step; number 0 is that of its first program.
 #[derive(Debug)]
 pub(super) struct Identities {
     known: Vec<Identity>,
+    all_root: bool,
 }
 
 impl Identities {
     pub(super) fn new(first: Identity) -> Self {
-        Self { known: vec![first] }
+        let root = Identity::new(0, 0, Vec::new());
+        Self {
+            all_root: first.users == [0; 3],
+            known: vec![first, root],
+        }
+    }
+
+    /// Whether there is nobody but root, and never was.
+    pub(super) fn all_root(&self) -> bool {
+        self.all_root
     }
 
     fn file(thread: u32) -> PathBuf {
@@ -165,7 +178,7 @@ impl Identities {
         let number = slack
             .and_then(|slack| slack.checked_sub(BASE_SLACK))
             .and_then(|number| usize::try_from(number).ok());
-        // A program that sets its slack itself loses its identity for the one the step started with.
+        // A program that sets its slack itself loses its identity for that of the step's first program.
         number
             .and_then(|number| self.known.get(number))
             .unwrap_or(&self.known[0])
@@ -176,6 +189,7 @@ impl Identities {
         let number = match self.known.iter().position(|known| *known == identity) {
             Some(number) => number,
             None if self.known.len() < MAX => {
+                self.all_root &= identity.users == [0; 3];
                 self.known.push(identity);
                 self.known.len() - 1
             }

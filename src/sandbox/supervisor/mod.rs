@@ -8,11 +8,25 @@
 //! This is about giving the step the world that it expects, not about security: a thread can change a path while the
 //! supervisor looks at it, and gains nothing that it could not do by itself.
 //!
-//! Not answered: access checks for users that do not exist (all files are accessible), 32-bit programs (they see
-//! that everything is root's).
+//! ```text
+//! calls       which are announced, and for whom          owners      who owns what, who owns what is made
+//! identity    who a thread believes to be                names       what a new name means to a record
+//! record      the owners that do not exist here          attributes  where the records are, and not seen
+//! access      what users that do not exist may reach     tracee      looking into a thread
+//! ```
+//!
+//! A step that shares its process numbers with others (a container that hides parts of `/proc`) is kept to its own by
+//! `members`, which also serves the [keeper](super::keeper).
+//!
+//! Not answered: access control lists; who may signal whom; the calls of 32-bit programs that have ids of 16 bits. What
+//! `/proc` says of ids, and the ids that sockets carry, are the kernel's.
 
+mod access;
+mod attributes;
 mod calls;
 mod identity;
+pub(super) mod members;
+mod names;
 mod owners;
 mod record;
 pub(super) mod sys;
@@ -34,13 +48,14 @@ use rustix::{
 use self::{
     calls::Call,
     identity::Identities,
+    members::Members,
     record::Records,
     sys::{Answer, Notification},
     tracee::Tracee,
 };
 pub(super) use self::{
     calls::{Scope, filter},
-    identity::{BASE_SLACK, Identity},
+    identity::{Identity, ROOT_SLACK},
 };
 use super::{
     error::{During as _, Failure},
@@ -58,6 +73,8 @@ pub(super) struct Charge {
     pub(super) step: Pid,
     /// How much to answer for.
     pub(super) scope: Scope,
+    /// The process from which all of the step descends, if it shares process numbers with others.
+    pub(super) helper: Option<Pid>,
     /// Who it starts as.
     pub(super) identity: Identity,
     /// The files `owners` of the directories that make up the root, topmost first, whether they exist or not.
@@ -99,6 +116,12 @@ pub(super) fn serve(charge: Charge) -> Result<(), Failure> {
         records.introduce(&stranger.path, stranger.uid, stranger.gid);
     }
     Supervisor {
+        proc: rfs::stat("/proc").ok().map(|stat| stat.st_dev),
+        members: charge.helper.map(|helper| Members {
+            helper: helper.as_raw_pid(),
+            server: process::getpid().as_raw_pid(),
+            first: charge.step.as_raw_pid(),
+        }),
         listener: charge.listener,
         scope: charge.scope,
         mapped,
@@ -111,7 +134,10 @@ pub(super) fn serve(charge: Charge) -> Result<(), Failure> {
 #[derive(Debug)]
 struct Supervisor {
     listener: OwnedFd,
+    /// The file system at `/proc`.
+    proc: Option<u64>,
     scope: Scope,
+    members: Option<Members>,
     /// How many users and groups are mapped, from 0 on.
     mapped: [u64; 2],
     identities: Identities,
@@ -143,53 +169,98 @@ impl Supervisor {
 
     /// The answer to a call; `None` when it has been given.
     fn decide(&mut self, notification: &Notification) -> Option<Answer> {
-        let native = notification.architecture == Architecture::native().token();
-        let call = match Call::from_number(notification.number) {
-            Some(call) if native => call,
-            _ => return Some(Answer::Native),
+        let architecture = Architecture::native_and_compatible()
+            .into_iter()
+            .find(|known| known.token() == notification.architecture);
+        if let (Some(architecture), Some(members)) = (architecture, &self.members)
+            && let Some(call) = members::Call::from_number(architecture, notification.number)
+        {
+            let answer = members.decide(call, &Tracee::new(notification));
+            return Some(answer.unwrap_or_else(|errno| Answer::Error(errno.raw_os_error())));
+        }
+        let call = architecture.and_then(|architecture| {
+            let call = Call::from_number(architecture, notification.number)?;
+            Some((call, architecture))
+        });
+        let Some((call, architecture)) = call.filter(|(call, _)| !self.is_for_others(*call)) else {
+            return Some(Answer::Native);
         };
         let tracee = Tracee::new(notification);
         if !sys::is_valid(self.listener.as_fd(), notification.id) {
             return None;
         }
-        if matches!(
+        let opens = matches!(
             call,
             Call::Open | Call::Openat | Call::Openat2 | Call::Creat
-        ) {
-            return self.open(call, &tracee, notification.id);
-        }
-        let verdict = match call {
-            Call::Chown => self.chown(&tracee, (libc::AT_FDCWD, Some(0), true), 1),
-            Call::Lchown => self.chown(&tracee, (libc::AT_FDCWD, Some(0), false), 1),
-            Call::Fchown => self.chown(&tracee, (tracee.signed(0), None, true), 1),
-            Call::Fchownat => self.chown(&tracee, at(&tracee, 4), 2),
-            Call::Stat => self.stat(&tracee, (libc::AT_FDCWD, Some(0), true), 1),
-            Call::Lstat => self.stat(&tracee, (libc::AT_FDCWD, Some(0), false), 1),
-            Call::Fstat => self.stat(&tracee, (tracee.signed(0), None, true), 1),
-            Call::Newfstatat => self.stat(&tracee, at(&tracee, 3), 2),
-            Call::Statx => self.statx(&tracee),
-            Call::Mknod => self.mknod(&tracee, libc::AT_FDCWD, 0),
-            Call::Mknodat => self.mknod(&tracee, tracee.signed(0), 1),
-            Call::Mkdir => self.mkdir(&tracee, libc::AT_FDCWD, 0),
-            Call::Mkdirat => self.mkdir(&tracee, tracee.signed(0), 1),
-            Call::Symlink => self.symlink(&tracee, libc::AT_FDCWD, 1),
-            Call::Symlinkat => self.symlink(&tracee, tracee.signed(1), 2),
-            Call::Execve => self.exec(&tracee, (libc::AT_FDCWD, Some(0), true)),
-            Call::Execveat => self.exec(&tracee, at(&tracee, 4)),
-            _ => self.identity(call, &tracee),
+        );
+        let answer = match self.check(call, &tracee) {
+            Err(refused) => Err(refused),
+            Ok(()) if opens => self.open(call, &tracee, notification.id),
+            Ok(()) => self.answer(call, &tracee, architecture).map(Some),
         };
-        Some(verdict.unwrap_or_else(|errno| Answer::Error(errno.raw_os_error())))
+        answer.unwrap_or_else(|errno| Some(Answer::Error(errno.raw_os_error())))
+    }
+
+    /// Whether a call is announced for the sake of other users, and there are none.
+    fn is_for_others(&self, call: Call) -> bool {
+        self.scope == Scope::All && self.identities.all_root() && call.only_needs_access()
+    }
+
+    /// Refuses what the thread's user, who does not exist, may not do.
+    fn check(&self, call: Call, tracee: &Tracee) -> Result<(), Errno> {
+        if self.scope != Scope::All || self.identities.all_root() {
+            return Ok(());
+        }
+        let who = self.identities.of(tracee.thread());
+        if who.is_root() && !matches!(call, Call::Access | Call::Faccessat | Call::Faccessat2) {
+            return Ok(());
+        }
+        self.admit(call, tracee, who)
+    }
+
+    fn answer(&mut self, call: Call, tracee: &Tracee, architecture: Architecture) -> Verdict {
+        let here = libc::AT_FDCWD;
+        let place = |dir: usize, path: usize| (tracee.signed(dir), path);
+        match call {
+            Call::Chown => self.chown(tracee, (here, Some(0), true), 1),
+            Call::Lchown => self.chown(tracee, (here, Some(0), false), 1),
+            Call::Fchown => self.chown(tracee, (tracee.signed(0), None, true), 1),
+            Call::Fchownat => self.chown(tracee, object_of(tracee, 4), 2),
+            Call::Stat => self.stat(tracee, (here, Some(0), true), 1, architecture),
+            Call::Lstat => self.stat(tracee, (here, Some(0), false), 1, architecture),
+            Call::Fstat => self.stat(tracee, (tracee.signed(0), None, true), 1, architecture),
+            Call::Newfstatat => self.stat(tracee, object_of(tracee, 3), 2, architecture),
+            Call::Statx => self.statx(tracee),
+            Call::Mknod => self.mknod(tracee, here, 0),
+            Call::Mknodat => self.mknod(tracee, tracee.signed(0), 1),
+            Call::Mkdir => self.mkdir(tracee, here, 0),
+            Call::Mkdirat => self.mkdir(tracee, tracee.signed(0), 1),
+            Call::Symlink => self.symlink(tracee, here, 1),
+            Call::Symlinkat => self.symlink(tracee, tracee.signed(1), 2),
+            Call::Link => self.link(tracee, (here, 0), (here, 1), 0),
+            Call::Linkat => self.link(tracee, place(0, 1), place(2, 3), tracee.number(4)),
+            Call::Rename => self.rename(tracee, (here, 0), (here, 1), 0),
+            Call::Renameat => self.rename(tracee, place(0, 1), place(2, 3), 0),
+            Call::Renameat2 => self.rename(tracee, place(0, 1), place(2, 3), tracee.number(4)),
+            Call::Execve => self.exec(tracee, (here, Some(0), true)),
+            Call::Execveat => self.exec(tracee, object_of(tracee, 4)),
+            call if call.is_about_attributes() => self.attributes(call, tracee),
+            _ => self.identity(call, tracee),
+        }
     }
 
     /// Who a thread is: what it believes, or what it is where that is real.
     fn identity_of(&self, tracee: &Tracee) -> Identity {
         match self.scope {
             Scope::All => self.identities.of(tracee.thread()).clone(),
-            Scope::Unmapped => tracee.real_identity(),
+            Scope::Unmapped | Scope::Nothing => tracee.real_identity(),
         }
     }
 
     fn identity(&mut self, call: Call, tracee: &Tracee) -> Verdict {
+        if call.only_needs_access() {
+            return Ok(Answer::Native);
+        }
         let mut identity = self.identities.of(tracee.thread()).clone();
         let word = |index| tracee.number(index);
         let value = |id: u32| Ok(Answer::Value(id.into()));
@@ -230,7 +301,7 @@ impl Supervisor {
 
 /// The object of an `…at` call: descriptor, argument of the path (`None`: the descriptor itself), whether a link at the
 /// end is followed. `flags` is the argument with the flags.
-fn at(tracee: &Tracee, flags: usize) -> (i32, Option<usize>, bool) {
+fn object_of(tracee: &Tracee, flags: usize) -> (i32, Option<usize>, bool) {
     let follow = tracee.signed(flags) & libc::AT_SYMLINK_NOFOLLOW == 0;
     let empty = tracee.signed(flags) & libc::AT_EMPTY_PATH != 0
         && (tracee.word(1) == 0 || tracee.path(1).is_ok_and(|path| path.is_empty()));

@@ -8,6 +8,7 @@ use rustix::{
 };
 
 use super::{
+    super::seccomp::bpf::Architecture,
     Supervisor, Verdict,
     calls::{Call, Scope},
     identity::{Identity, KEEP},
@@ -21,14 +22,17 @@ type Object = (i32, Option<usize>, bool);
 
 impl Supervisor {
     /// Opens what a call is about.
-    fn object(tracee: &Tracee, (descriptor, path, follow): Object) -> Result<OwnedFd, Errno> {
+    pub(super) fn object(
+        tracee: &Tracee,
+        (descriptor, path, follow): Object,
+    ) -> Result<OwnedFd, Errno> {
         match path {
             Some(index) => tracee.open(descriptor, &tracee.path(index)?, follow),
             None => tracee.descriptor(descriptor),
         }
     }
 
-    fn owner(&self, fd: BorrowedFd<'_>, stat: &Stat) -> Record {
+    pub(super) fn owner(&self, fd: BorrowedFd<'_>, stat: &Stat) -> Record {
         self.records.get(fd, stat).unwrap_or(Record {
             uid: stat.st_uid,
             gid: stat.st_gid,
@@ -75,18 +79,29 @@ impl Supervisor {
     }
 
     /// The `stat` calls that fill a `struct stat` at the address in argument `buffer`.
-    pub(super) fn stat(&mut self, tracee: &Tracee, object: Object, buffer: usize) -> Verdict {
-        let Some((fd, changed)) = self.look(tracee, object) else {
+    pub(super) fn stat(
+        &self,
+        tracee: &Tracee,
+        object: Object,
+        buffer: usize,
+        architecture: Architecture,
+    ) -> Verdict {
+        let Some((fd, changed)) = self.changed(tracee, object) else {
             return Ok(Answer::Native);
         };
-        let mut raw = RawStat::of(fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
-        raw.change(changed);
-        tracee.write(tracee.word(buffer), &raw.0)?;
+        if architecture == Architecture::I386 {
+            let stat = fs::fstat(&fd)?;
+            tracee.write(tracee.word(buffer), &sys::stat_of_32_bits(&stat, changed))?;
+        } else {
+            let mut raw = RawStat::of(fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
+            raw.change(changed);
+            tracee.write(tracee.word(buffer), &raw.0)?;
+        }
         Ok(Answer::Value(0))
     }
 
-    pub(super) fn statx(&mut self, tracee: &Tracee) -> Verdict {
-        let Some((fd, changed)) = self.look(tracee, super::at(tracee, 2)) else {
+    pub(super) fn statx(&self, tracee: &Tracee) -> Verdict {
+        let Some((fd, changed)) = self.changed(tracee, super::object_of(tracee, 2)) else {
             return Ok(Answer::Native);
         };
         let mut raw = RawStatx::of(fd.as_fd(), tracee.signed(2), tracee.number(3))
@@ -98,7 +113,7 @@ impl Supervisor {
 
     /// The object of a call if the kernel would not tell the truth about it. Whatever goes wrong is left to the kernel,
     /// which has the right error number.
-    fn look(&self, tracee: &Tracee, object: Object) -> Option<(OwnedFd, Changed)> {
+    fn changed(&self, tracee: &Tracee, object: Object) -> Option<(OwnedFd, Changed)> {
         let fd = Self::object(tracee, object).ok()?;
         let stat = fs::fstat(&fd).ok()?;
         let record = self.records.get(fd.as_fd(), &stat)?;
@@ -113,15 +128,15 @@ impl Supervisor {
     }
 
     /// The owner of what a thread makes in a directory, if it is not the real one.
-    fn maker(&self, tracee: &Tracee, place: &Place) -> Option<Record> {
-        if self.scope == Scope::Unmapped {
+    fn maker(&self, tracee: &Tracee, dir: BorrowedFd<'_>) -> Option<Record> {
+        if self.scope != Scope::All {
             return None;
         }
         let identity = self.identities.of(tracee.thread());
         let (uid, mut gid) = (identity.user(), identity.group());
-        let dir = fs::fstat(&place.dir).ok()?;
-        if dir.st_mode & libc::S_ISGID != 0 {
-            gid = self.owner(place.dir.as_fd(), &dir).gid;
+        let stat = fs::fstat(dir).ok()?;
+        if stat.st_mode & libc::S_ISGID != 0 {
+            gid = self.owner(dir, &stat).gid;
         }
         ((uid, gid) != (0, 0)).then_some(Record {
             uid,
@@ -143,8 +158,8 @@ impl Supervisor {
         let Some(place) = tracee.place(dir, &tracee.path(path)?) else {
             return Ok(Answer::Native);
         };
-        let maker = self.maker(tracee, &place);
-        if !is_device && maker.is_none() {
+        let maker = self.maker(tracee, place.dir.as_fd());
+        if !is_device && maker.is_none() && self.records.all_by_inode() {
             return Ok(Answer::Native);
         }
         if is_device && !self.identity_of(tracee).is_root() {
@@ -158,6 +173,10 @@ impl Supervisor {
         };
         let permissions = Mode::from_raw_mode(mode & 0o7777 & !tracee.umask());
         fs::mknodat(&place.dir, &place.name, made, permissions, 0)?;
+        if maker.is_none() && !is_device {
+            self.renew(&place)?;
+            return Ok(Answer::Value(0));
+        }
         let device = is_device.then(|| {
             let number = tracee.word(path + 2);
             (mode & libc::S_IFMT, fs::major(number), fs::minor(number))
@@ -174,7 +193,7 @@ impl Supervisor {
     pub(super) fn mkdir(&mut self, tracee: &Tracee, dir: i32, path: usize) -> Verdict {
         let made = tracee
             .place(dir, &tracee.path(path)?)
-            .and_then(|place| Some((self.maker(tracee, &place)?, place)));
+            .and_then(|place| Some((self.maker(tracee, place.dir.as_fd())?, place)));
         let Some((record, place)) = made else {
             return Ok(Answer::Native);
         };
@@ -185,24 +204,36 @@ impl Supervisor {
     }
 
     pub(super) fn symlink(&mut self, tracee: &Tracee, dir: i32, path: usize) -> Verdict {
-        let made = tracee
-            .place(dir, &tracee.path(path)?)
-            .and_then(|place| Some((self.maker(tracee, &place)?, place)));
-        let Some((record, place)) = made else {
+        let Some(place) = tracee.place(dir, &tracee.path(path)?) else {
             return Ok(Answer::Native);
         };
+        let maker = self.maker(tracee, place.dir.as_fd());
+        if maker.is_none() && self.records.all_by_inode() {
+            return Ok(Answer::Native);
+        }
         fs::symlinkat(&tracee.path(0)?, &place.dir, &place.name)?;
-        self.record_new(&place, record)?;
+        match maker {
+            Some(record) => self.record_new(&place, record)?,
+            None => self.renew(&place)?,
+        }
         Ok(Answer::Value(0))
     }
 
-    /// An `open` that may make a file; `None` when the caller has got its descriptor.
-    pub(super) fn open(&mut self, call: Call, tracee: &Tracee, id: u64) -> Option<Answer> {
-        let answer = self.try_open(call, tracee, id);
-        answer.unwrap_or_else(|errno| Some(Answer::Error(errno.raw_os_error())))
+    /// What was made at a place is root's, whatever was there before.
+    fn renew(&mut self, place: &Place) -> Result<(), Errno> {
+        match place.path() {
+            Some(path) => self.records.renew(&path),
+            None => Ok(()),
+        }
     }
 
-    fn try_open(&mut self, call: Call, tracee: &Tracee, id: u64) -> Result<Option<Answer>, Errno> {
+    /// An `open` that may make a file; `None` when the caller has got its descriptor.
+    pub(super) fn open(
+        &mut self,
+        call: Call,
+        tracee: &Tracee,
+        id: u64,
+    ) -> Result<Option<Answer>, Errno> {
         let native = Ok(Some(Answer::Native));
         let create = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
         let flags = |word: u32| OFlags::from_bits_retain(word);
@@ -231,13 +262,16 @@ impl Supervisor {
                 (tracee.signed(0), 1, flags(bits), mode)
             }
         };
+        if flags.contains(OFlags::TMPFILE) {
+            return self.open_nameless(tracee, (dir, path), (flags, mode), id);
+        }
         if !flags.contains(OFlags::CREATE) {
             return native;
         }
         let Some(place) = tracee.place(dir, &tracee.path(path)?) else {
             return native;
         };
-        let Some(record) = self.maker(tracee, &place) else {
+        let Some(record) = self.maker(tracee, place.dir.as_fd()) else {
             return native;
         };
         if place.is_taken() {
@@ -259,6 +293,29 @@ impl Supervisor {
         }
         let again = flags.difference(OFlags::CREATE | OFlags::EXCL) | OFlags::CLOEXEC;
         let file = fs::openat(&place.dir, &place.name, again, Mode::empty())?;
+        self.hand_over(&file, flags, id)
+    }
+
+    /// An `open` with `O_TMPFILE`.
+    fn open_nameless(
+        &mut self,
+        tracee: &Tracee,
+        (dir, path): (i32, usize),
+        (flags, mode): (OFlags, u32),
+        id: u64,
+    ) -> Result<Option<Answer>, Errno> {
+        let dir = tracee.open(dir, &tracee.path(path)?, true)?;
+        let Some(record) = self.maker(tracee, dir.as_fd()) else {
+            return Ok(Some(Answer::Native));
+        };
+        let mode = Mode::from_raw_mode(mode & 0o7777 & !tracee.umask());
+        let file = fs::openat(&dir, ".", flags | OFlags::CLOEXEC, mode)?;
+        let stat = fs::fstat(&file)?;
+        self.records.set(file.as_fd(), &stat, record)?;
+        self.hand_over(&file, flags, id)
+    }
+
+    fn hand_over(&self, file: &OwnedFd, flags: OFlags, id: u64) -> Result<Option<Answer>, Errno> {
         let close = flags.contains(OFlags::CLOEXEC);
         sys::send_fd(self.listener.as_fd(), id, file.as_fd(), close)
             .map(|()| None)
@@ -267,6 +324,9 @@ impl Supervisor {
 
     /// A set-user-ID program gives its owner's identity, as far as anybody can tell.
     pub(super) fn exec(&mut self, tracee: &Tracee, object: Object) -> Verdict {
+        if self.scope != Scope::All || self.identities.all_root() {
+            return Ok(Answer::Native);
+        }
         let mut identity = self.identities.of(tracee.thread()).clone();
         if identity.users == [0; 3] && identity.groups == [0; 3] {
             return Ok(Answer::Native);

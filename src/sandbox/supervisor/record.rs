@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
     fs::File,
-    io::{self, Write as _},
+    io::Write as _,
     os::{
         fd::{AsRawFd as _, BorrowedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
@@ -20,7 +20,9 @@ use rustix::{
 };
 
 /// The attribute.
-const XATTR: &str = "user.containers.override_stat";
+pub(super) const XATTR: &str = "user.containers.override_stat";
+/// The attribute for file capabilities that could not be set.
+pub(super) const CAPABILITY: &str = "user.rbuild.capability";
 
 /// An owner, and what the owned thing stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,8 +154,7 @@ impl Records {
                 let Some(path) = path(fd) else { return Ok(()) };
                 // What lies in another file system is in no layer.
                 if stat.st_dev == self.device || is_inside(fd, self.device) {
-                    self.append(&text, &path)
-                        .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+                    self.append(&text, &path)?;
                 }
                 self.by_path.insert(path, record);
                 Ok(())
@@ -168,8 +169,68 @@ impl Records {
         self.by_inode.remove(&(stat.st_dev, stat.st_ino));
     }
 
+    /// Whether no record goes by a name, so that it does not matter what becomes of names.
+    pub(super) fn all_by_inode(&self) -> bool {
+        self.by_path.is_empty()
+    }
+
+    /// Takes note that `old` is now called `new`, or of the two having changed places.
+    pub(super) fn moved(&mut self, old: &Path, new: &Path, exchange: bool) -> Result<(), Errno> {
+        let from_old = self.take(old)?;
+        let from_new = self.take(new)?;
+        self.bring(from_old, new)?;
+        if exchange {
+            self.bring(from_new, old)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note that what is called `old` has another name.
+    pub(super) fn linked(&mut self, old: &Path, new: &Path) -> Result<(), Errno> {
+        self.renew(new)?;
+        match self.by_path.get(old) {
+            Some(record) => self.bring(vec![(PathBuf::new(), *record)], new),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note that what is at `path` is new and belongs to root.
+    pub(super) fn renew(&mut self, path: &Path) -> Result<(), Errno> {
+        self.take(path).map(drop)
+    }
+
+    /// Takes away the records of `path` and of all below it; gives them with what follows `path` in theirs.
+    fn take(&mut self, path: &Path) -> Result<Vec<(PathBuf, Record)>, Errno> {
+        let below = |(known, record): (&PathBuf, &Record)| {
+            let rest = known.strip_prefix(path).ok()?;
+            Some((rest.to_owned(), *record))
+        };
+        let taken: Vec<_> = self.by_path.iter().filter_map(below).collect();
+        for (rest, _) in &taken {
+            let known = join(path, rest);
+            // A line is not taken back but outdone.
+            let root = Record {
+                uid: 0,
+                gid: 0,
+                device: None,
+            };
+            self.append(&root.text(libc::S_IFLNK | 0o777), &known)?;
+            self.by_path.remove(&known);
+        }
+        Ok(taken)
+    }
+
+    fn bring(&mut self, records: Vec<(PathBuf, Record)>, to: &Path) -> Result<(), Errno> {
+        for (rest, record) in records {
+            let path = join(to, &rest);
+            self.append(&record.text(libc::S_IFLNK | 0o777), &path)?;
+            self.by_path.insert(path, record);
+        }
+        Ok(())
+    }
+
     /// Adds a line, in one write so that a kill leaves whole lines.
-    fn append(&mut self, text: &str, path: &Path) -> io::Result<()> {
+    fn append(&mut self, text: &str, path: &Path) -> Result<(), Errno> {
         let Some(file) = &mut self.owners else {
             return Ok(());
         };
@@ -183,6 +244,16 @@ impl Records {
         );
         line.push(0);
         file.write_all(&line)
+            .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+    }
+}
+
+/// `path` with what follows it, which may be nothing.
+fn join(path: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() {
+        path.to_owned()
+    } else {
+        path.join(rest)
     }
 }
 
@@ -200,7 +271,7 @@ pub(super) fn name(fd: BorrowedFd<'_>) -> String {
 }
 
 /// The path in the root of what `fd` is open on; `None` when it has none.
-fn path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+pub(super) fn path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     let text = fs::readlinkat(CWD, name(fd), Vec::new()).ok()?.into_bytes();
     let whole = text.starts_with(b"/") && !text.ends_with(b" (deleted)");
     whole.then(|| OsString::from_vec(text).into())
@@ -209,6 +280,33 @@ fn path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_of_names_move_with_them() {
+        let at = tempfile::tempdir().unwrap();
+        let file = at.path().join("owners");
+        let open = || File::options().append(true).create(true).open(&file);
+        let mut records = Records::load(Some(open().unwrap()), &[]);
+        let mine = Record {
+            uid: 7,
+            gid: 8,
+            device: None,
+        };
+        let path = |name: &str| Path::new(name).to_owned();
+        records.by_path.insert(path("/dir/link"), mine);
+        records.by_path.insert(path("/dirt"), mine);
+        records.moved(&path("/dir"), &path("/new"), false).unwrap();
+        records.linked(&path("/new/link"), &path("/other")).unwrap();
+        records.renew(&path("/dirt")).unwrap();
+        let mut known: Vec<_> = records.by_path.keys().collect();
+        known.sort();
+        assert_eq!(known, [&path("/new/link"), &path("/other")]);
+        let text = std::fs::read(&file).unwrap();
+        let read = Records::load(None, &[text]);
+        let of = |name: &str| read.by_path[Path::new(name)].uid;
+        assert_eq!((of("/dir/link"), of("/dirt")), (0, 0));
+        assert_eq!((of("/new/link"), of("/other")), (7, 7));
+    }
 
     #[test]
     fn records_have_the_form_that_snapshots_read() {

@@ -229,6 +229,42 @@ impl RawStat {
     }
 }
 
+/// The lower half of a number. Times before 1970 and inodes lose their upper halves, as they do with the kernel.
+fn low(value: impl Into<u64>) -> [u8; 4] {
+    let value = value.into() & 0xffff_ffff;
+    u32::try_from(value).unwrap_or(0).to_ne_bytes()
+}
+
+/// `struct stat64` of 32-bit x86.
+pub(in crate::sandbox) fn stat_of_32_bits(stat: &rustix::fs::Stat, changed: Changed) -> [u8; 96] {
+    let mut raw = [0; 96];
+    let mut put = |at: usize, bytes: &[u8]| raw[at..at + bytes.len()].copy_from_slice(bytes);
+    let (mut mode, mut device) = (stat.st_mode, stat.st_rdev);
+    if let Some((kind, major, minor)) = changed.device {
+        (mode, device) = ((mode & 0o7777) | kind, rustix::fs::makedev(major, minor));
+    }
+    put(0, &stat.st_dev.to_ne_bytes());
+    put(12, &low(stat.st_ino));
+    put(16, &mode.to_ne_bytes());
+    put(20, &low(stat.st_nlink));
+    put(24, &changed.uid.to_ne_bytes());
+    put(28, &changed.gid.to_ne_bytes());
+    put(32, &device.to_ne_bytes());
+    put(44, &stat.st_size.to_ne_bytes());
+    put(52, &low(stat.st_blksize.cast_unsigned()));
+    put(56, &stat.st_blocks.to_ne_bytes());
+    for (at, seconds, nanos) in [
+        (64, stat.st_atime, stat.st_atime_nsec),
+        (72, stat.st_mtime, stat.st_mtime_nsec),
+        (80, stat.st_ctime, stat.st_ctime_nsec),
+    ] {
+        put(at, &low(seconds.cast_unsigned()));
+        put(at + 4, &low(nanos));
+    }
+    put(88, &stat.st_ino.to_ne_bytes());
+    raw
+}
+
 /// `struct statx` as bytes.
 #[derive(Debug, Clone)]
 pub(in crate::sandbox) struct RawStatx(pub(in crate::sandbox) [u8; 256]);

@@ -7,7 +7,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd as _, OwnedFd},
         unix::{
             ffi::{OsStrExt as _, OsStringExt as _},
             fs::FileExt as _,
@@ -180,6 +180,23 @@ impl Tracee {
         Ok(OsString::from_vec(target.into_bytes()).into())
     }
 
+    /// Its root directory.
+    pub(in crate::sandbox) fn root(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        fs::open(format!("{}/root", self.thread), flags, Mode::empty())
+    }
+
+    /// Whether the two times at the address in an argument mean "now"; others are not permitted.
+    pub(in crate::sandbox) fn is_now(&self, index: usize) -> Result<(), Errno> {
+        let times = self.read(self.word(index), 32)?;
+        let nanos = |at: usize| i64::from_ne_bytes(std::array::from_fn(|i| times[at + i]));
+        if nanos(8) == libc::UTIME_NOW && nanos(24) == libc::UTIME_NOW {
+            Ok(())
+        } else {
+            Err(Errno::PERM)
+        }
+    }
+
     /// What it means by `path`, relative to `descriptor` of its.
     pub(in crate::sandbox) fn open(
         &self,
@@ -293,6 +310,11 @@ impl Tracee {
 }
 
 impl Place {
+    /// Its path in the root.
+    pub(in crate::sandbox) fn path(&self) -> Option<PathBuf> {
+        Some(super::record::path(self.dir.as_fd())?.join(&self.name))
+    }
+
     /// Whether something is there.
     pub(in crate::sandbox) fn is_taken(&self) -> bool {
         fs::statat(&self.dir, &self.name, AtFlags::SYMLINK_NOFOLLOW).is_ok()

@@ -5,8 +5,10 @@ mod actions_cache;
 mod env;
 mod fake_registry;
 mod outcome;
+mod program;
 
 pub(crate) use actions_cache::ActionsCache;
 pub(crate) use env::TestEnv;
 pub(crate) use fake_registry::{FakeRegistry, Fault, Received, Wants};
 pub(crate) use outcome::Outcome;
+pub(crate) use program::compile;

@@ -3,8 +3,14 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
 mod storm;
+mod transfer;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use super::support::{Outcome, TestEnv};
 
@@ -95,6 +101,167 @@ fn lists_and_sums_name_the_steps() {
     assert!(kinds["blobs"]["images"].as_u64() > Some(0), "{sums}");
     assert!(kinds["records"]["reclaimable"].as_u64() > Some(0), "{sums}");
     env.run(&["cache", "du"]).success().prints("RECLAIMABLE");
+}
+
+/// The names of steps in progress, `[one 2/4] COPY a /a`.
+fn steps_of(outcome: &Outcome) -> Vec<&str> {
+    let lines = outcome.stderr.lines();
+    let names = lines.filter_map(|line| line.strip_prefix('#')?.split_once(' '));
+    let mut names: Vec<&str> = names
+        .map(|(_, name)| name)
+        .filter(|name| name.starts_with('[') && !name.contains("FROM "))
+        .filter(|name| !name.starts_with("[internal]"))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[test]
+fn lists_call_steps_what_progress_calls_them_now() {
+    let env = files();
+    let first = build(&env, &[]).success();
+    let list = |env: &TestEnv| {
+        let args = ["cache", "ls", "--no-trunc", "--filter=type=step"];
+        env.run(&args).success().stdout
+    };
+    let steps = steps_of(&first);
+    assert_eq!(steps.len(), 3, "{first}");
+    let listed = list(&env);
+    assert!(steps.iter().all(|step| listed.contains(step)), "{listed}");
+    // One more step in front of the others: numbers move, layers stay.
+    env.dockerfile(
+        "FROM base AS one\nCOPY a /a\nCOPY b /b\nCOPY a /c\nFROM scratch\nCOPY --from=one /a /\n",
+    );
+    let second = build(&env, &[]).success();
+    assert_eq!(hits(&second), 3, "{second}");
+    let now = steps_of(&second);
+    let listed = list(&env);
+    assert!(now.iter().all(|step| listed.contains(step)), "{listed}");
+    let old = steps.iter().find(|step| !now.contains(step));
+    let old = old.expect("the first one has another name now");
+    assert!(!listed.contains(old), "{listed}");
+}
+
+#[test]
+fn what_is_known_of_states_is_listed_as_that_and_records_go_with_their_steps() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    let kinds = |env: &TestEnv| {
+        let list = env.run(&["cache", "ls", "--format=json"]).success();
+        let list: Vec<serde_json::Value> = serde_json::from_str(&list.stdout).expect("JSON");
+        let kinds = list.iter().map(|item| item["type"].to_string());
+        kinds.collect::<std::collections::BTreeSet<_>>()
+    };
+    let all = kinds(&env);
+    assert!(all.contains("\"fact\""), "{all:?}");
+    assert!(!all.contains("\"position\""), "a step is there: {all:?}");
+    assert!(!all.contains("\"temporary\""), "{all:?}");
+    let gone = later(&env, &["cache", "prune", "--filter=type=fact"]).success();
+    assert!(gone.stdout.starts_with("fact "), "{gone}");
+    assert!(!kinds(&env).contains("\"fact\""));
+    let again = build(&env, &["-t", "app"]).success();
+    assert_eq!(hits(&again), 3, "{again}");
+    env.run(&["cache", "verify"]).success();
+}
+
+#[test]
+fn prune_spares_what_a_running_build_uses() {
+    let env = files();
+    build(&env, &["-t", "kept"]).success();
+    let gate = "--mount=type=cache,id=gate,target=/gate";
+    env.file(
+        "Dockerfile.slow",
+        &format!(
+            "FROM base AS one\nCOPY a /used\nRUN {gate} touch /gate/begun; until [ -e /gate/go ]; do sleep 0.02; done; mv /used /moved\nFROM scratch\nCOPY --from=one /moved /moved\n"
+        ),
+    );
+    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let args = [
+        "build",
+        "--build-context",
+        &base,
+        "-t",
+        "slow",
+        "-f",
+        "context/Dockerfile.slow",
+        "context",
+    ];
+    let mut child = env
+        .command(&args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let begun = Instant::now();
+    let dir = loop {
+        let mounts = fs::read_dir(env.path("root/mounts")).expect("a store");
+        let mut dirs = mounts.map(|mount| mount.expect("an entry").path().join("0"));
+        if let Some(dir) = dirs.find(|dir| dir.join("begun").is_file()) {
+            break dir;
+        }
+        let ended = child.try_wait().expect("a status").is_some();
+        if ended || begun.elapsed() > Duration::from_mins(1) {
+            eprintln!("skipped: no step can be run here, or its mount is not seen");
+            child.kill().ok();
+            child.wait().ok();
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    for args in [
+        &["cache", "prune", "--all"][..],
+        &["cache", "prune", "--all", "--min-free-space=900000g"],
+        &["cache", "prune", "--all", "--max-used-space=0"],
+    ] {
+        let pruned = later(&env, args).success();
+        for used in ["COPY a /used", "cache mount gate"] {
+            assert!(!pruned.stdout.contains(used), "{pruned}");
+        }
+    }
+    let list = env.run(&["cache", "ls", "--no-trunc"]).success();
+    for used in ["COPY a /used", "cache mount gate"] {
+        let line = list.stdout.lines().find(|line| line.contains(used));
+        assert!(
+            line.is_some_and(|line| line.contains(" build ")),
+            "{used}: {list}"
+        );
+    }
+    fs::write(dir.join("go"), "").expect("written");
+    assert!(child.wait().expect("a status").success(), "the build");
+    env.run(&["cache", "verify"]).success();
+    for image in ["kept", "slow"] {
+        env.run(&["save", image, "-o", "image.tar"]).success();
+    }
+    let mut again = args.to_vec();
+    again.insert(1, "--progress=plain");
+    let again = env.run(&again).success();
+    assert_eq!(hits(&again), 3, "{again}");
+}
+
+#[test]
+fn free_space_that_cannot_be_had_takes_all_that_may_go() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    let said = later(&env, &["cache", "prune", "-n", "--min-free-space=900000g"]).success();
+    assert!(said.stdout.contains("COPY b /b"), "{said}");
+    let done = env
+        .run(&["cache", "prune", "--min-free-space=900000g"])
+        .success();
+    assert_eq!(done.stdout, said.stdout);
+    let rest = env.run(&["cache", "prune"]).success();
+    assert_eq!(rest.stdout, "total: 0B\n");
+    let kept = env
+        .run(&[
+            "cache",
+            "prune",
+            "-a",
+            "--min-free-space=900000g",
+            "--reserved-space=900000g",
+        ])
+        .success();
+    assert_eq!(kept.stdout, "total: 0B\n");
+    env.run(&["save", "app", "-o", "app.tar"]).success();
 }
 
 #[test]
@@ -277,4 +444,26 @@ fn foreign_newer_and_broken_stores_are_left_alone() {
     // What the hint says helps.
     fs::remove_file(store.join("rbuild.json")).expect("removed");
     env.run(&["cache", "verify"]).success();
+}
+
+#[test]
+fn steps_run_in_a_store_whose_name_is_relative() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM base\nRUN echo one > /file\n");
+    if build(&env, &[]).code == Some(3) {
+        eprintln!("skipped: no step can be run here");
+        return;
+    }
+    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let args = [
+        "--root",
+        "other",
+        "build",
+        "--build-context",
+        &base,
+        "context",
+    ];
+    env.run(&args).success();
+    env.run(&["--root", "./other/", "cache", "verify"])
+        .success();
 }

@@ -31,7 +31,7 @@ impl Random {
 }
 
 /// Starts the program in a process group of its own.
-fn start(env: &TestEnv, args: &[&str]) -> Child {
+pub(super) fn start(env: &TestEnv, args: &[&str]) -> Child {
     env.command(args)
         .process_group(0)
         .stdout(Stdio::null())
@@ -41,7 +41,7 @@ fn start(env: &TestEnv, args: &[&str]) -> Child {
 }
 
 /// Kills the whole group after a while; whether it was still at work.
-fn kill_after(mut child: Child, delay: Duration) -> bool {
+pub(super) fn kill_after(mut child: Child, delay: Duration) -> bool {
     std::thread::sleep(delay);
     let working = child.try_wait().expect("a status").is_none();
     if working {

@@ -1,7 +1,7 @@
 //! Which processes belong to a step, and what its processes may do to others: nothing.
 //!
 //! A step has no process numbers of its own here. All of it descends from the helper, which also adopts orphans, so a process
-//! belongs to the step when its parents lead to the helper; the keeper itself is the helper's other child. To a step, a process
+//! belongs to the step when its parents lead to the helper; the one who serves it is the helper's other child. To a step, a process
 //! that does not belong to it does not exist.
 //!
 //! Numbers are passed by value, so nobody can change them between the look and the call.
@@ -13,19 +13,119 @@ use rustix::{
     process::{self, Pid, Signal},
 };
 
-use super::super::supervisor::{sys::Answer, tracee::Tracee};
-use super::calls::Call;
+use super::{
+    super::seccomp::bpf::{Action, Architecture, Section},
+    sys::Answer,
+    tracee::Tracee,
+};
 
 /// More generations than this no step has.
 const MAX_GENERATIONS: usize = 4096;
 
+/// A call that names a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sandbox) enum Call {
+    /// It names a process or thread in its first argument.
+    Process,
+    /// The same, and perhaps a group.
+    Kill,
+    Setpriority,
+    IoprioSet,
+    Kcmp,
+    Ptrace,
+    Fcntl,
+}
+
+/// When a call is announced.
+#[derive(Debug, Clone, Copy)]
+enum When {
+    Always,
+    /// Unless this argument is 0, which means the caller.
+    Named(u32),
+    /// If this argument is among these.
+    Among(u32, &'static [u32]),
+}
+
+/// `PTRACE_ATTACH` and `PTRACE_SEIZE`: all other requests are for those who are traced already.
+const ATTACH: &[u32] = &[16, 0x4206];
+/// `F_SETOWN` and `F_SETOWN_EX`: the owner gets signals.
+const SET_OWNER: &[u32] = &[8, 15];
+/// `FIOSETOWN` and `SIOCSPGRP`: the same for sockets.
+const SET_SOCKET_OWNER: &[u32] = &[0x8901, 0x8902];
+
+/// The calls and their numbers on 64-bit x86, on 64-bit ARM and on 32-bit x86; -1 where there is none.
+#[rustfmt::skip]
+const CALLS: &[(Call, When, [i32; 3])] = &[
+    (Call::Kill, When::Always, [62, 129, 37]),
+    (Call::Process, When::Always, [200, 130, 238]),       // tkill
+    (Call::Process, When::Always, [234, 131, 270]),       // tgkill
+    (Call::Process, When::Always, [129, 138, 178]),       // rt_sigqueueinfo
+    (Call::Process, When::Always, [297, 240, 335]),       // rt_tgsigqueueinfo
+    (Call::Process, When::Always, [434, 434, 434]),       // pidfd_open
+    (Call::Process, When::Always, [310, 270, 347]),       // process_vm_readv
+    (Call::Process, When::Always, [311, 271, 348]),       // process_vm_writev
+    (Call::Process, When::Named(0), [302, 261, 340]),     // prlimit64
+    (Call::Process, When::Named(0), [142, 118, 154]),     // sched_setparam
+    (Call::Process, When::Named(0), [144, 119, 156]),     // sched_setscheduler
+    (Call::Process, When::Named(0), [203, 122, 241]),     // sched_setaffinity
+    (Call::Process, When::Named(0), [314, 274, 351]),     // sched_setattr
+    (Call::Process, When::Named(0), [274, 100, 312]),     // get_robust_list
+    (Call::Setpriority, When::Always, [141, 140, 97]),
+    (Call::IoprioSet, When::Always, [251, 30, 289]),    // ioprio_set
+    (Call::Kcmp, When::Always, [312, 272, 349]),
+    (Call::Ptrace, When::Among(0, ATTACH), [101, 117, 26]),
+    (Call::Fcntl, When::Among(1, SET_OWNER), [72, 25, 55]),
+    (Call::Fcntl, When::Among(1, SET_OWNER), [-1, -1, 221]),
+];
+
+/// `ioctl`.
+const IOCTL: [u32; 3] = [16, 29, 54];
+
+const fn column(architecture: Architecture) -> usize {
+    match architecture {
+        Architecture::X86_64 => 0,
+        Architecture::Aarch64 => 1,
+        Architecture::I386 => 2,
+    }
+}
+
+impl Call {
+    /// The call with this number.
+    pub(in crate::sandbox) fn from_number(architecture: Architecture, number: i32) -> Option<Self> {
+        let column = column(architecture);
+        let found = CALLS.iter().find(|(.., numbers)| numbers[column] == number);
+        found.map(|(call, ..)| *call)
+    }
+}
+
+/// Has the calls that name processes announced, for [`Members::decide`].
+pub(in crate::sandbox) fn announce(section: &mut Section, architecture: Architecture) {
+    for (_, when, numbers) in CALLS {
+        let Ok(number) = u32::try_from(numbers[column(architecture)]) else {
+            continue;
+        };
+        match when {
+            When::Always => section.answer(number, Action::Notify),
+            When::Named(index) => {
+                section.judge_argument(number, *index, &[0], [Action::Allow, Action::Notify]);
+            }
+            When::Among(index, values) => {
+                section.judge_argument(number, *index, values, [Action::Notify, Action::Allow]);
+            }
+        }
+    }
+    let refused = [Action::Errno(libc::EPERM), Action::Allow];
+    let number = IOCTL[column(architecture)];
+    section.judge_argument(number, 1, SET_SOCKET_OWNER, refused);
+}
+
 /// The processes of a step.
 #[derive(Debug)]
-pub(super) struct Members {
-    pub(super) helper: i32,
-    pub(super) keeper: i32,
+pub(in crate::sandbox) struct Members {
+    pub(in crate::sandbox) helper: i32,
+    pub(in crate::sandbox) server: i32,
     /// The first process.
-    pub(super) first: i32,
+    pub(in crate::sandbox) first: i32,
 }
 
 /// What `/proc/PID/stat` says.
@@ -56,14 +156,14 @@ impl Facts {
 
 impl Members {
     /// Whether a process, or the process of a thread, belongs to the step.
-    pub(super) fn contains(&self, pid: i32) -> bool {
+    pub(in crate::sandbox) fn contains(&self, pid: i32) -> bool {
         let mut pid = pid;
         for _ in 0..MAX_GENERATIONS {
-            if pid <= 1 || pid == self.keeper || pid == self.helper {
+            if pid <= 1 || pid == self.server || pid == self.helper {
                 return false;
             }
             match Facts::of(pid) {
-                Some(facts) if facts.parent == self.helper => return pid != self.keeper,
+                Some(facts) if facts.parent == self.helper => return pid != self.server,
                 Some(facts) => pid = facts.parent,
                 None => return false,
             }
@@ -72,7 +172,7 @@ impl Members {
     }
 
     /// All of them.
-    pub(super) fn all(&self) -> Vec<i32> {
+    pub(in crate::sandbox) fn all(&self) -> Vec<i32> {
         let Ok(entries) = std::fs::read_dir(Path::new(".")) else {
             return Vec::new();
         };
@@ -110,7 +210,7 @@ impl Members {
     }
 
     /// What becomes of a call that names a process.
-    pub(super) fn decide(&self, call: Call, caller: &Tracee) -> Result<Answer, Errno> {
+    pub(in crate::sandbox) fn decide(&self, call: Call, caller: &Tracee) -> Result<Answer, Errno> {
         let own = |pid: i32| u32::try_from(pid) == Ok(caller.thread());
         let first = caller.signed(0);
         match call {
@@ -142,7 +242,6 @@ impl Members {
                     pid => self.check(pid),
                 }
             }
-            _ => Ok(Answer::Native),
         }
     }
 
