@@ -246,7 +246,9 @@ mod tests {
 
     fn files(entries: &[FileEntry<'_>]) -> Files {
         let mut files = Files::default();
-        entries.iter().for_each(|entry| files.push(entry));
+        for entry in entries {
+            files.push(entry);
+        }
         files
     }
 

@@ -481,7 +481,9 @@ mod tests {
         let mut setup = Setup::new();
         let list = |entries: &[FileEntry<'_>]| {
             let mut files = Files::default();
-            entries.iter().for_each(|entry| files.push(entry));
+            for entry in entries {
+                files.push(entry);
+            }
             FileList {
                 input: "mount 1 content".into(),
                 from: "build context".into(),

@@ -224,17 +224,17 @@ mod tests {
 
     #[test]
     fn a_walk_finds_the_same_with_and_without_other_threads() {
-        let mut text = String::new();
+        let mut lines = Vec::new();
         for (i, j) in (0..30).flat_map(|i| (0..i % 7).map(move |j| (i, j))) {
-            text += &format!(
-                "dir a{i}/b{j} 0755 0 0\nfile a{i}/b{j}/f{i} 0644 0 0 x\nfile c{j}/f{i} 0644 0 0 x\n"
-            );
+            lines.push(format!("dir a{i}/b{j} 0755 0 0"));
+            lines.push(format!("file a{i}/b{j}/f{i} 0644 0 0 x"));
+            lines.push(format!("file c{j}/f{i} 0644 0 0 x"));
         }
-        let tree = MemoryTree::parse(&text);
+        let tree = MemoryTree::parse(&lines.join("\n"));
         let found = [true, false].map(|ahead| {
             let mut found = Vec::new();
             listing(&tree, ahead, |lister| {
-                walk(lister, Path::new(""), &mut found)
+                walk(lister, Path::new(""), &mut found);
             });
             found
         });
@@ -244,10 +244,9 @@ mod tests {
 
     #[test]
     fn a_walk_may_leave_out_directories() {
-        let text: String = (0..4000)
-            .map(|i| format!("file a{}/b{i}/f 0644 0 0 x\n", i % 20))
-            .collect();
-        let tree = MemoryTree::parse(&text);
+        let line = |i| format!("file a{}/b{i}/f 0644 0 0 x", i % 20);
+        let lines: Vec<String> = (0..4000).map(line).collect();
+        let tree = MemoryTree::parse(&lines.join("\n"));
         listing(&tree, true, |lister| {
             lister.list(Path::new("")).unwrap();
             let mut found = Vec::new();

@@ -205,9 +205,10 @@ impl<'a> Layout<'a> {
         let is_file = matches!(metadata.kind, Kind::File { .. });
         let (digest, offset) = self.entry(&header, path, |layout| {
             let offset = layout.before + layout.parts.length();
-            let digest = match is_file {
-                true => layout.content(path, content, size)?,
-                false => None,
+            let digest = if is_file {
+                layout.content(path, content, size)?
+            } else {
+                None
             };
             Ok((digest, offset))
         })?;
