@@ -79,7 +79,7 @@ impl Fetch<'_> {
     pub(super) fn blob(self, blob: &Descriptor) -> Result<(), ImageError> {
         let Services { store, .. } = *self.services;
         if store.has(blob)? {
-            return Ok(());
+            return self.check(blob);
         }
         let turn = {
             let mut fetching = self
@@ -91,10 +91,7 @@ impl Fetch<'_> {
         };
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         if store.has(blob)? {
-            return Ok(());
-        }
-        if self.services.remote_cache.imports.gave(&blob.digest) {
-            return self.import(blob);
+            return self.check(blob);
         }
         let origins = {
             let known = self
@@ -104,6 +101,14 @@ impl Fetch<'_> {
                 .unwrap_or_else(PoisonError::into_inner);
             known.get(&blob.digest).cloned().unwrap_or_default()
         };
+        let imports = &self.services.remote_cache.imports;
+        if imports.gave(&blob.digest) {
+            match self.import(blob) {
+                // What a cache says of a base's layer does not keep the build from its base.
+                Err(ImageError::Lost(_)) if !origins.is_empty() => {}
+                outcome => return outcome,
+            }
+        }
         let mut failure = None;
         for origin in origins {
             let outcome = match &origin {
@@ -116,6 +121,9 @@ impl Fetch<'_> {
                 Err(error) => failure = Some(error),
             }
         }
+        if imports.has_just_lost(&blob.digest) {
+            return Err(ImageError::Lost(blob.digest));
+        }
         Err(match failure {
             Some(error) => error,
             None => store.open_blob(&blob.digest).map(drop).err().map_or_else(
@@ -127,6 +135,16 @@ impl Fetch<'_> {
                 ImageError::Store,
             ),
         })
+    }
+
+    /// Makes sure that a blob of the store holds what a remote cache promised, if one did.
+    fn check(self, blob: &Descriptor) -> Result<(), ImageError> {
+        let imports = &self.services.remote_cache.imports;
+        if imports.has_lost(&blob.digest) || imports.is_kept(self.services.store, blob)? {
+            return Ok(());
+        }
+        imports.lose(&blob.digest);
+        Err(ImageError::Lost(blob.digest))
     }
 
     /// Fetches a layer that a remote cache promised.

@@ -21,6 +21,8 @@ mod ground;
 mod image;
 mod image_source;
 mod inputs;
+mod later;
+mod made;
 mod planning;
 mod remote;
 mod request;
@@ -31,6 +33,7 @@ mod secrets;
 mod session;
 mod shared;
 mod stage;
+mod users;
 
 use std::sync::Arc;
 
@@ -250,6 +253,7 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
         match for_each_platform(&plans, |plan| build_platform(session, plan)) {
             // What is done is in the cache by now, and what was lost is in none any longer.
             Err(_) if session.take_lost() && !session.is_over() => {
+                session.services.remote_cache.imports.begin_again();
                 session.explained.take();
             }
             outcome => break outcome?,

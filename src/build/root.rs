@@ -15,11 +15,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{blobs::Fetch, error::StepError};
+use super::{blobs::Fetch, error::StepError, image_source::ImageError};
 use crate::{
     layer::{BlobSource, LayerBlob, LayerTree, Toc},
     oci::{ChainId, Descriptor, DiffId},
-    store::LayerRecord,
+    store::{LayerRecord, Store},
 };
 
 /// How many layers are fetched at a time.
@@ -34,6 +34,8 @@ pub(super) struct RootLayer {
     pub(super) created: Timestamp,
     /// What progress called the step that made it.
     pub(super) description: String,
+    /// The layer itself, where this build has made it.
+    pub(super) made: Option<Arc<LayerBlob>>,
 }
 
 /// A state: what one layer makes of the state below it.
@@ -143,6 +145,9 @@ impl Root {
     }
 
     fn blob(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Arc<LayerBlob>, StepError> {
+        if let Some(made) = &layer.made {
+            return Ok(Arc::clone(made));
+        }
         let store = fetch.services.store;
         let record = store.layer_record_of(layer.diff_id, &layer.descriptor.digest)?;
         let known = record.and_then(|record| Toc::from_bytes(&record.toc).ok());
@@ -161,10 +166,23 @@ impl Root {
         ))
     }
 
-    /// Reads a base layer once, for its table of contents; checks that it is the layer that the config names.
+    /// Reads a layer once, for its table of contents; checks that it is the layer that the config, or a remote cache, names.
     fn read_toc(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Toc, StepError> {
-        let store = fetch.services.store;
         fetch.blob(&layer.descriptor)?;
+        let blob = layer.descriptor.digest;
+        let imports = &fetch.services.remote_cache.imports;
+        Self::toc_of_blob(fetch.services.store, layer).map_err(|error| match error {
+            StepError::Archive { .. } | StepError::DiffId { .. }
+                if imports.promised(&blob) == Some(layer.diff_id) =>
+            {
+                imports.lose(&blob);
+                ImageError::Lost(blob).into()
+            }
+            error => error,
+        })
+    }
+
+    fn toc_of_blob(store: &Store, layer: &RootLayer) -> Result<Toc, StepError> {
         let blob = layer.descriptor.digest;
         let toc = Toc::read(store.open_blob(&blob)?).map_err(|source| StepError::Archive {
             layer: blob,

@@ -1,6 +1,6 @@
 //! One stage: its base, then its steps in order, each from the cache or executed.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use super::{
     copy_step, earlier,
@@ -9,24 +9,27 @@ use super::{
     image::Entry,
     image_source::ImageError,
     inputs,
+    later::Later,
+    made::{Made, record_layer, write},
     request::NoCache,
     root::{Root, RootLayer},
     run_step,
     schedule::{Abandoned, Results},
     session::{Session, Task},
+    shared::Claims,
 };
 use crate::{
     cache::{
-        BaseState, CacheUse, Key, Lineage, Lookup, Miss, Question, StepRecord, WorkdirInputs,
-        content_digest, workdir_key,
+        BaseState, CacheUse, Key, Lineage, Lookup, Miss, Question, Sight, StepRecord,
+        WorkdirInputs, workdir_key,
     },
     copy::{self, CopyError},
     explain::{MissReason, StepResult},
-    layer::{Changes, LayerBlob, WriteOptions, write_layer, write_layer_after},
+    layer::LayerBlob,
     oci::{Digest, History},
     plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
-    store::LayerRecord,
+    snapshot::Blank,
     tree::Tree,
 };
 
@@ -54,13 +57,10 @@ pub(super) struct Worker<'a> {
     pub(super) lineage: Lineage,
     /// The step that will make what is missing in it; only in a prediction.
     pub(super) unsettled: Option<String>,
-}
-
-/// What executing a step made.
-pub(super) struct Made {
-    pub(super) layer: RootLayer,
-    /// A digest of what the layer says, file times left out.
-    pub(super) content: Digest,
+    /// What the steps so far have left to be done.
+    pub(super) later: Later<'a>,
+    /// Directories for the next process.
+    pub(super) blank: RefCell<Option<Blank>>,
 }
 
 /// How a step ended.
@@ -90,25 +90,13 @@ pub(super) fn run(
         root: result.root,
         lineage: result.lineage,
         unsettled: result.unsettled,
+        later: Later::default(),
+        blank: RefCell::default(),
     };
-    for (number, step) in stage.steps.iter().enumerate() {
-        result.entries.push(Entry {
-            created_by: step.created_by.clone(),
-            empty_layer: matches!(step.op, Op::Config),
-        });
-        if matches!(step.op, Op::Config) {
-            continue;
-        }
-        match worker.step(number, step)? {
-            Some(layer) => {
-                worker.lineage.push(&step.label, layer.diff_id);
-                worker.root = worker.root.push(layer);
-            }
-            None => {
-                worker.unsettled.get_or_insert_with(|| step.label.clone());
-            }
-        }
-    }
+    let outcome = worker.steps(&mut result.entries);
+    let caught_up = worker.later.catch_up();
+    outcome?;
+    caught_up.map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
     Ok(StageResult {
         root: worker.root,
         lineage: worker.lineage,
@@ -169,9 +157,12 @@ fn base(
             let made = copy_step::context_layer(session, task.vertex, name);
             match made {
                 Ok(changes) => {
-                    let layer = write(session, changes, label)
-                        .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?
-                        .layer;
+                    let written = write(session, changes, label).and_then(|made| {
+                        record_layer(session.services.store, &made.layer)?;
+                        Ok(made.layer)
+                    });
+                    let layer = written
+                        .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
                     task.done();
                     let digest = layer.diff_id.0;
                     Ok(start(root.push(layer), name, Some(digest)))
@@ -209,6 +200,7 @@ pub(super) fn image_root(
             descriptor: descriptor.clone(),
             created,
             description: format!("pulled from {}", image.name),
+            made: None,
         })
     })
 }
@@ -249,19 +241,76 @@ fn failed_step(
     }
 }
 
+/// The stages that a step takes files from.
+fn origins(op: &Op) -> Vec<StageId> {
+    let mut origins = Vec::new();
+    match op {
+        Op::Copy(copy) => origins.push(&copy.from),
+        Op::Run(run) => {
+            for mount in &run.mounts {
+                match &mount.kind {
+                    MountKind::Bind { from, .. } => origins.push(from),
+                    MountKind::Cache { from, .. } => origins.extend(from),
+                    _ => {}
+                }
+            }
+        }
+        Op::Workdir(_) | Op::Config => {}
+    }
+    let stage = |origin: &Origin| match origin {
+        Origin::Stage(id) => Some(*id),
+        _ => None,
+    };
+    origins.into_iter().filter_map(stage).collect()
+}
+
 impl Worker<'_> {
+    fn steps(&mut self, entries: &mut Vec<Entry>) -> Result<(), BuildError> {
+        for (number, step) in self.stage.steps.iter().enumerate() {
+            entries.push(Entry {
+                created_by: step.created_by.clone(),
+                empty_layer: matches!(step.op, Op::Config),
+            });
+            if matches!(step.op, Op::Config) {
+                continue;
+            }
+            match self.step(number, step)? {
+                Some(layer) => {
+                    self.lineage.push(&step.label, layer.diff_id);
+                    self.root = self.root.push(layer);
+                }
+                None => {
+                    self.unsettled.get_or_insert_with(|| step.label.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The step's layer; `None` when that would take executing it in a prediction.
     fn step(&self, index: usize, step: &Step) -> Result<Option<RootLayer>, BuildError> {
         if self.session.is_over() {
             return Err(BuildError::Interrupted);
         }
-        self.await_stages(&step.op)?;
+        let awaited = origins(&step.op);
+        // Another stage may wait for the lock of a step that this one has still to record.
+        if !matches!(step.op, Op::Run(_)) || !awaited.is_empty() {
+            self.catch_up(step)?;
+        }
+        // A step begins, for users, when it can.
+        for id in awaited {
+            wait(self.plan, self.results, id)?;
+        }
         let task = self.session.task(step.label.clone());
-        let outcome = match &step.op {
-            Op::Run(op) => run_step::run(self, &task, step, op),
-            Op::Copy(op) => copy_step::run(self, &task, step, op),
-            Op::Workdir(op) => self.workdir(&task, step, op),
+        let attempt = |claims: Claims| match &step.op {
+            Op::Run(op) => run_step::run(self, &task, step, op, &claims),
+            Op::Copy(op) => copy_step::run(self, &task, step, op, &claims),
+            Op::Workdir(op) => self.workdir(&task, step, op, &claims),
             Op::Config => unreachable!("steps of the config have no layer"),
+        };
+        let outcome = match attempt(Claims::taken()) {
+            Err(StepError::Unproven) => attempt(Claims::refused()),
+            outcome => outcome,
         };
         let outcome = match outcome {
             Err(StepError::Unsettled(_)) if self.cache_use() == CacheUse::Off => {
@@ -274,6 +323,9 @@ impl Worker<'_> {
             outcome => outcome,
         };
         let told = |result| self.explain(index, step, result, task.reason());
+        if matches!(outcome, Ok(Outcome::Cached(_))) {
+            self.catch_up(step)?;
+        }
         match outcome {
             Ok(Outcome::Cached(layer)) => {
                 told(StepResult::Cached);
@@ -322,34 +374,22 @@ impl Worker<'_> {
         }
     }
 
-    /// Waits for the stages that a step takes files from: a step begins, for users, when it can.
-    fn await_stages(&self, op: &Op) -> Result<(), BuildError> {
-        let mut origins = Vec::new();
-        match op {
-            Op::Copy(copy) => origins.push(&copy.from),
-            Op::Run(run) => {
-                for mount in &run.mounts {
-                    match &mount.kind {
-                        MountKind::Bind { from, .. } => origins.push(from),
-                        MountKind::Cache { from, .. } => origins.extend(from),
-                        _ => {}
-                    }
-                }
-            }
-            Op::Workdir(_) | Op::Config => {}
-        }
-        for origin in origins {
-            if let Origin::Stage(id) = origin {
-                wait(self.plan, self.results, *id)?;
-            }
-        }
-        Ok(())
+    /// Does what earlier steps have left to be done.
+    fn catch_up(&self, step: &Step) -> Result<(), BuildError> {
+        let caught_up = self.later.catch_up();
+        caught_up.map_err(|error| step_failed(self.stage, step.span, &step.label, error))
     }
 
-    fn workdir(&self, task: &Task<'_>, step: &Step, op: &WorkdirOp) -> Result<Outcome, StepError> {
+    fn workdir(
+        &self,
+        task: &Task<'_>,
+        step: &Step,
+        op: &WorkdirOp,
+        claims: &Claims,
+    ) -> Result<Outcome, StepError> {
         let owner = match op.user.as_str() {
             "" => copy::Owner::default(),
-            user => self.owner(task, user, false)?,
+            user => self.owner(task, user, false, claims)?,
         };
         let inputs = WorkdirInputs {
             parent: self.root.chain(),
@@ -359,6 +399,7 @@ impl Worker<'_> {
         let keyed = Keyed {
             key: workdir_key(&inputs),
             files: Vec::new(),
+            is_claimed: claims.was_taken(),
         };
         self.cached(step, task, &keyed, || {
             let tree: Arc<dyn Tree> = self.tree(task.vertex)?;
@@ -373,13 +414,14 @@ impl Worker<'_> {
         task: &Task<'_>,
         user: &str,
         is_linked: bool,
+        claims: &Claims,
     ) -> Result<copy::Owner, StepError> {
         let is_something = !is_linked && (self.root.chain().is_some() || self.unsettled.is_some());
         let question = Question::owner(self.root.chain(), user);
         let is_question =
             is_something && self.unsettled.is_none() && copy::owner_by_number(user).is_none();
         let question = is_question.then_some(question);
-        if let Some(owner) = self.known_owner(question)? {
+        if let Some(owner) = self.known_owner(question, claims)? {
             return Ok(owner);
         }
         let owner = copy::owner_below(user, is_something.then_some(|| self.tree(task.vertex)))?;
@@ -451,6 +493,7 @@ impl Worker<'_> {
                 .parse()
                 .unwrap_or_else(|_| (self.session.services.clock)()),
             description: step.label.clone(),
+            made: None,
         };
         if self.session.predicts {
             let depends = self.depends_on(step).filter(|_| cache == CacheUse::On);
@@ -477,10 +520,15 @@ impl Worker<'_> {
             self.finished(key, &record);
             return Ok(Outcome::Cached(layer(*record)));
         }
-        let mut wait = || !self.session.is_over();
-        let _turn = store
-            .wait_for_step(key.digest(), &mut wait)?
-            .ok_or(StepError::Canceled)?;
+        let mut caught_up = Ok(());
+        let mut wait = || {
+            // Whoever has the lock may wait for one that this stage still holds.
+            caught_up = self.later.catch_up();
+            caught_up.is_ok() && !self.session.is_over()
+        };
+        let turn = store.wait_for_step(key.digest(), &mut wait)?;
+        caught_up?;
+        let turn = turn.ok_or(StepError::Canceled)?;
         match key.lookup(store, cache)? {
             Lookup::Hit(record) => {
                 key.remember(store, &sight)?;
@@ -495,13 +543,16 @@ impl Worker<'_> {
                     self.finished(key, &record);
                     return Ok(Outcome::Cached(layer(record)));
                 }
+                if keyed.is_claimed {
+                    return Err(StepError::Unproven);
+                }
                 self.missed(step, task, keyed, miss)?;
             }
         }
         let made = execute()?;
         // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
         if cache == CacheUse::On
-            && let Some(record) = self.equal_result(key, &made.content)?
+            && let Some(record) = self.equal_result(task, key, &made.content)?
         {
             key.record(store, &record)?;
             key.remember(store, &sight)?;
@@ -515,9 +566,28 @@ impl Worker<'_> {
             content: Some(made.content),
             label: step.label.clone(),
         };
-        key.record(store, &record)?;
-        key.remember(store, &sight)?;
         self.finished(key, &record);
+        if !matches!(step.op, Op::Run(_)) || !keyed.files.is_empty() {
+            record_layer(store, &made.layer)?;
+            key.record(store, &record)?;
+            key.remember(store, &sight)?;
+            return Ok(Outcome::Made(made.layer));
+        }
+        let (key, lineage, layer) = (key.clone(), self.lineage.clone(), made.layer.clone());
+        let (place, text) = (sight.place, step.text.clone());
+        self.later.leave(move || {
+            record_layer(store, &layer)?;
+            key.record(store, &record)?;
+            let sight = Sight {
+                place,
+                text: &text,
+                lineage: &lineage,
+                files: &[],
+            };
+            key.remember(store, &sight)?;
+            drop(turn);
+            Ok(())
+        });
         Ok(Outcome::Made(made.layer))
     }
 
@@ -530,10 +600,15 @@ impl Worker<'_> {
     }
 
     /// An earlier result of the same instruction with the same content, here or in a remote cache.
-    fn equal_result(&self, key: &Key, content: &Digest) -> Result<Option<StepRecord>, StepError> {
+    fn equal_result(
+        &self,
+        task: &Task<'_>,
+        key: &Key,
+        content: &Digest,
+    ) -> Result<Option<StepRecord>, StepError> {
         match key.equal_result(self.session.services.store, content)? {
             Some(record) => Ok(Some(record)),
-            None => self.imported_equal(key, content),
+            None => self.imported_equal(task, key, content),
         }
     }
 
@@ -551,45 +626,4 @@ impl Worker<'_> {
         };
         if is_off { CacheUse::Off } else { CacheUse::On }
     }
-}
-
-/// Writes changes as a layer into the store, with its table of contents.
-pub(super) fn write(
-    session: &Session<'_>,
-    changes: impl Into<Changes>,
-    description: String,
-) -> Result<Made, StepError> {
-    write_after(session, changes, description, None)
-}
-
-/// As [`write`], taking over what `earlier` has of the layer.
-pub(super) fn write_after(
-    session: &Session<'_>,
-    changes: impl Into<Changes>,
-    description: String,
-    earlier: Option<&Arc<LayerBlob>>,
-) -> Result<Made, StepError> {
-    let store = session.services.store;
-    let mut blob = store.blob_file()?;
-    let options = WriteOptions::default();
-    let written = match earlier {
-        Some(earlier) => write_layer_after(changes, &mut blob, &options, earlier)?,
-        None => write_layer(changes, &mut blob, &options)?,
-    };
-    blob.commit(&written.descriptor.digest)?;
-    let content = content_digest(written.toc.entries());
-    store.put_layer(&LayerRecord {
-        diff_id: written.diff_id,
-        descriptor: written.descriptor.clone(),
-        toc: written.toc.into_bytes(),
-    })?;
-    Ok(Made {
-        content,
-        layer: RootLayer {
-            diff_id: written.diff_id,
-            descriptor: written.descriptor,
-            created: (session.services.clock)(),
-            description,
-        },
-    })
 }

@@ -110,7 +110,9 @@ impl Export<'_> {
         };
         let meter = transfer::Meter::new(Arc::clone(self.renderer), self.vertex, blob);
         let told = meter.clone();
-        let mount_from = self.result.blobs.repositories(&blob.digest);
+        let mut mount_from = self.result.blobs.repositories(&blob.digest);
+        let imports = &self.services.remote_cache.imports;
+        mount_from.extend(imports.repositories(&blob.digest));
         let upload = Upload {
             descriptor: blob,
             open: &open,

@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt,
     fs::File,
     io,
@@ -200,6 +200,8 @@ pub(super) struct Canonical {
     /// Paths that others are linked to.
     pub(super) linked: HashSet<PathBuf>,
     last: Option<Said>,
+    /// What was read ahead.
+    ahead: VecDeque<Change>,
 }
 
 /// What was said last.
@@ -229,7 +231,32 @@ impl Canonical {
             changes,
             linked,
             last: None,
+            ahead: VecDeque::new(),
         })
+    }
+
+    /// Reads changes for as long as they `fit`; how many there are when that were all.
+    pub(super) fn read_ahead(
+        &mut self,
+        mut fit: impl FnMut(&Change) -> bool,
+    ) -> Result<Option<usize>, LayerError> {
+        while let Some(change) = self.read()? {
+            let does_fit = fit(&change);
+            self.ahead.push_back(change);
+            if !does_fit {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.ahead.len()))
+    }
+
+    fn read(&mut self) -> Result<Option<Change>, LayerError> {
+        let is_socket = |change: &Change| matches!(change, Change::Put { metadata, .. } if metadata.kind == Kind::Socket);
+        let Some(change) = self.changes.by_ref().find(|change| !is_socket(change)) else {
+            return Ok(None);
+        };
+        self.check(&change)?;
+        Ok(Some(change))
     }
 
     /// An error unless a change may follow those before.
@@ -260,9 +287,10 @@ impl Iterator for Canonical {
     type Item = Result<Change, LayerError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let is_socket = |change: &Change| matches!(change, Change::Put { metadata, .. } if metadata.kind == Kind::Socket);
-        let change = self.changes.by_ref().find(|change| !is_socket(change))?;
-        Some(self.check(&change).map(|()| change))
+        match self.ahead.pop_front() {
+            Some(change) => Some(Ok(change)),
+            None => self.read().transpose(),
+        }
     }
 }
 

@@ -79,6 +79,12 @@ impl BlobWriter<'_> {
         self.file.size
     }
 
+    /// What was written so far, for reading it before it becomes a blob.
+    pub fn written(&self) -> Result<File, StoreError> {
+        let path = &self.file.path;
+        File::open(path).at("read", path)
+    }
+
     /// Forgets all that was written, for beginning again.
     pub fn restart(&mut self) -> Result<(), StoreError> {
         let BlobFile { file, path, .. } = &mut self.file;

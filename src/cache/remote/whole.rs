@@ -2,7 +2,7 @@
 //!
 //! What an export names is there in full: a step whose layer has gone is left out, since no build behind could make use of its
 //! record alone. It looks without using: what the cache would drop next stays so. An import adds: layers first, each verified, then the
-//! records of the steps that made them. One that ends early leaves a store with fewer steps; one that is repeated goes on.
+//! records of the steps that made them. Facts are not kept: a store finds them out from the layers, which are here then. One that ends early leaves a store with fewer steps; one that is repeated goes on.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -65,8 +65,6 @@ pub struct WholeImported {
     pub layers: usize,
     /// What these have, in bytes.
     pub bytes: u64,
-    /// Facts that the store did not have.
-    pub facts: usize,
     /// Cache mounts that the store did not have, or had older.
     pub mounts: usize,
     /// Steps whose layers are not in the place, or are damaged.
@@ -87,6 +85,13 @@ pub fn export_store(
     records
         .steps
         .retain(|step| diff_ids.contains(&step.diff_id));
+    let mut exported = WholeExported {
+        steps: records.steps.len(),
+        layers: records.layers.len(),
+        bytes: records.layers.iter().map(|layer| layer.blob.size).sum(),
+        left_out,
+        ..WholeExported::default()
+    };
     let mounts = mounts_of(store, since, choice)?;
     if !mounts.is_empty() {
         let before = place.records(&[]).unwrap_or_default();
@@ -94,14 +99,9 @@ pub fn export_store(
     }
     records.normalize();
     place.put_records(&records)?;
-    Ok(WholeExported {
-        steps: records.steps.len(),
-        layers: records.layers.len(),
-        bytes: records.layers.iter().map(|layer| layer.blob.size).sum(),
-        facts: records.facts.len(),
-        mounts: records.mounts.len(),
-        left_out,
-    })
+    exported.facts = records.facts.len();
+    exported.mounts = records.mounts.len();
+    Ok(exported)
 }
 
 /// The mounts of a store that are chosen.
@@ -274,12 +274,6 @@ pub fn import_store(
                 parent: step.parent,
             };
             imported.steps += usize::from(kept.keep(store, &step.key)?);
-        }
-        for fact in &records.facts {
-            if store.step(StepFolder::Fact, &fact.question)? == Found::Absent {
-                store.put_step(StepFolder::Fact, &fact.question, fact.answer.as_bytes())?;
-                imported.facts += 1;
-            }
         }
     }
     Ok(imported)

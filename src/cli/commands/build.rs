@@ -191,6 +191,7 @@ impl Session<'_> {
             if built.0.is_ok() || imports.n_lost() == n_lost || self.received.get().is_some() {
                 break built;
             }
+            imports.begin_again();
             services.first_vertex = self.renderer.next_vertex();
         };
         if self.received.get().is_some() {

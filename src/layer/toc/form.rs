@@ -100,6 +100,11 @@ impl PackedToc {
         &self.head
     }
 
+    /// How many entries there are.
+    pub const fn n_entries(&self) -> u64 {
+        self.entries.count
+    }
+
     /// The entries.
     pub fn entries(&self) -> impl Iterator<Item = TocEntry> {
         self.entries.iter()

@@ -1,0 +1,94 @@
+//! Layers that steps have made, on their way into the store.
+
+use std::sync::Arc;
+
+use super::{error::StepError, root::RootLayer, session::Session};
+use crate::{
+    cache::content_digest,
+    layer::{Changes, LayerBlob, WriteOptions, write_layer, write_layer_after},
+    oci::{Descriptor, DiffId, Digest},
+    store::{LayerRecord, Store, StoreError},
+};
+
+/// What executing a step made.
+pub(super) struct Made {
+    pub(super) layer: RootLayer,
+    /// A digest of what the layer says, file times left out.
+    pub(super) content: Digest,
+}
+
+/// Puts the table of contents of a layer that [`write`] has written into the store.
+pub(super) fn record_layer(store: &Store, layer: &RootLayer) -> Result<(), StoreError> {
+    match &layer.made {
+        Some(made) => {
+            let toc = made.toc().to_bytes();
+            put_layer(store, layer.diff_id, &layer.descriptor, toc)
+        }
+        // Done, as the table of contents is not kept in memory.
+        None => Ok(()),
+    }
+}
+
+fn put_layer(
+    store: &Store,
+    diff_id: DiffId,
+    descriptor: &Descriptor,
+    toc: Vec<u8>,
+) -> Result<(), StoreError> {
+    store.put_layer(&LayerRecord {
+        diff_id,
+        descriptor: descriptor.clone(),
+        toc,
+    })
+}
+
+/// The table of contents of a layer with more entries is read again when something asks for it: most layers nobody looks
+/// into.
+const KEPT_ENTRIES: u64 = 2000;
+
+/// Writes changes as a layer into the store. [`record_layer`] is still to be called.
+pub(super) fn write(
+    session: &Session<'_>,
+    changes: impl Into<Changes>,
+    description: String,
+) -> Result<Made, StepError> {
+    write_after(session, changes, description, None)
+}
+
+/// As [`write`], taking over what `earlier` has of the layer.
+pub(super) fn write_after(
+    session: &Session<'_>,
+    changes: impl Into<Changes>,
+    description: String,
+    earlier: Option<&Arc<LayerBlob>>,
+) -> Result<Made, StepError> {
+    let store = session.services.store;
+    let mut blob = store.blob_file()?;
+    let options = WriteOptions::default();
+    let written = match earlier {
+        Some(earlier) => write_layer_after(changes, &mut blob, &options, earlier)?,
+        None => write_layer(changes, &mut blob, &options)?,
+    };
+    blob.commit(&written.descriptor.digest)?;
+    let content = content_digest(written.toc.entries());
+    let made = if written.toc.n_entries() <= KEPT_ENTRIES {
+        let path = store.blob_path(&written.descriptor.digest);
+        let scratch = session.services.scratch.to_owned();
+        let toc = Arc::new(written.toc.unpack());
+        Some(LayerBlob::new(toc, path, Some(scratch)))
+    } else {
+        let toc = written.toc.into_bytes();
+        put_layer(store, written.diff_id, &written.descriptor, toc)?;
+        None
+    };
+    Ok(Made {
+        content,
+        layer: RootLayer {
+            diff_id: written.diff_id,
+            descriptor: written.descriptor,
+            created: (session.services.clock)(),
+            description,
+            made,
+        },
+    })
+}
