@@ -16,7 +16,8 @@ use crate::{
     progress::{Event, Reporter, Vertex},
     reference::Reference,
     registry::BlobSink,
-    store::{BlobWriter, Store},
+    snapshot::Shelf,
+    store::{BlobWriter, Follower, Store},
 };
 
 /// Where a blob can be had.
@@ -72,11 +73,22 @@ pub(super) struct Fetch<'a> {
     pub(super) services: &'a Services<'a>,
     pub(super) blobs: &'a Blobs,
     pub(super) vertex: Vertex,
+    /// Takes the files of layers that are read for the first time, when they will be needed on disk.
+    pub(super) staging: Option<&'a Shelf>,
 }
 
 impl Fetch<'_> {
     /// Puts a blob into the store, unless it is there. Its digest and size are verified on the way.
     pub(super) fn blob(self, blob: &Descriptor) -> Result<(), ImageError> {
+        self.blob_followed(blob, &mut |_| {})
+    }
+
+    /// The same; where the blob comes from a registry, `follow` is given a reader of its bytes as they come.
+    pub(super) fn blob_followed(
+        self,
+        blob: &Descriptor,
+        follow: &mut dyn FnMut(Follower),
+    ) -> Result<(), ImageError> {
         let Services { store, .. } = *self.services;
         if store.has(blob)? {
             return self.check(blob);
@@ -112,7 +124,7 @@ impl Fetch<'_> {
         let mut failure = None;
         for origin in origins {
             let outcome = match &origin {
-                BlobOrigin::Registry(reference) => self.pull(reference, blob),
+                BlobOrigin::Registry(reference) => self.pull(reference, blob, follow),
                 BlobOrigin::Layout(layout) => copy_from_layout(store, layout, blob),
                 BlobOrigin::Store => continue,
             };
@@ -183,14 +195,20 @@ impl Fetch<'_> {
         Err(ImageError::Lost(blob.digest))
     }
 
-    fn pull(self, reference: &Reference, blob: &Descriptor) -> Result<(), ImageError> {
+    fn pull(
+        self,
+        reference: &Reference,
+        blob: &Descriptor,
+        follow: &mut dyn FnMut(Follower),
+    ) -> Result<(), ImageError> {
         let Services {
             store,
             registry,
             reporter,
             ..
         } = *self.services;
-        let writer = store.blob_writer()?;
+        let mut writer = store.blob_writer()?;
+        follow(writer.follow()?);
         let mut sink = StoreSink {
             store,
             writer,

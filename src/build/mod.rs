@@ -90,6 +90,8 @@ pub struct Services<'a> {
     pub clock: fn() -> Timestamp,
     /// The bytes of `/etc/resolv.conf` for processes.
     pub resolv_conf: &'a [u8],
+    /// Told of every layer of an image that a step has made, once its blob is in the store, while the build goes on.
+    pub made: Option<&'a (dyn Fn(&Descriptor) + Sync)>,
     /// A directory for what does not outlive the build.
     pub scratch: &'a std::path::Path,
 }
@@ -152,6 +154,7 @@ impl BuildResult {
             services,
             blobs: &self.blobs,
             vertex,
+            staging: None,
         }
         .blob(blob)
     }
@@ -167,6 +170,7 @@ impl BuildResult {
             services,
             blobs: &self.blobs,
             vertex,
+            staging: None,
         })?)
     }
 }

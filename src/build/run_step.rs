@@ -170,7 +170,7 @@ fn execute(
         });
     }
     let command = op.argv.join(" ");
-    let tree = worker.tree(task.vertex)?;
+    let tree = worker.tree_to_unpack(task.vertex, rung)?;
     let user = session.users.find(&op.user, &tree);
     let user = user.map_err(|source| StepError::User {
         command: command.clone(),

@@ -121,6 +121,7 @@ impl<'a> Session<'a> {
             services: self.services,
             blobs: &self.blobs,
             vertex,
+            staging: None,
         }
     }
 }

@@ -223,7 +223,7 @@ impl Worker<'_> {
 }
 
 /// Whether the layers of a stage are layers of the image.
-fn is_in_image(plan: &Plan, stage: StageId) -> bool {
+pub(super) fn is_in_image(plan: &Plan, stage: StageId) -> bool {
     let mut next = Some(plan.target);
     while let Some(id) = next {
         if id == stage {

@@ -3,6 +3,7 @@
 use std::{cell::RefCell, sync::Arc};
 
 use super::{
+    blobs::Fetch,
     copy_step, earlier,
     error::{BuildError, FailedImage, FailedStep, StepError},
     explain::{Keyed, Prediction},
@@ -16,7 +17,7 @@ use super::{
     run_step,
     schedule::{Abandoned, Results},
     session::{Session, Task},
-    shared::Claims,
+    shared::{Claims, is_in_image},
 };
 use crate::{
     cache::{
@@ -29,6 +30,7 @@ use crate::{
     oci::{Digest, History},
     plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
+    sandbox::Rung,
     snapshot::Blank,
     tree::Tree,
 };
@@ -333,6 +335,11 @@ impl Worker<'_> {
                 Ok(Some(layer))
             }
             Ok(Outcome::Made(layer)) => {
+                if let Some(made) = self.session.services.made
+                    && is_in_image(self.plan, self.stage.id)
+                {
+                    made(&layer.descriptor);
+                }
                 told(StepResult::Executed);
                 task.done();
                 Ok(Some(layer))
@@ -435,6 +442,19 @@ impl Worker<'_> {
             return Err(StepError::Unsettled(after.clone()));
         }
         self.root.tree(self.session.fetch(vertex))
+    }
+
+    /// The same, for a process: what is fetched for it goes to disk at once.
+    pub(super) fn tree_to_unpack(
+        &self,
+        vertex: Vertex,
+        rung: Rung,
+    ) -> Result<Arc<crate::layer::LayerTree>, StepError> {
+        let is_overlay = matches!(rung, Rung::Native | Rung::Userns);
+        self.root.tree(Fetch {
+            staging: is_overlay.then_some(&self.session.left.shelf),
+            ..self.session.fetch(vertex)
+        })
     }
 
     /// The state that files come from; `None` for contexts, which are no states.

@@ -79,6 +79,10 @@ impl Pusher for Export<'_> {
         transfer::each(blobs, |blob| self.push_blob(to, blob))
     }
 
+    fn is_named(&self, to: &Destination, document: &Descriptor) -> bool {
+        self.services.registry.is_named(&to.reference, document)
+    }
+
     fn push_document(
         &self,
         to: &Destination,

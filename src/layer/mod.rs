@@ -40,7 +40,7 @@ pub use change::{Change, Changes, Content};
 pub use compress::Compression;
 pub use read::ArchiveError;
 pub use toc::{
-    Checkpoint, Encoding, Extent, FileContent, Made, Member, PackedToc, Toc, TocEntry,
+    Checkpoint, Encoding, Extent, FileContent, FileSink, Made, Member, PackedToc, Toc, TocEntry,
     TocFormError, TocItem,
 };
 pub use tree::{Difference, Different, LayerTree, StackError, Stored};

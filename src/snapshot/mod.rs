@@ -7,7 +7,7 @@
 //!   <chainID>/lock           held shared by whoever uses the snapshot, alone by whoever removes it; boot in which it was made
 //!   <chainID>/settled        it is known to be on disk as a whole
 //!   <chainID>/usage          what it takes up, once that was measured, see `usage`
-//!   tmp/<pid>-<n>/           being made or used by one step: fs | upper, work; lock, held alone
+//!   tmp/<pid>-<n>/           being made or used by one step: fs | upper, work | files; lock, held alone
 //! ```
 //! A snapshot is made in `tmp` and renamed into place, so it is whole or absent; who comes second throws its own away. A kill leaves
 //! directories in `tmp` whose lock nobody holds: [`Snapshots::sweep`] removes them. A power cut may leave a snapshot without all of its
@@ -32,6 +32,7 @@ pub mod owner;
 mod place;
 mod remove;
 mod shelf;
+mod stage;
 mod usage;
 mod xattr;
 
@@ -50,6 +51,7 @@ pub use diff::{Changed, diff_upper};
 pub use overlay::{Blank, Overlay, Remains};
 pub use remove::remove_tree;
 pub use shelf::Shelf;
+pub use stage::{Stage, Staged};
 pub use usage::{SnapshotOnDisk, disk_usage};
 
 use self::lock::{Held, Scratch};
@@ -103,7 +105,7 @@ pub enum SnapshotError {
 /// Unpacks a whole state into `dir/fs`, which is made, with owners as `style` keeps them; gives that directory. `dir` may get a
 /// file of owners, see [`owner`].
 pub fn unpack(dir: &Path, tree: &LayerTree, style: Style) -> Result<PathBuf, SnapshotError> {
-    apply::unpack(dir, &LayerTree::empty(), tree, style)?;
+    apply::unpack(dir, &LayerTree::empty(), tree, style, None)?;
     Ok(dir.join("fs"))
 }
 
@@ -341,7 +343,7 @@ impl Snapshots {
             found.push((id, snapshot));
             chain_id = Some(id);
         }
-        for (n, snapshot) in self.unpack(tree, &found)? {
+        for (n, snapshot) in self.unpack(shelf, tree, &found)? {
             shelf.put(snapshot.clone());
             found[n].1 = Some(snapshot);
         }
@@ -351,6 +353,7 @@ impl Snapshots {
     /// Unpacks the states after those layers of `tree` that `found` has none for.
     fn unpack(
         &self,
+        shelf: &Shelf,
         tree: &LayerTree,
         found: &[(ChainId, Option<Snapshot>)],
     ) -> Result<Vec<(usize, Snapshot)>, SnapshotError> {
@@ -369,7 +372,9 @@ impl Snapshots {
             let mut made = Vec::new();
             while let Some(n) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let (id, _) = &found[*n];
-                made.push((*n, self.apply(*id, &states[*n], &states[*n + 1])?));
+                let staged = shelf.take_staged(tree.layers()[*n].toc().diff_id);
+                let (below, above) = (&states[*n], &states[*n + 1]);
+                made.push((*n, self.apply_staged(*id, below, above, staged.as_ref())?));
             }
             Ok::<_, SnapshotError>(made)
         };
@@ -395,9 +400,24 @@ impl Snapshots {
         below: &LayerTree,
         above: &LayerTree,
     ) -> Result<Snapshot, SnapshotError> {
+        self.apply_staged(chain_id, below, above, None)
+    }
+
+    fn apply_staged(
+        &self,
+        chain_id: ChainId,
+        below: &LayerTree,
+        above: &LayerTree,
+        staged: Option<&Staged>,
+    ) -> Result<Snapshot, SnapshotError> {
         let scratch = Scratch::new(&self.dir)?;
-        apply::unpack(&scratch.path, below, above, self.style)?;
+        apply::unpack(&scratch.path, below, above, self.style, staged)?;
         self.publish(scratch, chain_id)
+    }
+
+    /// A place for the files of a layer that is about to be read for the first time.
+    pub fn stage(&self) -> Result<Stage, SnapshotError> {
+        Stage::new(Scratch::new(&self.dir)?, self.style)
     }
 
     /// Gives a step directories for its changes on top of `stack` (topmost first).

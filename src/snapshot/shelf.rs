@@ -5,8 +5,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::Snapshot;
-use crate::oci::ChainId;
+use super::{Snapshot, Staged};
+use crate::oci::{ChainId, DiffId};
 
 /// Each has an open file, of which a process may have 1024.
 const MOST: usize = 256;
@@ -21,12 +21,25 @@ struct State {
     snapshots: HashMap<ChainId, Snapshot>,
     /// The oldest first.
     order: VecDeque<ChainId>,
+    /// Files of layers that are to become snapshots.
+    staged: HashMap<DiffId, Staged>,
 }
 
 impl Shelf {
     pub(super) fn get(&self, chain_id: ChainId) -> Option<Snapshot> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.snapshots.get(&chain_id).cloned()
+    }
+
+    /// Adds the files of a verified layer, for the snapshot of the state that it completes.
+    pub fn put_staged(&self, layer: DiffId, staged: Staged) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.staged.insert(layer, staged);
+    }
+
+    pub(super) fn take_staged(&self, layer: DiffId) -> Option<Staged> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.staged.remove(&layer)
     }
 
     /// Adds one.

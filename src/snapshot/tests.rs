@@ -2,6 +2,7 @@
 
 mod one_id;
 mod random;
+mod staged;
 
 use std::{
     collections::BTreeMap,

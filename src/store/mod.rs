@@ -31,6 +31,7 @@
 
 mod blob;
 mod error;
+mod follow;
 mod listing;
 mod lists;
 mod lock;
@@ -53,6 +54,7 @@ use serde::{Deserialize, Serialize};
 
 pub use blob::{BlobFile, BlobWriter, MAX_DOCUMENT_BYTES};
 pub use error::StoreError;
+pub use follow::Follower;
 pub use listing::{BlobOnDisk, LayerOnDisk, StepOnDisk};
 pub use lock::StepLock;
 pub use mounts::{CacheMount, CacheMountId, CacheMountOnDisk, CacheSharing};

@@ -233,7 +233,8 @@ fn a_store_that_cannot_be_made_exits_with_3() {
     let root = env.context().join("root");
     env.build(&["--root", root.to_str().expect("text")])
         .exits(3)
-        .says("is not a directory");
+        .says("root` is not a directory")
+        .says("hint: name another directory");
 }
 
 #[test]

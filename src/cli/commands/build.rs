@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::{check, explain};
 use crate::cli::{
+    ahead,
     args::DataFormat,
     build_args::BuildArgs,
     cache::Caches,
@@ -112,6 +113,7 @@ pub(crate) fn run(
         cancel: &cancel,
         clock: jiff::Timestamp::now,
         resolv_conf: &resolv_conf,
+        made: None,
         scratch: scratch.path(),
     };
     let session = Session {
@@ -215,7 +217,10 @@ impl Session<'_> {
         wanted: &Wanted,
         services: &Services<'_>,
     ) -> (Result<Built, Failure>, Explanation) {
-        let (result, explanation) = build::build_explained(self.request, services);
+        let targets = ahead::targets(&wanted.outputs, &wanted.names);
+        let (result, explanation) = ahead::uploading(&targets, services, |services| {
+            build::build_explained(self.request, services)
+        });
         let built = result
             .map_err(|error| self.failure(&error))
             .and_then(|result| self.export_all(wanted, result));
