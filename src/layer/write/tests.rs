@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    layer::{Change, Content},
+    layer::Content,
     oci::sha256,
     tree::{Metadata, Timestamp},
 };
