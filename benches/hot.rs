@@ -91,7 +91,7 @@ fn changes(tree: &Arc<dyn Tree>) -> Vec<Change> {
         now: Timestamp::from_seconds(1),
         scratch: Path::new(""),
     };
-    copy::changes(&request).unwrap().changes
+    copy::changes(&request).unwrap().changes.into_vec()
 }
 
 fn contexts(c: &mut Criterion) {
@@ -100,18 +100,23 @@ fn contexts(c: &mut Criterion) {
     let mut group = c.benchmark_group("context of 4,000 files");
     group.throughput(Throughput::Elements(FILES as u64));
     group.bench_function("walk and hash", |b| {
-        b.iter(|| copy::content_digest(&op(), &[tree(dir.path(), None)]).unwrap());
+        b.iter(|| copy::content_digest(&op(), &[tree(dir.path(), None)], &mut |_| {}).unwrap());
     });
     // The clock runs ahead: files changed just now are not remembered.
     let kept = tempfile::tempdir().unwrap();
     let file = kept.path().join("stat");
     let cache = Arc::new(StatCache::load(&file, now(10)));
-    copy::content_digest(&op(), &[tree(dir.path(), Some(Arc::clone(&cache)))]).unwrap();
+    copy::content_digest(
+        &op(),
+        &[tree(dir.path(), Some(Arc::clone(&cache)))],
+        &mut |_| {},
+    )
+    .unwrap();
     cache.save().unwrap();
     group.bench_function("walk, digests remembered", |b| {
         b.iter(|| {
             let cache = Some(Arc::new(StatCache::load(&file, now(10))));
-            copy::content_digest(&op(), &[tree(dir.path(), cache)]).unwrap()
+            copy::content_digest(&op(), &[tree(dir.path(), cache)], &mut |_| {}).unwrap()
         });
     });
     group.bench_function("stat cache, load", |b| {
@@ -160,19 +165,19 @@ fn layers(c: &mut Criterion) {
     context(dir.path());
     let cache = Arc::new(StatCache::load("/nonexistent", now(10)));
     let tree = tree(dir.path(), Some(cache));
-    copy::content_digest(&op(), &[Arc::clone(&tree)]).unwrap();
+    copy::content_digest(&op(), &[Arc::clone(&tree)], &mut |_| {}).unwrap();
     let all = changes(&tree);
     let mut blob = Vec::new();
     let written = write_layer(all.clone(), &mut blob, &WriteOptions::default()).unwrap();
     let kept = tempfile::tempdir().unwrap();
     let path: PathBuf = kept.path().join("blob");
     std::fs::write(&path, &blob).unwrap();
-    let earlier = || LayerBlob::new(Arc::new(written.toc.clone()), path.clone(), None);
+    let earlier = || LayerBlob::new(Arc::new(written.toc.unpack()), path.clone(), None);
 
     let mut group = c.benchmark_group("layer of 4,000 files");
     group.sample_size(20);
     group.measurement_time(Duration::from_secs(8));
-    group.throughput(Throughput::Bytes(written.toc.tar_size));
+    group.throughput(Throughput::Bytes(written.toc.head().tar_size));
     for (name, compression) in [
         ("write, gzip", Compression::default()),
         ("write, zstd", Compression::Zstd { level: 3 }),

@@ -121,6 +121,18 @@ pub struct Node {
     pub inode: Option<u64>,
 }
 
+/// A name in a directory, and what it is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The name.
+    pub name: OsString,
+    /// What it is of.
+    pub node: Node,
+    /// The digest of a regular file's bytes, where it is known without reading them; it counts as told, as by
+    /// [`Tree::digest`].
+    pub digest: Option<Digest>,
+}
+
 /// A tree could not be read.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{}`", path.display())]
@@ -141,6 +153,22 @@ pub trait Tree: Send + Sync {
 
     /// The names in the directory `path`, sorted by bytes. Empty when `path` is no directory.
     fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError>;
+
+    /// All that is in the directory `path`, by name in order of bytes: what [`Tree::names`] and [`Tree::node`] say, at
+    /// once. Names that are gone by the time they are looked at are left out.
+    fn list(&self, path: &Path) -> Result<Vec<Listed>, TreeError> {
+        let mut listed = Vec::new();
+        for name in self.names(path)? {
+            if let Some(node) = self.node(&path.join(&name))? {
+                listed.push(Listed {
+                    name,
+                    node,
+                    digest: None,
+                });
+            }
+        }
+        Ok(listed)
+    }
 
     /// The bytes of the regular file `path`.
     fn open(&self, path: &Path) -> Result<Box<dyn io::Read + Send>, TreeError>;

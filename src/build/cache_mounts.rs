@@ -83,7 +83,7 @@ pub(super) fn cache_mount(
     let store = session.services.store;
     let seed = match from {
         Some(_) => {
-            mount_files(worker, task, kind, &Claims::refused())?.map(|(_, content)| content.digest)
+            mount_files(worker, task, kind, &Claims::refused())?.map(|(_, digest, _)| digest)
         }
         None => None,
     };

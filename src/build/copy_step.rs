@@ -9,16 +9,16 @@ use std::{
 
 use super::{
     error::StepError,
-    explain::{Keyed, file_list, origin_name},
+    explain::{Keyed, note, origin_name},
     made::write_after,
     session::{Session, Task},
     shared::Claims,
     stage::{Outcome, Worker},
 };
 use crate::{
-    cache::{CopyInputs, copy_key},
+    cache::{CopyInputs, FileList, Files, copy_key},
     copy::{self, CopyRequest},
-    layer::Change,
+    layer::Changes,
     oci::Digest,
     plan::{CopyOp, CopySource, CopyVerb, Origin, Step},
     progress::Vertex,
@@ -40,10 +40,10 @@ pub(super) fn run(
         content
     } else {
         let found = source_trees(worker, task, &step.label, op)?;
-        let content = copy::content_digest(op, &found)?;
-        let digest = content.digest;
+        let mut files = Files::default();
+        let digest = copy::content_digest(op, &found, &mut note(&mut files))?;
         worker.found_out(question, &digest.to_string())?;
-        (trees, listed) = (Some(found), Some(content));
+        (trees, listed) = (Some(found), Some(files));
         digest
     };
     let is_linked = copy::is_linked(op);
@@ -58,8 +58,11 @@ pub(super) fn run(
         content,
         owner,
     });
-    let from = origin_name(worker.plan, &op.from);
-    let files = listed.map(|content| file_list("content", from, content));
+    let files = listed.map(|files| FileList {
+        input: "content".to_owned(),
+        from: origin_name(worker.plan, &op.from),
+        files,
+    });
     let keyed = Keyed {
         key,
         files: files.into_iter().collect(),
@@ -138,7 +141,7 @@ pub(super) fn context_layer(
     session: &Session<'_>,
     vertex: Vertex,
     name: &str,
-) -> Result<Vec<Change>, StepError> {
+) -> Result<Changes, StepError> {
     let _ = vertex;
     let tree = session.contexts.named(session, name)?;
     files_of(session, tree, "/", "/")
@@ -150,7 +153,7 @@ pub(super) fn files_of(
     tree: Arc<dyn Tree>,
     source: &str,
     dest: &str,
-) -> Result<Vec<Change>, StepError> {
+) -> Result<Changes, StepError> {
     let op = CopyOp {
         verb: CopyVerb::Copy,
         from: Origin::Scratch,

@@ -11,8 +11,8 @@ use super::{
     stage::Worker,
 };
 use crate::{
-    cache::{FileEntry, FileList, Key, Miss, Place, Sight},
-    copy::SourceContent,
+    cache::{FileEntry, FileList, Files, Key, Miss, Place, Sight},
+    copy::ContentEntry,
     explain::{Explanation, MissReason, StepExplanation, StepResult},
     plan::{Op, Origin, Plan, Step},
 };
@@ -25,18 +25,15 @@ pub(super) struct Keyed {
     pub(super) is_claimed: bool,
 }
 
-/// The files of an input, for explanations.
-pub(super) fn file_list(input: &str, from: String, content: SourceContent) -> FileList {
-    let entries = content.entries.into_iter().map(|entry| FileEntry {
-        path: entry.path,
-        mode: entry.mode,
-        digest: entry.digest,
-        bytes: entry.bytes,
-    });
-    FileList {
-        input: input.to_owned(),
-        from,
-        entries: entries.collect(),
+/// Notes files of an input, for explanations.
+pub(super) fn note(files: &mut Files) -> impl FnMut(&ContentEntry<'_>) {
+    |entry| {
+        files.push(&FileEntry {
+            path: entry.path,
+            mode: entry.mode,
+            digest: entry.digest,
+            bytes: entry.bytes,
+        });
     }
 }
 

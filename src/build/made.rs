@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{error::StepError, root::RootLayer, session::Session};
 use crate::{
     cache::content_digest,
-    layer::{Change, LayerBlob, Toc, WriteOptions, write_layer, write_layer_after},
+    layer::{Changes, LayerBlob, WriteOptions, write_layer, write_layer_after},
     oci::{Descriptor, DiffId, Digest},
     store::{LayerRecord, Store, StoreError},
 };
@@ -20,7 +20,10 @@ pub(super) struct Made {
 /// Puts the table of contents of a layer that [`write`] has written into the store.
 pub(super) fn record_layer(store: &Store, layer: &RootLayer) -> Result<(), StoreError> {
     match &layer.made {
-        Some(made) => put_layer(store, layer.diff_id, &layer.descriptor, made.toc()),
+        Some(made) => {
+            let toc = made.toc().to_bytes();
+            put_layer(store, layer.diff_id, &layer.descriptor, toc)
+        }
         // Done, as the table of contents is not kept in memory.
         None => Ok(()),
     }
@@ -30,23 +33,23 @@ fn put_layer(
     store: &Store,
     diff_id: DiffId,
     descriptor: &Descriptor,
-    toc: &Toc,
+    toc: Vec<u8>,
 ) -> Result<(), StoreError> {
     store.put_layer(&LayerRecord {
         diff_id,
         descriptor: descriptor.clone(),
-        toc: toc.to_bytes(),
+        toc,
     })
 }
 
 /// The table of contents of a layer with more entries is read again when something asks for it: most layers nobody looks
 /// into.
-const KEPT_ENTRIES: usize = 2000;
+const KEPT_ENTRIES: u64 = 2000;
 
 /// Writes changes as a layer into the store. [`record_layer`] is still to be called.
 pub(super) fn write(
     session: &Session<'_>,
-    changes: Vec<Change>,
+    changes: impl Into<Changes>,
     description: String,
 ) -> Result<Made, StepError> {
     write_after(session, changes, description, None)
@@ -55,7 +58,7 @@ pub(super) fn write(
 /// As [`write`], taking over what `earlier` has of the layer.
 pub(super) fn write_after(
     session: &Session<'_>,
-    changes: Vec<Change>,
+    changes: impl Into<Changes>,
     description: String,
     earlier: Option<&Arc<LayerBlob>>,
 ) -> Result<Made, StepError> {
@@ -67,16 +70,17 @@ pub(super) fn write_after(
         None => write_layer(changes, &mut blob, &options)?,
     };
     blob.commit(&written.descriptor.digest)?;
-    let content = content_digest(&written.toc);
-    let is_kept = written.toc.entries.len() <= KEPT_ENTRIES;
-    if !is_kept {
-        put_layer(store, written.diff_id, &written.descriptor, &written.toc)?;
-    }
-    let made = is_kept.then(|| {
+    let content = content_digest(written.toc.entries());
+    let made = if written.toc.n_entries() <= KEPT_ENTRIES {
         let path = store.blob_path(&written.descriptor.digest);
         let scratch = session.services.scratch.to_owned();
-        LayerBlob::new(Arc::new(written.toc), path, Some(scratch))
-    });
+        let toc = Arc::new(written.toc.unpack());
+        Some(LayerBlob::new(toc, path, Some(scratch)))
+    } else {
+        let toc = written.toc.into_bytes();
+        put_layer(store, written.diff_id, &written.descriptor, toc)?;
+        None
+    };
     Ok(Made {
         content,
         layer: RootLayer {

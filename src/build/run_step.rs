@@ -10,7 +10,7 @@ use std::{
 use super::{
     cache_mounts, copy_step,
     error::StepError,
-    explain::{Keyed, file_list, origin_name},
+    explain::{Keyed, note, origin_name},
     foreign,
     ground::Ground,
     made::{Made, write},
@@ -20,10 +20,10 @@ use super::{
     stage::{Outcome, Worker},
 };
 use crate::{
-    cache::{MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
-    copy::{self, SourceContent},
+    cache::{FileList, Files, MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
+    copy,
     layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
-    oci::{ChainId, Platform},
+    oci::{ChainId, Digest, Platform},
     plan::{Mount, MountKind, Network, Op, Origin, RunOp, Step},
     progress::Event,
     sandbox::{self, Exit, MountSpec, ProcessSpec, Rung},
@@ -52,11 +52,13 @@ pub(super) fn run(
     let mut files = Vec::new();
     for (number, mount) in (1..).zip(&op.mounts) {
         contents.push(match mount_files(worker, task, &mount.kind, claims)? {
-            Some((from, content)) => {
-                let digest = content.digest;
-                let from = origin_name(worker.plan, from);
-                if !content.entries.is_empty() {
-                    files.push(file_list(&format!("mount {number} content"), from, content));
+            Some((from, digest, of_mount)) => {
+                if !of_mount.is_empty() {
+                    files.push(FileList {
+                        input: format!("mount {number} content"),
+                        from: origin_name(worker.plan, from),
+                        files: of_mount,
+                    });
                 }
                 MountContent::Files(digest)
             }
@@ -127,7 +129,7 @@ pub(super) fn mount_files<'a>(
     task: &Task<'_>,
     kind: &'a MountKind,
     claims: &Claims,
-) -> Result<Option<(&'a Origin, SourceContent)>, StepError> {
+) -> Result<Option<(&'a Origin, Digest, Files)>, StepError> {
     let (from, source) = match kind {
         MountKind::Bind { from, source, .. } => (from, source),
         MountKind::Cache {
@@ -140,13 +142,13 @@ pub(super) fn mount_files<'a>(
     let question = worker.mounted_question(from, source)?;
     if let Some(digest) = worker.known_content(from, question, claims)? {
         // Which files they are is not known, and tells nobody anything unless they can be looked at.
-        let entries = Vec::new();
-        return Ok(Some((from, SourceContent { digest, entries })));
+        return Ok(Some((from, digest, Files::default())));
     }
     let tree = worker.origin_tree(from, task.vertex)?;
-    let content = copy::mounted_content(&tree, source)?;
-    worker.found_out(question, &content.digest.to_string())?;
-    Ok(Some((from, content)))
+    let mut files = Files::default();
+    let digest = copy::mounted_content(&tree, source, &mut note(&mut files))?;
+    worker.found_out(question, &digest.to_string())?;
+    Ok(Some((from, digest, files)))
 }
 
 /// Runs the process and makes a layer of what it changed.
@@ -489,7 +491,7 @@ pub(super) fn check_out(
         ..WriteOptions::default()
     };
     let written = write_layer(changes, file, &options)?;
-    let layer = LayerBlob::new(Arc::new(written.toc), path, None);
+    let layer = LayerBlob::new(Arc::new(written.toc.unpack()), path, None);
     let tree = LayerTree::of([layer]).map_err(|source| StepError::Stack {
         layer: written.descriptor.digest,
         source,

@@ -1,18 +1,19 @@
 //! What a layer holds, file times left out.
 
-use std::os::unix::ffi::OsStrExt as _;
+use std::{borrow::Borrow, os::unix::ffi::OsStrExt as _};
 
 use crate::{
-    layer::{Toc, TocItem},
+    layer::{TocEntry, TocItem},
     oci::{Digest, Digester},
     tree::Kind,
 };
 
 /// A digest of all that a layer says but modification times: two layers with the same are the same to every step that
 /// does not ask for times. Layers that this program wrote have one order, so the order counts.
-pub fn content_digest(toc: &Toc) -> Digest {
+pub fn content_digest<E: Borrow<TocEntry>>(entries: impl IntoIterator<Item = E>) -> Digest {
     let mut fields = Fields(Digester::new());
-    for entry in &toc.entries {
+    for entry in entries {
+        let entry = entry.borrow();
         fields.bytes(entry.path.as_os_str().as_bytes());
         match &entry.item {
             TocItem::Node { metadata, content } => {
@@ -82,7 +83,7 @@ mod tests {
 
     fn digest(changes: Vec<Change>) -> Digest {
         let written = write_layer(changes, std::io::sink(), &WriteOptions::default()).unwrap();
-        content_digest(&written.toc)
+        content_digest(written.toc.entries())
     }
 
     fn file(text: &str, change: impl FnOnce(&mut Metadata)) -> Change {

@@ -70,7 +70,7 @@ impl Place {
         let Some(before) = toc_of(store, &last)? else {
             return Ok(None);
         };
-        if content_digest(&before) != *fresh.content {
+        if content_digest(&before.entries) != *fresh.content {
             return Ok(None);
         }
         let Some(now) = fresh.executed else {
@@ -96,7 +96,7 @@ impl StepRecord {
     /// Whether its layer has this content, by the store's own table of contents. What the record says of that is not asked.
     pub fn has_content(&self, store: &Store, content: &Digest) -> Result<bool, StoreError> {
         let toc = toc_of(store, self)?;
-        Ok(toc.is_some_and(|toc| content_digest(&toc) == *content))
+        Ok(toc.is_some_and(|toc| content_digest(&toc.entries) == *content))
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
         });
         let options = WriteOptions::default();
         let written = write_layer(changes.collect(), std::io::sink(), &options);
-        written.expect("it can be written").toc
+        written.expect("it can be written").toc.unpack()
     }
 
     #[test]

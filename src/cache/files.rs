@@ -5,6 +5,8 @@
 //! entry     bytes shared with the path before, length of the rest, rest, mode (numbers: little-endian base 128),
 //!           first 8 bytes of the digest of everything, first 8 bytes of the digest of the file's bytes or zeros
 //! ```
+//! In memory a list is the same entries, not packed: it is made on the way to a hit, too, and there are contexts of many files.
+//!
 //! A list is kept by the place of the step and the name of the input, so a later one replaces it; it is written only when
 //! the input has changed, never on the way to a hit of an unchanged step. Digests are cut: two that are equal by chance
 //! spoil an explanation, no build. One that cannot be read counts as not kept.
@@ -34,16 +36,57 @@ const MAX_BYTES: u64 = 256 << 20;
 const MAX_SHOWN: usize = 200;
 
 /// One path of an input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileEntry {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileEntry<'a> {
     /// Where it is.
-    pub path: PathBuf,
+    pub path: &'a Path,
     /// Its permissions.
     pub mode: u32,
     /// A digest of all of it but times.
     pub digest: Digest,
     /// The digest of a file's bytes.
     pub bytes: Option<Digest>,
+}
+
+/// The files of an input, in the order in which they were put.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    entries: Vec<u8>,
+    last: Vec<u8>,
+    count: usize,
+}
+
+impl Files {
+    /// Puts one more. Of too many, none is kept.
+    pub fn push(&mut self, entry: &FileEntry<'_>) {
+        self.count += 1;
+        if self.count > MAX_FILES {
+            self.entries = Vec::new();
+            return;
+        }
+        let path = entry.path.as_os_str().as_bytes();
+        let shared = self.last.iter().zip(path);
+        let shared = shared.take_while(|(a, b)| a == b).count();
+        let out = &mut self.entries;
+        number(out, shared as u64);
+        number(out, (path.len() - shared) as u64);
+        out.extend_from_slice(&path[shared..]);
+        let Facts {
+            mode,
+            digest,
+            bytes,
+        } = facts(entry);
+        number(out, mode.into());
+        out.extend_from_slice(&digest);
+        out.extend_from_slice(&bytes);
+        self.last.truncate(shared);
+        self.last.extend_from_slice(&path[shared..]);
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 }
 
 type Short = [u8; 8];
@@ -61,7 +104,7 @@ fn short(digest: &Digest) -> Short {
     short
 }
 
-fn facts(entry: &FileEntry) -> Facts {
+fn facts(entry: &FileEntry<'_>) -> Facts {
     Facts {
         mode: entry.mode,
         digest: short(&entry.digest),
@@ -70,39 +113,24 @@ fn facts(entry: &FileEntry) -> Facts {
 }
 
 /// The bytes of a list; `None` when there are too many files.
-pub(super) fn print(entries: &[FileEntry]) -> Option<Vec<u8>> {
-    if entries.len() > MAX_FILES {
+pub(super) fn print(files: &Files) -> Option<Vec<u8>> {
+    if files.count > MAX_FILES {
         return None;
     }
     let mut out = MAGIC.to_vec();
-    number(&mut out, entries.len() as u64);
-    let mut last: &[u8] = b"";
-    for entry in entries {
-        let path = entry.path.as_os_str().as_bytes();
-        let shared = last.iter().zip(path).take_while(|(a, b)| a == b).count();
-        number(&mut out, shared as u64);
-        number(&mut out, (path.len() - shared) as u64);
-        out.extend_from_slice(&path[shared..]);
-        let Facts {
-            mode,
-            digest,
-            bytes,
-        } = facts(entry);
-        number(&mut out, mode.into());
-        out.extend_from_slice(&digest);
-        out.extend_from_slice(&bytes);
-        last = path;
-    }
+    number(&mut out, files.count as u64);
+    out.extend_from_slice(&files.entries);
     zstd::bulk::compress(&out, 1).ok()
 }
 
-/// What differs between a list that was printed and the present files; `None` when it is no list.
-pub(super) fn compare(before: &[u8], after: &[FileEntry]) -> Option<FileChanges> {
+/// What differs between a list that was printed and the present files; `None` when it is no list, or there are too many
+/// files.
+pub(super) fn compare(before: &[u8], after: &Files) -> Option<FileChanges> {
     let before = parse(before)?;
-    let after: BTreeMap<&Path, Facts> = after
-        .iter()
-        .map(|entry| (entry.path.as_path(), facts(entry)))
-        .collect();
+    if after.count > MAX_FILES {
+        return None;
+    }
+    let after = entries(&after.entries, after.count as u64)?;
     let mut changes = FileChanges::default();
     let mut room = MAX_SHOWN;
     let mut take = |changes: &mut FileChanges| {
@@ -116,7 +144,7 @@ pub(super) fn compare(before: &[u8], after: &[FileEntry]) -> Option<FileChanges>
     };
     let shown = |path: &Path| path.to_string_lossy().into_owned();
     for (path, now) in &after {
-        match before.get(*path) {
+        match before.get(path) {
             None if take(&mut changes) => changes.added.push(shown(path)),
             Some(then) if then != now && take(&mut changes) => {
                 changes.modified.push(modified(shown(path), *then, *now));
@@ -125,7 +153,7 @@ pub(super) fn compare(before: &[u8], after: &[FileEntry]) -> Option<FileChanges>
         }
     }
     for path in before.keys() {
-        if !after.contains_key(path.as_path()) && take(&mut changes) {
+        if !after.contains_key(path) && take(&mut changes) {
             changes.removed.push(shown(path));
         }
     }
@@ -157,6 +185,10 @@ fn parse(packed: &[u8]) -> Option<BTreeMap<PathBuf, Facts>> {
         .ok()?;
     let mut rest = bytes.strip_prefix(MAGIC)?;
     let count = read_number(&mut rest)?;
+    entries(rest, count)
+}
+
+fn entries(mut rest: &[u8], count: u64) -> Option<BTreeMap<PathBuf, Facts>> {
     let mut entries = BTreeMap::new();
     let mut path = Vec::new();
     for _ in 0..count {
@@ -203,13 +235,21 @@ mod tests {
     use super::*;
     use crate::oci::sha256;
 
-    fn entry(path: &str, mode: u32, text: &str) -> FileEntry {
+    fn entry<'a>(path: &'a str, mode: u32, text: &str) -> FileEntry<'a> {
         FileEntry {
-            path: path.into(),
+            path: Path::new(path),
             mode,
             digest: sha256(format!("{mode} {text}").as_bytes()),
             bytes: Some(sha256(text.as_bytes())),
         }
+    }
+
+    fn files(entries: &[FileEntry<'_>]) -> Files {
+        let mut files = Files::default();
+        for entry in entries {
+            files.push(entry);
+        }
+        files
     }
 
     #[test]
@@ -229,6 +269,7 @@ mod tests {
             entry("d/text", 0o600, "2"),
         ];
         after[3].digest = sha256(b"of another owner");
+        let (before, after) = (files(&before), files(&after));
         let changes = compare(&print(&before).unwrap(), &after).unwrap();
         let modified = |path: &str, what: &[FilePart], mode: Option<[&str; 2]>| ModifiedFile {
             path: path.into(),
@@ -258,25 +299,27 @@ mod tests {
 
     #[test]
     fn lists_are_bounded() {
-        let many: Vec<_> = (0..300)
-            .map(|n| entry(&format!("{n:04}"), 0o644, ""))
-            .collect();
-        let changes = compare(&print(&[]).unwrap(), &many).unwrap();
+        let names: Vec<_> = (0..300).map(|n| format!("{n:04}")).collect();
+        let many: Vec<_> = names.iter().map(|name| entry(name, 0o644, "")).collect();
+        let none = Files::default();
+        let changes = compare(&print(&none).unwrap(), &files(&many)).unwrap();
         assert_eq!((changes.added.len(), changes.omitted), (MAX_SHOWN, 100));
         assert_eq!(changes.count(), 300);
-        let too_many = vec![entry("a", 0, ""); MAX_FILES + 1];
+        let too_many = files(&vec![entry("a", 0, ""); MAX_FILES + 1]);
         assert_eq!(print(&too_many), None);
+        assert_eq!(compare(&print(&none).unwrap(), &too_many), None);
     }
 
     #[test]
     fn damaged_lists_are_none() {
-        let good = print(&[entry("a/b", 0o644, "1"), entry("a/c", 0o644, "1")]).unwrap();
+        let (one, none) = (entry("a/b", 0o644, "1"), Files::default());
+        let good = print(&files(&[one, entry("a/c", 0o644, "1")])).unwrap();
         for length in 0..good.len() {
-            assert_eq!(compare(&good[..length], &[]), None, "cut at {length}");
+            assert_eq!(compare(&good[..length], &none), None, "cut at {length}");
         }
         for bytes in [&b"nonsense"[..], b"rbuild files 1\n\xff\xff\xff\xff\x01"] {
             let packed = zstd::bulk::compress(bytes, 1).unwrap();
-            assert_eq!(compare(&packed, &[]), None);
+            assert_eq!(compare(&packed, &none), None);
         }
     }
 }

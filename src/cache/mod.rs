@@ -51,7 +51,7 @@ mod steps;
 pub use content::content_digest;
 pub use equal::Fresh;
 pub use facts::Question;
-pub use files::FileEntry;
+pub use files::{FileEntry, Files};
 pub use key::{Input, Key, KeyBuilder};
 pub use place::{AtPlace, BaseState, FileList, Lineage, Place, Sight};
 pub use record::{CacheUse, Lookup, Miss, StepRecord};

@@ -12,7 +12,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileEntry, Input, Key, StepRecord, files, record::result_of};
+use super::{Files, Input, Key, StepRecord, files, record::result_of};
 use crate::{
     oci::{ChainId, DiffId, Digest, sha256, to_json},
     store::{Found, StepFolder, Store, StoreError},
@@ -166,7 +166,7 @@ pub struct FileList {
     /// Where the files are, in words.
     pub from: String,
     /// The files.
-    pub entries: Vec<FileEntry>,
+    pub files: Files,
 }
 
 /// What there is to know of a step beside its key, for explanations.
@@ -213,7 +213,7 @@ impl Sight<'_> {
         }
         for list in self.files {
             let at = place_of_files(&text, &list.input);
-            if let Some(bytes) = files::print(&list.entries) {
+            if let Some(bytes) = files::print(&list.files) {
                 store.put_step(StepFolder::Files, &at, &bytes)?;
             } else {
                 store.put_step(StepFolder::Files, &at, b"")?;

@@ -94,7 +94,7 @@ impl Key {
                         from: list.from.clone(),
                         changes: last
                             .files(store, name)?
-                            .and_then(|bytes| files::compare(&bytes, &list.entries)),
+                            .and_then(|bytes| files::compare(&bytes, &list.files)),
                     }),
                     None => Some(setting(name, old, new)),
                 },
@@ -218,9 +218,11 @@ fn lineage_cause(last: &Last, sight: &Sight<'_>) -> Option<Cause> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::{
-        cache::{BaseState, FileEntry, FileList, KeyBuilder, Lineage, Place},
+        cache::{BaseState, FileEntry, FileList, Files, KeyBuilder, Lineage, Place},
         explain::{FileChanges, FilePart, ModifiedFile},
         oci::{DiffId, Digest, sha256},
     };
@@ -267,7 +269,7 @@ mod tests {
                 .text("user", env)
                 .note(ARGS, r#"["A"]"#);
             for list in &self.files {
-                let all = format!("{:?}", list.entries);
+                let all = format!("{:?}", list.files);
                 key = key.input(&list.input, &sha256(all.as_bytes()));
             }
             key.finish()
@@ -305,10 +307,10 @@ mod tests {
         DiffId(sha256(content))
     }
 
-    fn file(path: &str, text: &str) -> FileEntry {
+    fn file<'a>(path: &'a str, text: &str) -> FileEntry<'a> {
         let digest: Digest = sha256(text.as_bytes());
         FileEntry {
-            path: path.into(),
+            path: Path::new(path),
             mode: 0o644,
             digest,
             bytes: Some(digest),
@@ -485,10 +487,16 @@ mod tests {
     #[test]
     fn files_that_changed_are_named_if_their_list_was_kept() {
         let mut setup = Setup::new();
-        let list = |entries: &[FileEntry]| FileList {
-            input: "mount 1 content".into(),
-            from: "build context".into(),
-            entries: entries.to_vec(),
+        let list = |entries: &[FileEntry<'_>]| {
+            let mut files = Files::default();
+            for entry in entries {
+                files.push(entry);
+            }
+            FileList {
+                input: "mount 1 content".into(),
+                from: "build context".into(),
+                files,
+            }
         };
         setup.files = vec![list(&[file("a", "1"), file("b", "1")])];
         setup.remember(&MAKE, "1");

@@ -316,7 +316,7 @@ mod tests {
         let made = layer(&store);
         assert!(holds(&store, made.diff_id, &made.descriptor).unwrap());
         let toc = toc_of(&store, &made).unwrap().expect("it was read");
-        let content = content_digest(&toc);
+        let content = content_digest(&toc.entries);
         let record = StepRecord {
             content: Some(content),
             ..made

@@ -2,23 +2,26 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::{OsStr, OsString},
+    ffi::OsString,
     fs::File,
     io::{self, Read, Seek as _},
-    os::unix::ffi::OsStringExt as _,
+    os::{fd::OwnedFd, unix::ffi::OsStringExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::{
+    fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat},
+    io::Errno,
+};
 
 use super::{
     ContextError, Patterns, Rule, Verdict,
-    stat_cache::{Stamp, StatCache},
+    stat_cache::{Known, Stamp, StatCache},
 };
 use crate::{
     oci::{Digest, Digester},
-    tree::{Kind, Metadata, Node, Timestamp, Tree, TreeError},
+    tree::{Kind, Listed, Metadata, Node, Timestamp, Tree, TreeError},
 };
 
 /// A directory, read in place and only where asked, less what an ignore file leaves out.
@@ -34,7 +37,8 @@ use crate::{
 pub struct LocalTree {
     root: PathBuf,
     patterns: Patterns,
-    cache: Option<Arc<StatCache>>,
+    /// Also has the digests that were told.
+    cache: Arc<StatCache>,
     state: Mutex<State>,
 }
 
@@ -44,8 +48,6 @@ struct State {
     dirs: HashMap<PathBuf, Arc<Dir>>,
     /// A number for each inode with several names.
     inodes: HashMap<(u64, u64), u64>,
-    /// Files shown: how they looked, and their digests as far as those were told.
-    files: HashMap<PathBuf, (Stamp, Option<Digest>)>,
 }
 
 /// A directory whose parents are directories, too, and no links.
@@ -56,8 +58,8 @@ struct Dir {
 }
 
 impl LocalTree {
-    /// The directory `root`, less what the patterns name. With a cache, files that have not changed are not read to
-    /// tell their digest; it knows files by their path, so `root` should be absolute then.
+    /// The directory `root`, less what the patterns name. With a cache, which has to be one for this directory alone,
+    /// files that have not changed are not read to tell their digest.
     pub fn open(
         root: impl Into<PathBuf>,
         patterns: Patterns,
@@ -74,7 +76,7 @@ impl LocalTree {
         Ok(Self {
             root,
             patterns,
-            cache,
+            cache: cache.unwrap_or_else(|| Arc::new(StatCache::unsaved())),
             state: Mutex::default(),
         })
     }
@@ -111,7 +113,6 @@ impl LocalTree {
 
     /// What the system says of `path`, not following; `None` when nothing is there.
     fn stat(&self, path: &Path) -> Result<Option<Stat>, TreeError> {
-        use rustix::io::Errno;
         let flags = if path.as_os_str().is_empty() {
             AtFlags::empty()
         } else {
@@ -152,7 +153,7 @@ impl LocalTree {
         let verdict = self.patterns.judge(path, above);
         let mut is_shown = !verdict.is_match();
         if !is_shown && self.patterns.may_bring_back_below(path) {
-            for (name, is_dir) in self.list(path)? {
+            for (name, is_dir) in self.all_names(path)? {
                 let child = path.join(name);
                 is_shown = if is_dir {
                     self.enter(&child, &verdict)?.is_shown
@@ -170,7 +171,7 @@ impl LocalTree {
     }
 
     /// The names in a directory and whether they are directories, ignored ones included, unsorted.
-    fn list(&self, path: &Path) -> Result<Vec<(OsString, bool)>, TreeError> {
+    fn all_names(&self, path: &Path) -> Result<Vec<(OsString, bool)>, TreeError> {
         let at = |source| self.error("list", path, source);
         let mut names = Vec::new();
         for entry in std::fs::read_dir(self.host(path)).map_err(at)? {
@@ -181,11 +182,41 @@ impl LocalTree {
         Ok(names)
     }
 
+    /// All names in a directory, ignored ones included, in order, and what the system says of each; and the directory
+    /// itself, opened. One that has been entered has no link on its way.
+    fn all(&self, path: &Path) -> Result<(OwnedFd, Vec<(OsString, Stat)>), TreeError> {
+        let failed = |error| self.error("list", path, error);
+        let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        if !path.as_os_str().is_empty() {
+            flags |= OFlags::NOFOLLOW;
+        }
+        let dir = rustix::fs::open(self.host(path), flags, Mode::empty()).map_err(failed)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                names.push(OsString::from_vec(name.to_vec()));
+            }
+        }
+        names.sort_unstable();
+        let mut all = Vec::with_capacity(names.len());
+        for name in names {
+            match rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => all.push((name, stat)),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(self.error("read", &path.join(name), error)),
+            }
+        }
+        Ok((dir, all))
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn node_of(&self, path: &Path, stat: &Stat) -> Result<Node, TreeError> {
+    /// What is at `path`, of which the system says this. It is not asked for the attributes of a file that is `plain`.
+    fn node_of(&self, path: &Path, stat: &Stat, is_plain: bool) -> Result<Node, TreeError> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Kind::File {
                 size: stat.st_size.cast_unsigned(),
@@ -210,17 +241,11 @@ impl LocalTree {
             FileType::Socket | FileType::Unknown => Kind::Socket,
         };
         let mut xattrs = BTreeMap::new();
-        if matches!(kind, Kind::File { .. }) {
-            if let Some(value) = self.capability(path) {
-                xattrs.insert(CAPABILITY.into(), value);
-            }
-            // A digest that was told holds for how the file looked then.
-            let mut state = self.lock();
-            match state.files.get_mut(path) {
-                Some((_, Some(_))) => {}
-                Some((shown, None)) => *shown = Stamp::of(stat),
-                None => drop(state.files.insert(path.to_owned(), (Stamp::of(stat), None))),
-            }
+        if !is_plain
+            && matches!(kind, Kind::File { .. })
+            && let Some(value) = self.capability(path)
+        {
+            xattrs.insert(CAPABILITY.into(), value);
         }
         let has_names = stat.st_nlink > 1 && kind != Kind::Dir;
         let inode = has_names.then(|| {
@@ -264,37 +289,6 @@ impl LocalTree {
         rustix::fs::fstat(file)
             .map(|stat| Stamp::of(&stat))
             .map_err(|error| self.error("read", path, error))
-    }
-
-    /// The digest of a file, and how the file looked when it was read. `shown` is how it looked to whoever asks.
-    fn stamped_digest(
-        &self,
-        path: &Path,
-        shown: Option<Stamp>,
-    ) -> Result<(Stamp, Digest), TreeError> {
-        let host = self.host(path);
-        if let Some(cache) = &self.cache {
-            let stamp = match shown {
-                Some(stamp) => Some(stamp),
-                None => self.stat(path)?.map(|stat| Stamp::of(&stat)),
-            };
-            if let Some(stamp) = stamp
-                && let Some(digest) = cache.get(&host, &stamp)
-            {
-                return Ok((stamp, digest));
-            }
-        }
-        let file = self.open_file(path)?;
-        let before = self.stamp(path, &file)?;
-        let started = self.cache.as_ref().map(|cache| cache.now());
-        let digest = self.hash(path, &file)?;
-        if let Some(cache) = &self.cache
-            && let Some(started) = started
-            && self.stamp(path, &file)? == before
-        {
-            cache.put(&host, before, digest, started);
-        }
-        Ok((before, digest))
     }
 
     /// Hashes an open file.
@@ -345,7 +339,7 @@ impl Tree for LocalTree {
             let stat = self
                 .stat(path)?
                 .ok_or_else(|| self.error("read", path, io::ErrorKind::NotFound))?;
-            return Ok(Some(self.node_of(path, &stat)?));
+            return Ok(Some(self.node_of(path, &stat, false)?));
         };
         let Some(above) = self.dir(parent)? else {
             return Ok(None);
@@ -361,7 +355,7 @@ impl Tree for LocalTree {
         if !is_shown {
             return Ok(None);
         }
-        self.node_of(path, &stat).map(Some)
+        self.node_of(path, &stat, false).map(Some)
     }
 
     fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError> {
@@ -369,7 +363,7 @@ impl Tree for LocalTree {
             return Ok(Vec::new());
         };
         let mut names = Vec::new();
-        for (name, is_dir) in self.list(path)? {
+        for (name, is_dir) in self.all_names(path)? {
             let child = path.join(&name);
             let is_shown = if self.patterns.is_empty() {
                 true
@@ -386,13 +380,63 @@ impl Tree for LocalTree {
         Ok(names)
     }
 
+    fn list(&self, path: &Path) -> Result<Vec<Listed>, TreeError> {
+        let Some(dir) = self.dir(path)?.filter(|dir| dir.is_shown) else {
+            return Ok(Vec::new());
+        };
+        let (_open, mut all) = self.all(path)?;
+        let mut failure = None;
+        all.retain(|(name, stat)| {
+            let child = path.join(name);
+            let is_shown = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                let entered = self.lock().dirs.get(&child).cloned();
+                let entered = match entered {
+                    Some(dir) => Ok(dir),
+                    None => self.enter(&child, &dir.verdict),
+                };
+                entered.map(|dir| dir.is_shown)
+            } else {
+                Ok(self.patterns.is_empty()
+                    || !self.patterns.judge(&child, &dir.verdict).is_match())
+            };
+            is_shown.unwrap_or_else(|error| {
+                failure.get_or_insert(error);
+                false
+            })
+        });
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let stamps: Vec<Option<Stamp>> = all
+            .iter()
+            .map(|(_, stat)| {
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                (kind == FileType::RegularFile).then(|| Stamp::of(stat))
+            })
+            .collect();
+        let asked = all.iter().zip(&stamps);
+        let asked = asked.map(|((name, _), stamp)| Some((name.as_os_str(), stamp.as_ref()?)));
+        let known = self.cache.tell(path, asked);
+        all.into_iter()
+            .zip(known)
+            .map(|((name, stat), known)| {
+                let is_plain = known.is_some_and(|known| known.is_plain);
+                Ok(Listed {
+                    node: self.node_of(&path.join(&name), &stat, is_plain)?,
+                    name,
+                    digest: known.map(|known| known.digest),
+                })
+            })
+            .collect()
+    }
+
     fn open(&self, path: &Path) -> Result<Box<dyn Read + Send>, TreeError> {
         let mut file = self.open_file(path)?;
-        let Some((told, Some(digest))) = self.lock().files.get(path).copied() else {
+        let Some((mark, digest)) = self.cache.told(path) else {
             return Ok(Box::new(file));
         };
         let stamp = self.stamp(path, &file)?;
-        if stamp != told {
+        if stamp.mark != mark {
             if self.hash(path, &file)? != digest {
                 return Err(self.error("read", path, io::Error::other(Changed)));
             }
@@ -403,18 +447,27 @@ impl Tree for LocalTree {
     }
 
     fn known_digest(&self, path: &Path) -> Option<Digest> {
-        self.lock().files.get(path)?.1
+        self.cache.told(path).map(|(_, digest)| digest)
     }
 
     fn digest(&self, path: &Path) -> Result<Digest, TreeError> {
-        let shown = self.lock().files.get(path).map(|(stamp, _)| *stamp);
-        let (stamp, digest) = self.stamped_digest(path, shown)?;
-        let mut state = self.lock();
-        match state.files.get_mut(path) {
-            Some(file) => *file = (stamp, Some(digest)),
-            None => drop(state.files.insert(path.to_owned(), (stamp, Some(digest)))),
+        if self.cache.has(path)
+            && let Some(stat) = self.stat(path)?
+            && let Some(digest) = self.cache.get(path, &Stamp::of(&stat))
+        {
+            return Ok(digest);
         }
-        Ok(digest)
+        let file = self.open_file(path)?;
+        let before = self.stamp(path, &file)?;
+        let started = self.cache.now();
+        let known = Known {
+            digest: self.hash(path, &file)?,
+            is_plain: rustix::fs::fgetxattr(&file, CAPABILITY, &mut [0_u8; 64]).is_err(),
+        };
+        let is_steady = self.stamp(path, &file)? == before;
+        let started = is_steady.then_some(started);
+        self.cache.put(path, before, known, started);
+        Ok(known.digest)
     }
 
     fn is_ignored(&self, path: &Path) -> bool {
@@ -429,84 +482,6 @@ impl std::fmt::Debug for LocalTree {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("LocalTree").field(&self.root).finish()
     }
-}
-
-/// The ignore file that holds for a context.
-#[derive(Debug, Clone)]
-pub struct IgnoreFile {
-    /// Where it lies.
-    pub path: PathBuf,
-    /// What it says.
-    pub patterns: Patterns,
-}
-
-impl IgnoreFile {
-    /// The file `<dockerfile>.dockerignore` if there is one, else `.dockerignore` in the context; never both.
-    pub fn find(context: &Path, dockerfile: Option<&Path>) -> Result<Option<Self>, ContextError> {
-        let beside = dockerfile.map(|path| {
-            let mut name = path.as_os_str().to_owned();
-            name.push(".dockerignore");
-            PathBuf::from(name)
-        });
-        for path in beside.into_iter().chain([context.join(".dockerignore")]) {
-            let bytes = match std::fs::read(&path) {
-                Ok(bytes) => bytes,
-                Err(error) if is_absent(&error) => continue,
-                Err(source) => return Err(ContextError::Read { path, source }),
-            };
-            let patterns = Patterns::parse(&bytes).map_err(|error| ContextError::Patterns {
-                path: path.clone(),
-                error,
-            })?;
-            return Ok(Some(Self { path, patterns }));
-        }
-        Ok(None)
-    }
-}
-
-fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
-}
-
-/// A Dockerfile found in a context.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundDockerfile {
-    /// Its name as it was looked for, `dockerfile` if only that was there.
-    pub name: PathBuf,
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-}
-
-/// Reads the Dockerfile `name` of a tree. A symbolic link is followed inside the tree; where `Dockerfile` is missing,
-/// `dockerfile` is taken.
-pub fn read_dockerfile(tree: &dyn Tree, name: &Path) -> Result<FoundDockerfile, ContextError> {
-    let mut names = vec![crate::tree::clean(name)];
-    if name.file_name() == Some(OsStr::new("Dockerfile")) {
-        names.push(names[0].with_file_name("dockerfile"));
-    }
-    for name in names {
-        let path = crate::tree::resolve(tree, &name, crate::tree::Last::Follow)?;
-        let Some(node) = tree.node(&path)? else {
-            continue;
-        };
-        if !matches!(node.metadata.kind, Kind::File { .. }) {
-            return Err(ContextError::DockerfileIsNoFile { path: name });
-        }
-        let mut bytes = Vec::new();
-        tree.open(&path)?
-            .read_to_end(&mut bytes)
-            .map_err(|source| ContextError::Read {
-                path: path.clone(),
-                source,
-            })?;
-        return Ok(FoundDockerfile { name, bytes });
-    }
-    Err(ContextError::NoDockerfile {
-        path: name.to_owned(),
-    })
 }
 
 #[cfg(test)]

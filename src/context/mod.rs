@@ -7,6 +7,7 @@
 //! - [`Patterns`] and [`Glob`] are the two languages of patterns, that of ignore files and that of wildcards.
 
 mod error;
+mod found;
 pub mod git;
 mod glob;
 mod ignore;
@@ -15,8 +16,9 @@ mod stat_cache;
 
 pub use self::{
     error::ContextError,
+    found::{FoundDockerfile, IgnoreFile, read_dockerfile},
     glob::{BadPattern, Glob, is_pattern},
     ignore::{PatternError, Patterns, Rule, Verdict},
-    local::{FoundDockerfile, IgnoreFile, LocalTree, read_dockerfile},
+    local::LocalTree,
     stat_cache::StatCache,
 };

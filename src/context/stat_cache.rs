@@ -1,36 +1,41 @@
 //! Digests of files that have not changed since they were read last.
 //!
 //! ```text
-//! "rbuild stat cache 1\n"
-//! entries, each:  path length u32, path, device, inode, size, mtime s, mtime ns, ctime s, ctime ns (u64 each),
-//!                 saves since its last use u8, digest (32 bytes)                                     little-endian
+//! "rbuild stat cache 2\n"
+//! directories, each:  path length u32, path, number of files u32, files by name, each:
+//!     name length u16, name, stamp (16 bytes), saves since its last use u8, 1 if it has no capabilities u8,
+//!     digest (32 bytes)                                                                             little-endian
 //! sha256 of all that precedes
 //! ```
-//! A file is the same as before when its path, device, inode, size, mtime and ctime are. A change within the same tick
-//! of the file system's clock as the reading would not show in them, so a file that was changed shortly before it was
-//! read is not remembered (git: "racy"). The ctime is what a program cannot set.
+//! A file is the same as before when its path, device, inode, size, mtime and ctime are; of all but the path, the stamp
+//! is a digest. A change within the same tick of the file system's clock as the reading would not show in them, so a
+//! file that was changed shortly before it was read is not remembered (git: "racy"). The ctime is what a program cannot
+//! set; setting an attribute sets it, too.
 //!
 //! The file is replaced by a rename; a reader finds the old one or the new one, two writers leave that of the later.
 //! One that is cut short, damaged or of another version counts as empty: all it costs is time.
+//!
+//! In memory, a file is 56 bytes and its name: there is one of these for each file of a context.
 
 use std::{
     collections::HashMap,
     ffi::OsStr,
-    fs, io,
+    fs,
+    io::{self, Write},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
 use rustix::fs::Stat;
 
 use crate::{
-    oci::{Digest, sha256},
+    oci::{Digest, Digester, sha256},
     tree::Timestamp,
 };
 
-const MAGIC: &[u8] = b"rbuild stat cache 1\n";
+const MAGIC: &[u8] = b"rbuild stat cache 2\n";
 
 /// Changes closer than this to the reading are not trusted. The coarsest clock among file systems in use is that of
 /// FAT, with two seconds.
@@ -42,68 +47,148 @@ const MAX_IDLE_SAVES: u8 = 16;
 /// What tells a file from its earlier self.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    mtime: Timestamp,
-    ctime: Timestamp,
+    pub(super) mark: Mark,
+    /// When it was changed last, in seconds.
+    changed: i64,
 }
+
+/// All of a stamp, as a digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark([u8; 16]);
 
 impl Stamp {
     pub(super) fn of(stat: &Stat) -> Self {
-        let nanos = |n: u64| u32::try_from(n).unwrap_or(0);
+        let mut bytes = [0; 56];
+        let fields = [
+            stat.st_dev,
+            stat.st_ino,
+            stat.st_size.cast_unsigned(),
+            stat.st_mtime.cast_unsigned(),
+            stat.st_mtime_nsec,
+            stat.st_ctime.cast_unsigned(),
+            stat.st_ctime_nsec,
+        ];
+        for (at, field) in bytes.chunks_exact_mut(8).zip(fields) {
+            at.copy_from_slice(&field.to_le_bytes());
+        }
+        let mut mark = [0; 16];
+        mark.copy_from_slice(&sha256(&bytes).as_bytes()[..16]);
         Self {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            size: stat.st_size.cast_unsigned(),
-            mtime: Timestamp {
-                seconds: stat.st_mtime,
-                nanos: nanos(stat.st_mtime_nsec),
-            },
-            ctime: Timestamp {
-                seconds: stat.st_ctime,
-                nanos: nanos(stat.st_ctime_nsec),
-            },
+            mark: Mark(mark),
+            changed: stat.st_mtime.max(stat.st_ctime),
         }
     }
 }
 
-#[derive(Debug, Clone)]
-struct Entry {
-    stamp: Stamp,
-    idle_saves: u8,
-    digest: Digest,
+/// What was found out about a file when it had a certain stamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    /// The digest of its bytes.
+    pub(super) digest: Digest,
+    /// Whether it has no capabilities.
+    pub(super) is_plain: bool,
 }
 
-/// Remembered digests. Shared by threads; a lookup takes a lock for a moment.
+/// One file of a directory.
+#[derive(Debug, Clone, Copy)]
+struct File {
+    /// Where its name is among those of the directory.
+    name: (u32, u16),
+    mark: Mark,
+    known: Known,
+    idle_saves: u8,
+    /// Whether a later process may rely on it.
+    is_kept: bool,
+    /// Whether the digest was told to somebody in this process.
+    is_told: bool,
+}
+
+/// Files of one directory, by name.
+#[derive(Debug, Default)]
+struct Dir {
+    names: Vec<u8>,
+    files: Vec<File>,
+}
+
+impl Dir {
+    fn name(&self, file: &File) -> &[u8] {
+        let start = file.name.0 as usize;
+        &self.names[start..start + usize::from(file.name.1)]
+    }
+
+    fn find(&self, name: &OsStr) -> Result<usize, usize> {
+        let name = name.as_bytes();
+        self.files
+            .binary_search_by(|file| self.name(file).cmp(name))
+    }
+
+    /// Notes where a new name is kept; `None` for names that no file system has.
+    fn add_name(&mut self, name: &[u8]) -> Option<(u32, u16)> {
+        let at = u32::try_from(self.names.len()).ok()?;
+        let length = u16::try_from(name.len()).ok()?;
+        self.names.extend_from_slice(name);
+        Some((at, length))
+    }
+
+    /// Tells of a file whose stamp is this, if that is known.
+    fn tell(&mut self, index: usize, stamp: &Stamp) -> Option<Known> {
+        let file = &mut self.files[index];
+        if file.mark != stamp.mark {
+            return None;
+        }
+        (file.idle_saves, file.is_told) = (0, true);
+        Some(file.known)
+    }
+}
+
+/// Remembered digests of the files below one directory, and those that were told. Paths are relative to it. Shared by
+/// threads; a lookup takes a lock for a moment.
 #[derive(Debug)]
 pub struct StatCache {
-    file: PathBuf,
+    /// `None` when nothing is kept for later processes.
+    file: Option<PathBuf>,
     opened: (Timestamp, Instant),
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    entries: HashMap<PathBuf, Entry>,
+    dirs: HashMap<Box<[u8]>, Dir>,
     has_news: bool,
+}
+
+fn key(dir: &Path) -> &[u8] {
+    dir.as_os_str().as_bytes()
+}
+
+fn split(path: &Path) -> Option<(&[u8], &OsStr)> {
+    Some((key(path.parent()?), path.file_name()?))
 }
 
 impl StatCache {
     /// The cache in `file`, empty when there is none or it is damaged. `now` is the time of the system.
     pub fn load(file: impl Into<PathBuf>, now: Timestamp) -> Self {
         let file = file.into();
-        let entries = fs::read(&file)
+        let dirs = fs::read(&file)
             .ok()
             .and_then(|bytes| parse(&bytes))
             .unwrap_or_default();
         Self {
-            file,
+            file: Some(file),
             opened: (now, Instant::now()),
             state: Mutex::new(State {
-                entries,
+                dirs,
                 has_news: false,
             }),
+        }
+    }
+
+    /// A cache that lives no longer than this value.
+    pub(super) fn unsaved() -> Self {
+        Self {
+            file: None,
+            opened: (Timestamp::default(), Instant::now()),
+            state: Mutex::default(),
         }
     }
 
@@ -114,22 +199,19 @@ impl StatCache {
 
     /// Replaces the file, its directory made if need be, unless there is nothing new.
     pub fn save(&self) -> io::Result<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.has_news {
+        let mut state = self.lock();
+        let Some(file) = self.file.as_ref().filter(|_| state.has_news) else {
             return Ok(());
-        }
-        if let Some(dir) = self.file.parent() {
+        };
+        if let Some(dir) = file.parent() {
             fs::create_dir_all(dir)?;
         }
-        state
-            .entries
-            .retain(|_, entry| entry.idle_saves < MAX_IDLE_SAVES);
-        let bytes = print(&state.entries);
-        let mut name = self.file.as_os_str().to_owned();
+        let mut name = file.as_os_str().to_owned();
         name.push(format!(".{}.tmp", std::process::id()));
         let temporary = PathBuf::from(name);
-        let written =
-            fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &self.file));
+        let written = fs::File::create(&temporary)
+            .and_then(|out| print(&state.dirs, out))
+            .and_then(|()| fs::rename(&temporary, file));
         if written.is_err() {
             // What is left over would never be used.
             drop(fs::remove_file(&temporary));
@@ -139,31 +221,88 @@ impl StatCache {
         Ok(())
     }
 
-    /// The digest of `path`, if it is the same file as when that was put.
-    pub(super) fn get(&self, path: &Path, stamp: &Stamp) -> Option<Digest> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = state.entries.get_mut(path)?;
-        if entry.stamp != *stamp {
-            return None;
-        }
-        entry.idle_saves = 0;
-        Some(entry.digest)
+    /// What is known of files of a directory that have these stamps; told from now on.
+    pub(super) fn tell<'a>(
+        &self,
+        dir: &Path,
+        files: impl Iterator<Item = Option<(&'a OsStr, &'a Stamp)>>,
+    ) -> Vec<Option<Known>> {
+        let mut state = self.lock();
+        let Some(dir) = state.dirs.get_mut(key(dir)) else {
+            return files.map(|_| None).collect();
+        };
+        // Mostly, names are asked for in their order, and all of them are known.
+        let mut next = 0;
+        files
+            .map(|file| {
+                let (name, stamp) = file?;
+                let is_next = dir
+                    .files
+                    .get(next)
+                    .is_some_and(|file| dir.name(file) == name.as_bytes());
+                let index = if is_next { next } else { dir.find(name).ok()? };
+                next = index + 1;
+                dir.tell(index, stamp)
+            })
+            .collect()
     }
 
-    /// Remembers the digest of a file whose reading began at `started`, unless it was changed too shortly before.
-    pub(super) fn put(&self, path: &Path, stamp: Stamp, digest: Digest, started: Timestamp) {
-        let changed = stamp.mtime.max(stamp.ctime);
-        if changed.seconds > started.seconds - RACY_SECONDS {
+    /// Whether anything is known of a file.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        let state = self.lock();
+        split(path)
+            .and_then(|(dir, name)| state.dirs.get(dir)?.find(name).ok())
+            .is_some()
+    }
+
+    /// The digest of `path`, if it is the same file as when that was put; told from now on.
+    pub(super) fn get(&self, path: &Path, stamp: &Stamp) -> Option<Digest> {
+        let (dir, name) = split(path)?;
+        let mut state = self.lock();
+        let dir = state.dirs.get_mut(dir)?;
+        let index = dir.find(name).ok()?;
+        dir.tell(index, stamp).map(|known| known.digest)
+    }
+
+    /// The digest of `path` that was told last, and the stamp that the file had.
+    pub(super) fn told(&self, path: &Path) -> Option<(Mark, Digest)> {
+        let (dir, name) = split(path)?;
+        let state = self.lock();
+        let dir = state.dirs.get(dir)?;
+        let file = dir.files[dir.find(name).ok()?];
+        file.is_told.then_some((file.mark, file.known.digest))
+    }
+
+    /// Notes what is told of a file. It is remembered when the reading began at `started`, unless the file was changed
+    /// too shortly before.
+    pub(super) fn put(&self, path: &Path, stamp: Stamp, known: Known, started: Option<Timestamp>) {
+        let Some((dir, name)) = split(path) else {
             return;
-        }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = Entry {
-            stamp,
-            idle_saves: 0,
-            digest,
         };
-        state.entries.insert(path.to_owned(), entry);
-        state.has_news = true;
+        let is_kept = self.file.is_some()
+            && started.is_some_and(|started| stamp.changed <= started.seconds - RACY_SECONDS);
+        let mut state = self.lock();
+        state.has_news |= is_kept;
+        if !state.dirs.contains_key(dir) {
+            state.dirs.insert(dir.into(), Dir::default());
+        }
+        let dir = state.dirs.get_mut(dir).expect("it was there or was put");
+        let file = |name| File {
+            name,
+            mark: stamp.mark,
+            known,
+            idle_saves: 0,
+            is_kept,
+            is_told: true,
+        };
+        match dir.find(name) {
+            Ok(at) => dir.files[at] = file(dir.files[at].name),
+            Err(at) => {
+                if let Some(name) = dir.add_name(name.as_bytes()) {
+                    dir.files.insert(at, file(name));
+                }
+            }
+        }
     }
 
     /// The time of the system.
@@ -172,227 +311,90 @@ impl StatCache {
         let elapsed = i64::try_from(since.elapsed().as_secs()).unwrap_or(i64::MAX);
         Timestamp::from_seconds(opened.seconds.saturating_add(elapsed))
     }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn print(entries: &HashMap<PathBuf, Entry>) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
-    for (path, entry) in entries {
-        let path = path.as_os_str().as_bytes();
-        // No path of Linux comes near this length.
-        let Ok(length) = u32::try_from(path.len()) else {
+/// Writes the file.
+fn print(dirs: &HashMap<Box<[u8]>, Dir>, mut out: fs::File) -> io::Result<()> {
+    let mut sum = Digester::new();
+    let mut bytes = MAGIC.to_vec();
+    let kept = |file: &&File| file.is_kept && file.idle_saves < MAX_IDLE_SAVES;
+    for (path, dir) in dirs {
+        // No path of Linux comes near this length, and no directory has that many files.
+        let count = dir.files.iter().filter(kept).count();
+        let (Ok(length), Ok(count)) = (u32::try_from(path.len()), u32::try_from(count)) else {
             continue;
         };
-        out.extend_from_slice(&length.to_le_bytes());
-        out.extend_from_slice(path);
-        let Stamp {
-            device,
-            inode,
-            size,
-            mtime,
-            ctime,
-        } = entry.stamp;
-        for number in [
-            device,
-            inode,
-            size,
-            mtime.seconds.cast_unsigned(),
-            mtime.nanos.into(),
-            ctime.seconds.cast_unsigned(),
-            ctime.nanos.into(),
-        ] {
-            out.extend_from_slice(&number.to_le_bytes());
+        if count == 0 {
+            continue;
         }
-        out.push(entry.idle_saves);
-        out.extend_from_slice(entry.digest.as_bytes());
+        bytes.extend_from_slice(&length.to_le_bytes());
+        bytes.extend_from_slice(path);
+        bytes.extend_from_slice(&count.to_le_bytes());
+        for file in dir.files.iter().filter(kept) {
+            bytes.extend_from_slice(&file.name.1.to_le_bytes());
+            bytes.extend_from_slice(dir.name(file));
+            bytes.extend_from_slice(&file.mark.0);
+            bytes.extend_from_slice(&[file.idle_saves, file.known.is_plain.into()]);
+            bytes.extend_from_slice(file.known.digest.as_bytes());
+        }
+        if bytes.len() >= 128 << 10 {
+            sum.update(&bytes);
+            out.write_all(&bytes)?;
+            bytes.clear();
+        }
     }
-    let sum = sha256(&out);
-    out.extend_from_slice(sum.as_bytes());
-    out
+    sum.update(&bytes);
+    bytes.extend_from_slice(sum.finish().as_bytes());
+    out.write_all(&bytes)
 }
 
 /// `None` when the bytes are not those of a whole cache of this version.
-fn parse(bytes: &[u8]) -> Option<HashMap<PathBuf, Entry>> {
+fn parse(bytes: &[u8]) -> Option<HashMap<Box<[u8]>, Dir>> {
     let (body, sum) = bytes.split_last_chunk::<32>()?;
     let mut rest = body.strip_prefix(MAGIC)?;
     if sha256(body).as_bytes() != sum {
         return None;
     }
-    let mut entries = HashMap::new();
+    let mut dirs = HashMap::new();
     while !rest.is_empty() {
-        let (length, tail) = rest.split_first_chunk::<4>()?;
-        let (path, tail) = tail.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        rest = tail;
-        let mut number = || -> Option<u64> {
-            let (bytes, tail) = rest.split_first_chunk::<8>()?;
-            rest = tail;
-            Some(u64::from_le_bytes(*bytes))
-        };
-        let (device, inode, size) = (number()?, number()?, number()?);
-        let mut time = || -> Option<Timestamp> {
-            Some(Timestamp {
-                seconds: number()?.cast_signed(),
-                nanos: u32::try_from(number()?).ok()?,
-            })
-        };
-        let (mtime, ctime) = (time()?, time()?);
-        let (idle_saves, tail) = rest.split_first()?;
-        let (digest, tail) = tail.split_first_chunk::<32>()?;
-        rest = tail;
-        let stamp = Stamp {
-            device,
-            inode,
-            size,
-            mtime,
-            ctime,
-        };
-        let entry = Entry {
-            stamp,
-            // Used in this process, it starts again from 0.
-            idle_saves: idle_saves.saturating_add(1),
-            digest: Digest::from_bytes(*digest),
-        };
-        entries.insert(PathBuf::from(OsStr::from_bytes(path)), entry);
+        let length = u32::from_le_bytes(*take(&mut rest)?);
+        let path = rest.split_off(..length as usize)?;
+        let count = u32::from_le_bytes(*take(&mut rest)?) as usize;
+        let mut dir = Dir::default();
+        // A file has more bytes than one, so no more than there are bytes.
+        dir.files.reserve_exact(count.min(rest.len()));
+        for _ in 0..count {
+            let length = u16::from_le_bytes(*take(&mut rest)?);
+            let name = dir.add_name(rest.split_off(..usize::from(length))?)?;
+            let mark = Mark(*take(&mut rest)?);
+            let [idle_saves, is_plain] = *take(&mut rest)?;
+            dir.files.push(File {
+                name,
+                mark,
+                known: Known {
+                    digest: Digest::from_bytes(*take(&mut rest)?),
+                    is_plain: is_plain == 1,
+                },
+                // Used in this process, it starts again from 0.
+                idle_saves: idle_saves.saturating_add(1),
+                is_kept: true,
+                is_told: false,
+            });
+        }
+        dirs.insert(path.into(), dir);
     }
-    Some(entries)
+    Some(dirs)
+}
+
+fn take<'a, const N: usize>(rest: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (taken, tail) = rest.split_first_chunk()?;
+    *rest = tail;
+    Some(taken)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::{Duration, SystemTime};
-
-    use super::*;
-    use crate::{
-        context::{LocalTree, Patterns},
-        tree::Tree as _,
-    };
-
-    struct Setup {
-        dir: tempfile::TempDir,
-    }
-
-    impl Setup {
-        fn new() -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            fs::create_dir(dir.path().join("context")).unwrap();
-            Self { dir }
-        }
-
-        /// Writes a file that was changed so long ago.
-        fn write(&self, name: &str, content: &str, ago: Duration) {
-            let path = self.dir.path().join("context").join(name);
-            fs::write(&path, content).unwrap();
-            let file = fs::File::options().write(true).open(path).unwrap();
-            file.set_modified(SystemTime::now() - ago).unwrap();
-        }
-
-        /// A cache whose clock runs ahead by so many seconds: the ctime of a file cannot be set back.
-        fn load(&self, ahead: i64) -> std::sync::Arc<StatCache> {
-            let now = SystemTime::now()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap();
-            let now = Timestamp::from_seconds(i64::try_from(now.as_secs()).unwrap() + ahead);
-            std::sync::Arc::new(StatCache::load(self.dir.path().join("cache/stat"), now))
-        }
-
-        fn digest(&self, cache: &std::sync::Arc<StatCache>, name: &str) -> Digest {
-            let cache = Some(std::sync::Arc::clone(cache));
-            LocalTree::open(self.dir.path().join("context"), Patterns::default(), cache)
-                .unwrap()
-                .digest(Path::new(name))
-                .unwrap()
-        }
-
-        fn n_entries(cache: &StatCache) -> usize {
-            cache.state.lock().unwrap().entries.len()
-        }
-    }
-
-    const LONG: Duration = Duration::from_mins(1);
-
-    #[test]
-    fn a_digest_outlives_the_process() {
-        let setup = Setup::new();
-        setup.write("f", "one", LONG);
-        let cache = setup.load(10);
-        let digest = setup.digest(&cache, "f");
-        assert_eq!(digest, sha256(b"one"));
-        cache.save().unwrap();
-
-        let cache = setup.load(10);
-        assert_eq!(Setup::n_entries(&cache), 1);
-        let path = setup.dir.path().join("context/f");
-        let stamp = Stamp::of(&rustix::fs::stat(&path).unwrap());
-        assert_eq!(cache.get(&path, &stamp), Some(digest));
-    }
-
-    #[test]
-    fn other_content_of_equal_size_and_mtime_is_noticed() {
-        let setup = Setup::new();
-        setup.write("f", "one", LONG);
-        let path = setup.dir.path().join("context/f");
-        let mtime = fs::metadata(&path).unwrap().modified().unwrap();
-        let cache = setup.load(10);
-        assert_eq!(setup.digest(&cache, "f"), sha256(b"one"));
-        // The ctime has ticks of some milliseconds, which is why fresh files are not remembered.
-        let stamp = || Stamp::of(&rustix::fs::stat(&path).unwrap());
-        let old = stamp();
-        while stamp() == old {
-            fs::write(&path, "two").unwrap();
-            let file = fs::File::options().write(true).open(&path).unwrap();
-            file.set_modified(mtime).unwrap();
-        }
-        assert_eq!(setup.digest(&cache, "f"), sha256(b"two"));
-    }
-
-    #[test]
-    fn a_file_changed_just_now_is_not_remembered() {
-        let setup = Setup::new();
-        setup.write("f", "one", LONG);
-        let cache = setup.load(0);
-        setup.digest(&cache, "f");
-        assert_eq!(Setup::n_entries(&cache), 0, "its ctime is recent");
-        cache.save().unwrap();
-        assert!(!setup.dir.path().join("cache").try_exists().unwrap());
-    }
-
-    #[test]
-    fn a_damaged_cache_is_empty() {
-        let setup = Setup::new();
-        setup.write("f", "one", LONG);
-        let cache = setup.load(10);
-        setup.digest(&cache, "f");
-        cache.save().unwrap();
-        let file = setup.dir.path().join("cache/stat");
-        let good = fs::read(&file).unwrap();
-        for length in 0..good.len() {
-            assert!(parse(&good[..length]).is_none(), "cut at {length}");
-        }
-        for i in 0..good.len() {
-            let mut bad = good.clone();
-            bad[i] ^= 1;
-            assert!(parse(&bad).is_none(), "flipped at {i}");
-        }
-        fs::write(&file, b"nonsense").unwrap();
-        assert_eq!(Setup::n_entries(&setup.load(10)), 0);
-        fs::write(&file, &good).unwrap();
-        assert_eq!(Setup::n_entries(&setup.load(10)), 1);
-    }
-
-    #[test]
-    fn entries_nobody_asks_for_are_dropped_in_time() {
-        let setup = Setup::new();
-        setup.write("old", "x", LONG);
-        let cache = setup.load(10);
-        setup.digest(&cache, "old");
-        cache.save().unwrap();
-        for i in 0..MAX_IDLE_SAVES {
-            let cache = setup.load(10);
-            assert_eq!(Setup::n_entries(&cache), 1 + usize::from(i > 0), "save {i}");
-            setup.write("f", &format!("{i}"), LONG);
-            setup.digest(&cache, "f");
-            cache.save().unwrap();
-        }
-        let cache = setup.load(10);
-        assert_eq!(Setup::n_entries(&cache), 1);
-    }
-}
+mod tests;

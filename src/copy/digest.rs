@@ -20,29 +20,25 @@ use std::{
     },
 };
 
-use super::{CopyError, source, source::Parents, source::url_file_name};
+use super::{
+    CopyError,
+    ahead::{Lister, listing},
+    source,
+    source::Parents,
+    source::url_file_name,
+};
 use crate::{
     context::{Patterns, Verdict},
     oci::{Digest, Digester, sha256},
     plan::{CopyOp, CopySource},
-    tree::{self, Kind, Last, Metadata, Tree},
+    tree::{self, Kind, Last, Listed, Metadata, Node, Tree},
 };
 
-/// What the sources of an instruction contain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SourceContent {
-    /// A digest of all of it.
-    pub digest: Digest,
-    /// Every path, in the order of the sources and then of the walk, with a digest of what is there: for telling which
-    /// files a miss is due to.
-    pub entries: Vec<ContentEntry>,
-}
-
 /// One path of a source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ContentEntry {
+#[derive(Debug, Clone, Copy)]
+pub struct ContentEntry<'a> {
     /// The path in the tree of its source, symbolic links above it followed.
-    pub path: PathBuf,
+    pub path: &'a Path,
     /// Its permissions; 0 for what is written in the Dockerfile.
     pub mode: u32,
     /// A digest of its type, metadata and bytes.
@@ -51,14 +47,22 @@ pub struct ContentEntry {
     pub bytes: Option<Digest>,
 }
 
-/// The content of the sources of `COPY` or `ADD`; `trees` as in [`super::CopyRequest`]. Every file is hashed, on several
-/// threads; what a tree remembers, it does not read. A source that is missing is an error, as when copying.
+/// Is told every path, in the order of the sources and then of the walk, with a digest of what is there: for telling which
+/// files a miss is due to.
+pub type OnEntry<'a> = &'a mut dyn FnMut(&ContentEntry<'_>);
+
+/// A digest of the content of the sources of `COPY` or `ADD`; `trees` as in [`super::CopyRequest`]. Every file is hashed,
+/// on several threads; what a tree remembers, it does not read. A source that is missing is an error, as when copying.
 ///
 /// The owner that `--chown` names is not covered: it comes from the state below, which is part of the key, except for
 /// `--link`, where [`super::find_owner`] has to be added to it.
-pub fn content_digest(op: &CopyOp, trees: &[Arc<dyn Tree>]) -> Result<SourceContent, CopyError> {
+pub fn content_digest(
+    op: &CopyOp,
+    trees: &[Arc<dyn Tree>],
+    on_entry: OnEntry<'_>,
+) -> Result<Digest, CopyError> {
     let exclude = Patterns::from_words(&op.exclude)?;
-    let mut records = Records::default();
+    let mut records = Records::new(on_entry);
     for (i, source) in op.sources.iter().enumerate() {
         let tree = trees.get(i);
         let mut mark = Encoder::default();
@@ -67,18 +71,16 @@ pub fn content_digest(op: &CopyOp, trees: &[Arc<dyn Tree>]) -> Result<SourceCont
             (CopySource::Path(text), Some(tree)) => {
                 let parents = op.parents.then(|| Parents::parse(text)).transpose()?;
                 let root = parents.as_ref().map_or(text.as_str(), |p| p.root);
+                let include = parents.as_ref().and_then(|p| p.wanted.as_ref());
                 for path in source::expand(&**tree, root)? {
                     if let Some(parents) = &parents {
                         parents.check(&**tree, &path)?;
                     }
-                    let mut walk = Walk {
-                        tree,
-                        include: parents.as_ref().and_then(|p| p.wanted.as_ref()),
+                    let filter = Filter {
+                        include,
                         exclude: &exclude,
-                        first_names: HashMap::new(),
-                        records: &mut records,
                     };
-                    walk.source(&path, true, mark.clone())?;
+                    walk(tree, &path, true, filter, mark.clone(), &mut records)?;
                 }
             }
             (CopySource::Url(_) | CopySource::Git(_), Some(tree)) => {
@@ -86,14 +88,11 @@ pub fn content_digest(op: &CopyOp, trees: &[Arc<dyn Tree>]) -> Result<SourceCont
                     CopySource::Url(url) => url_file_name(url).into(),
                     _ => PathBuf::new(),
                 };
-                let mut walk = Walk {
-                    tree,
+                let filter = Filter {
                     include: None,
                     exclude: &exclude,
-                    first_names: HashMap::new(),
-                    records: &mut records,
                 };
-                walk.source(&path, false, mark)?;
+                walk(tree, &path, false, filter, mark, &mut records)?;
             }
             (CopySource::Inline { name, content }, _) => {
                 mark.bytes("inline", name.as_bytes());
@@ -102,7 +101,7 @@ pub fn content_digest(op: &CopyOp, trees: &[Arc<dyn Tree>]) -> Result<SourceCont
                     path: name.into(),
                     mode: 0,
                     header: mark,
-                    file: None,
+                    bytes: Bytes::None,
                 })?;
             }
             (_, None) => {}
@@ -113,17 +112,18 @@ pub fn content_digest(op: &CopyOp, trees: &[Arc<dyn Tree>]) -> Result<SourceCont
 
 /// The content of what a read-only bind mount shows of a tree: `source` with symbolic links followed, a directory's own
 /// metadata included.
-pub fn mounted_content(tree: &Arc<dyn Tree>, source: &str) -> Result<SourceContent, CopyError> {
-    let mut records = Records::default();
-    let mut walk = Walk {
-        tree,
+pub fn mounted_content(
+    tree: &Arc<dyn Tree>,
+    source: &str,
+    on_entry: OnEntry<'_>,
+) -> Result<Digest, CopyError> {
+    let mut records = Records::new(on_entry);
+    let filter = Filter {
         include: None,
         exclude: &Patterns::default(),
-        first_names: HashMap::new(),
-        records: &mut records,
     };
     let path = tree::resolve(&**tree, &tree::clean(Path::new(source)), Last::Follow)?;
-    walk.source(&path, false, Encoder::default())?;
+    walk(tree, &path, false, filter, Encoder::default(), &mut records)?;
     records.finish()
 }
 
@@ -132,24 +132,44 @@ struct Record {
     path: PathBuf,
     mode: u32,
     header: Encoder,
-    /// The tree of the file at the path, where its bytes belong to the record.
-    file: Option<Arc<dyn Tree>>,
+    bytes: Bytes,
+}
+
+/// The bytes that belong to a record.
+enum Bytes {
+    None,
+    /// They have this digest.
+    Known(Digest),
+    /// They are those of the file at its path in this tree.
+    Of(Arc<dyn Tree>),
 }
 
 /// What was found so far. The files of some records at a time are hashed, on several threads; after that, a record is a
 /// path and a digest.
-#[derive(Default)]
-struct Records {
+struct Records<'a> {
     waiting: Vec<Record>,
     all: Digester,
-    entries: Vec<ContentEntry>,
+    on_entry: OnEntry<'a>,
 }
 
 /// How many records wait for their files to be hashed.
-const BATCH: usize = 4096;
+const BATCH: usize = 2048;
 
-impl Records {
+impl<'a> Records<'a> {
+    fn new(on_entry: OnEntry<'a>) -> Self {
+        Self {
+            waiting: Vec::new(),
+            all: Digester::new(),
+            on_entry,
+        }
+    }
+
     fn push(&mut self, record: Record) -> Result<(), CopyError> {
+        // Nothing to wait for, as with all files of a context that has not changed.
+        if self.waiting.is_empty() && !matches!(record.bytes, Bytes::Of(_)) {
+            self.done(record);
+            return Ok(());
+        }
         self.waiting.push(record);
         if self.waiting.len() < BATCH {
             return Ok(());
@@ -158,40 +178,74 @@ impl Records {
     }
 
     fn settle(&mut self) -> Result<(), CopyError> {
-        let mut digests = file_digests(&self.waiting)?.into_iter().peekable();
-        for (i, mut record) in self.waiting.drain(..).enumerate() {
-            let bytes = digests.next_if(|(of, _)| *of == i);
-            let bytes = bytes.map(|(_, digest)| digest);
-            if let Some(digest) = &bytes {
-                record.header.bytes("bytes", digest.to_string().as_bytes());
-            }
-            let digest = sha256(&record.header.0);
-            self.all.update(digest.to_string().as_bytes());
-            self.entries.push(ContentEntry {
-                path: record.path,
-                mode: record.mode,
-                digest,
-                bytes,
-            });
+        for (i, digest) in file_digests(&self.waiting)? {
+            self.waiting[i].bytes = Bytes::Known(digest);
+        }
+        for record in std::mem::take(&mut self.waiting) {
+            self.done(record);
         }
         Ok(())
     }
 
-    fn finish(mut self) -> Result<SourceContent, CopyError> {
+    fn done(&mut self, mut record: Record) {
+        let bytes = match record.bytes {
+            Bytes::Known(digest) => Some(digest),
+            Bytes::None | Bytes::Of(_) => None,
+        };
+        if let Some(digest) = &bytes {
+            record.header.bytes("bytes", digest.to_string().as_bytes());
+        }
+        let digest = sha256(&record.header.0);
+        self.all.update(digest.to_string().as_bytes());
+        (self.on_entry)(&ContentEntry {
+            path: &record.path,
+            mode: record.mode,
+            digest,
+            bytes,
+        });
+    }
+
+    fn finish(mut self) -> Result<Digest, CopyError> {
         self.settle()?;
-        Ok(SourceContent {
-            digest: self.all.finish(),
-            entries: self.entries,
-        })
+        Ok(self.all.finish())
     }
 }
 
-struct Walk<'a> {
-    tree: &'a Arc<dyn Tree>,
+/// What of a source counts.
+#[derive(Clone, Copy)]
+struct Filter<'a> {
     include: Option<&'a Patterns>,
     exclude: &'a Patterns,
+}
+
+/// Records one match of a source. `contents_only` as `COPY` treats directories.
+fn walk(
+    tree: &Arc<dyn Tree>,
+    path: &Path,
+    contents_only: bool,
+    filter: Filter<'_>,
+    mark: Encoder,
+    records: &mut Records<'_>,
+) -> Result<(), CopyError> {
+    let takes_all = filter.include.is_none() && filter.exclude.is_empty();
+    listing(&**tree, takes_all, |lister| {
+        let mut walk = Walk {
+            tree,
+            lister,
+            filter,
+            first_names: HashMap::new(),
+            records,
+        };
+        walk.source(path, contents_only, mark)
+    })
+}
+
+struct Walk<'a, 'r, 'scope, 'env> {
+    tree: &'a Arc<dyn Tree>,
+    lister: &'a Lister<'scope, 'env>,
+    filter: Filter<'a>,
     first_names: HashMap<u64, PathBuf>,
-    records: &'a mut Records,
+    records: &'a mut Records<'r>,
 }
 
 /// A directory on the way down that is recorded only once something below it is.
@@ -199,8 +253,7 @@ struct Pending {
     record: Option<Record>,
 }
 
-impl Walk<'_> {
-    /// Records one match of a source. `contents_only` as `COPY` treats directories.
+impl Walk<'_, '_, '_, '_> {
     fn source(&mut self, path: &Path, contents_only: bool, mark: Encoder) -> Result<(), CopyError> {
         let from = if contents_only {
             tree::resolve(&**self.tree, path, Last::Follow)?
@@ -227,10 +280,10 @@ impl Walk<'_> {
                 path: from.clone(),
                 mode: 0,
                 header,
-                file: None,
+                bytes: Bytes::None,
             })?;
         } else {
-            self.record(&from, Path::new(""), &node.metadata, node.inode, &header)?;
+            self.record(&from, Path::new(""), &node, None, &header)?;
         }
         if node.metadata.is_dir() {
             let root = (Verdict::root(), Verdict::root());
@@ -247,34 +300,34 @@ impl Walk<'_> {
         exclude: &Verdict,
         pending: &mut Vec<Pending>,
     ) -> Result<(), CopyError> {
-        for name in self.tree.names(from)? {
+        let Filter {
+            include: wanted,
+            exclude: unwanted,
+        } = self.filter;
+        for Listed { name, node, digest } in self.lister.list(from)? {
             let (path, below) = (from.join(&name), below.join(&name));
-            let include = match self.include {
+            let include = match wanted {
                 Some(patterns) => patterns.judge(&below, include),
                 None => Verdict::root(),
             };
-            let exclude = self.exclude.judge(&below, exclude);
+            let exclude = unwanted.judge(&below, exclude);
             let is_excluded = exclude.is_match();
-            if is_excluded && !self.exclude.may_bring_back_below(&below) {
+            if is_excluded && !unwanted.may_bring_back_below(&below) {
                 continue;
             }
-            let is_wanted = !is_excluded && (self.include.is_none() || include.is_match());
-            let Some(node) = self.tree.node(&path)? else {
-                return Err(CopyError::not_found(&**self.tree, &path));
-            };
+            let is_wanted = !is_excluded && (wanted.is_none() || include.is_match());
             let is_dir = node.metadata.is_dir();
             if is_wanted {
                 for record in pending.iter_mut().filter_map(|dir| dir.record.take()) {
                     self.records.push(record)?;
                 }
-                let mark = Encoder::default();
-                self.record(&path, &below, &node.metadata, node.inode, &mark)?;
+                self.record(&path, &below, &node, digest, &Encoder::default())?;
             }
             if !is_dir {
                 continue;
             }
             let may_want_below =
-                is_wanted || is_excluded || self.include.is_none_or(|p| p.may_match_below(&below));
+                is_wanted || is_excluded || wanted.is_none_or(|p| p.may_match_below(&below));
             if may_want_below {
                 let record = (!is_wanted).then(|| header_of(&path, &below, &node.metadata));
                 pending.push(Pending { record });
@@ -285,30 +338,32 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Records a path. `digest` is that of a file's bytes, where it is known.
     fn record(
         &mut self,
         path: &Path,
         below: &Path,
-        metadata: &Metadata,
-        inode: Option<u64>,
+        node: &Node,
+        digest: Option<Digest>,
         mark: &Encoder,
     ) -> Result<(), CopyError> {
-        let mut record = header_of(path, below, metadata);
-        record.header = Encoder([&mark.0[..], &record.header.0].concat());
-        if let Kind::File { size } = metadata.kind {
-            let first = inode.and_then(|inode| self.first_names.get(&inode));
-            match (first, inode) {
-                (Some(first), _) => {
-                    record.header.bytes("same-as", first.as_os_str().as_bytes());
+        let mut record = header_of(path, below, &node.metadata);
+        if !mark.0.is_empty() {
+            record.header = Encoder([&mark.0[..], &record.header.0].concat());
+        }
+        if let Kind::File { size } = node.metadata.kind {
+            let first = node.inode.and_then(|inode| self.first_names.get(&inode));
+            if let Some(first) = first {
+                record.header.bytes("same-as", first.as_os_str().as_bytes());
+            } else {
+                if let Some(inode) = node.inode {
+                    self.first_names.insert(inode, below.to_owned());
                 }
-                (None, inode) => {
-                    if let Some(inode) = inode {
-                        self.first_names.insert(inode, below.to_owned());
-                    }
-                    if size > 0 {
-                        record.file = Some(Arc::clone(self.tree));
-                    }
-                }
+                record.bytes = match digest {
+                    _ if size == 0 => Bytes::None,
+                    Some(digest) => Bytes::Known(digest),
+                    None => Bytes::Of(Arc::clone(self.tree)),
+                };
             }
         }
         self.records.push(record)
@@ -316,7 +371,7 @@ impl Walk<'_> {
 }
 
 fn header_of(path: &Path, below: &Path, metadata: &Metadata) -> Record {
-    let mut header = Encoder::default();
+    let mut header = Encoder(Vec::with_capacity(256));
     header.bytes("path", below.as_os_str().as_bytes());
     match &metadata.kind {
         Kind::File { size } => header.number("file", *size),
@@ -344,7 +399,7 @@ fn header_of(path: &Path, below: &Path, metadata: &Metadata) -> Record {
         path: path.to_owned(),
         mode: metadata.mode,
         header,
-        file: None,
+        bytes: Bytes::None,
     }
 }
 
@@ -353,7 +408,8 @@ const MAX_THREADS: usize = 8;
 
 /// The digests of the files of records, each with the record's index, ascending.
 fn file_digests(records: &[Record]) -> Result<Vec<(usize, Digest)>, CopyError> {
-    let n_files = records.iter().filter(|r| r.file.is_some()).count();
+    let is_unknown = |record: &&Record| matches!(record.bytes, Bytes::Of(_));
+    let n_files = records.iter().filter(is_unknown).count();
     let n_threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(MAX_THREADS)
@@ -366,7 +422,9 @@ fn file_digests(records: &[Record]) -> Result<Vec<(usize, Digest)>, CopyError> {
         while !stopped.load(Ordering::Relaxed) {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some(record) = records.get(i) else { break };
-            let Some(tree) = &record.file else { continue };
+            let Bytes::Of(tree) = &record.bytes else {
+                continue;
+            };
             match tree.digest(&record.path) {
                 Ok(digest) => found.push((i, digest)),
                 Err(error) => {

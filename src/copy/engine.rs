@@ -21,11 +21,17 @@ use std::{
     sync::Arc,
 };
 
-use super::{CopyError, chmod::Chmod, upper::Upper, users::Owner};
+use super::{
+    CopyError,
+    ahead::{Lister, listing},
+    chmod::Chmod,
+    upper::Upper,
+    users::Owner,
+};
 use crate::{
     context::{Patterns, Verdict},
     layer::Content,
-    tree::{self, Kind, Last, Metadata, Timestamp, Tree},
+    tree::{self, Kind, Last, Listed, Metadata, Node, Timestamp, Tree},
 };
 
 /// Where to copy, and how; the same for all sources of an instruction.
@@ -156,29 +162,35 @@ pub(super) fn copy(
         made(upper, parent)?;
     }
 
-    let mut copier = Copier {
-        upper,
-        target,
-        tree: source.tree,
-        include: source.include,
-        links: HashMap::new(),
-        dirs: Vec::new(),
-    };
-    copier.entry(
-        &Step {
-            from: &from,
-            below: Path::new(""),
-            to: &dest,
-        },
-        &Verdict::root(),
-        &Verdict::root(),
-    )
+    let takes_all = source.include.is_none() && target.exclude.is_empty();
+    listing(&**source.tree, takes_all, |lister| {
+        let mut copier = Copier {
+            upper,
+            target,
+            tree: source.tree,
+            lister,
+            include: source.include,
+            links: HashMap::new(),
+            dirs: Vec::new(),
+        };
+        copier.entry(
+            &Step {
+                from: &from,
+                below: Path::new(""),
+                to: &dest,
+            },
+            node,
+            &Verdict::root(),
+            &Verdict::root(),
+        )
+    })
 }
 
-struct Copier<'a> {
+struct Copier<'a, 'scope, 'env> {
     upper: &'a mut Upper,
     target: &'a Target<'a>,
     tree: &'a Arc<dyn Tree>,
+    lister: &'a Lister<'scope, 'env>,
     include: Option<&'a Patterns>,
     /// The first copy of each inode that has several names.
     links: HashMap<u64, PathBuf>,
@@ -207,10 +219,12 @@ impl Step<'_> {
     }
 }
 
-impl Copier<'_> {
+impl Copier<'_, '_, '_> {
+    /// Copies an entry, of which the tree says `node`.
     fn entry(
         &mut self,
         step: &Step<'_>,
+        mut node: Node,
         parent_include: &Verdict,
         parent_exclude: &Verdict,
     ) -> Result<(), CopyError> {
@@ -229,9 +243,6 @@ impl Copier<'_> {
                 }
             }
         }
-        let Some(mut node) = self.tree.node(step.from)? else {
-            return Err(CopyError::not_found(&**self.tree, step.from));
-        };
         if step.from.as_os_str().is_empty() {
             // The root of a tree has no time of its own: that of a context is no part of what is sent to BuildKit, and
             // layers need not mention theirs.
@@ -307,13 +318,14 @@ impl Copier<'_> {
                 .include
                 .is_none_or(|patterns| patterns.may_match_below(step.below));
         if may_want_below {
-            for name in self.tree.names(step.from)? {
+            for Listed { name, node, .. } in self.lister.list(step.from)? {
                 self.entry(
                     &Step {
                         from: &step.from.join(&name),
                         below: &step.below.join(&name),
                         to: &step.to.join(&name),
                     },
+                    node,
                     include,
                     exclude,
                 )?;

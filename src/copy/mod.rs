@@ -12,6 +12,7 @@
 //! attributes, and modification times. Directories on the way to a change come along with the metadata they have.
 //! The rules are in `engine`, those of archives in `unpack`.
 
+mod ahead;
 mod chmod;
 mod digest;
 mod engine;
@@ -33,7 +34,7 @@ use std::{
 
 pub use self::{
     chmod::{Chmod, ChmodError},
-    digest::{ContentEntry, SourceContent, content_digest, mounted_content},
+    digest::{ContentEntry, OnEntry, content_digest, mounted_content},
     error::CopyError,
     presence::{Presence, Unmatched, mounted_presence, presence},
     source::url_file_name,
@@ -49,7 +50,7 @@ use self::{
 };
 use crate::{
     context::Patterns,
-    layer::{Change, Content},
+    layer::{Changes, Content},
     plan::{CopyOp, CopySource, CopyVerb, WorkdirOp},
     tree::{self, EmptyTree, Last, Metadata, Node, Timestamp, Tree, TreeError},
 };
@@ -76,7 +77,7 @@ pub struct CopyRequest<'a> {
 #[derive(Debug)]
 pub struct Copied {
     /// The changes, by path.
-    pub changes: Vec<Change>,
+    pub changes: Changes,
     /// What is odd about the instruction, for the user to know.
     pub warnings: Vec<String>,
 }
@@ -208,7 +209,7 @@ pub fn workdir(
     op: &WorkdirOp,
     parent: &Arc<dyn Tree>,
     now: Timestamp,
-) -> Result<Vec<Change>, CopyError> {
+) -> Result<Changes, CopyError> {
     let owner = match op.user.as_str() {
         "" => None,
         user => Some(find_owner(user, &**parent)?.owner),

@@ -1,7 +1,7 @@
 //! The rules of copying, each as source tree, state below, instruction, and resulting tree.
 
 use super::{memory::MemoryTree, *};
-use crate::plan::Origin;
+use crate::{layer::Change, plan::Origin};
 
 const NOW: i64 = 5000;
 
@@ -37,7 +37,7 @@ fn run(op: &CopyOp, source: &str, parent: &str) -> Result<MemoryTree, CopyError>
         now: Timestamp::from_seconds(NOW),
         scratch: Path::new("/nonexistent"),
     })?;
-    Ok(parent.with(&copied.changes))
+    Ok(parent.with(&copied.changes.into_vec()))
 }
 
 /// Checks what a copy makes of an empty root or of `parent`; lines are trimmed, parents of entries need not be said.
@@ -502,7 +502,8 @@ fn fetched_files_and_checkouts_go_by_their_own_rules() {
         scratch: Path::new("/nonexistent"),
     })
     .unwrap();
-    let paths: Vec<_> = copied.changes.iter().map(Change::path).collect();
+    let changes = copied.changes.into_vec();
+    let paths: Vec<_> = changes.iter().map(Change::path).collect();
     assert_eq!(paths, ["d", "d/a", "d/f.txt"].map(Path::new));
 }
 
@@ -533,8 +534,8 @@ fn an_unchanged_parent_comes_along_as_it_is() {
         scratch: Path::new("/nonexistent"),
     })
     .unwrap();
-    let dirs: Vec<_> = copied
-        .changes
+    let changes = copied.changes.into_vec();
+    let dirs: Vec<_> = changes
         .iter()
         .map(|change| match change {
             Change::Put { path, metadata, .. } => (
@@ -567,7 +568,7 @@ fn copying_nothing_changes_nothing() {
         scratch: Path::new("/nonexistent"),
     })
     .unwrap();
-    assert!(copied.changes.is_empty());
+    assert!(copied.changes.into_vec().is_empty());
 }
 
 #[test]
@@ -597,7 +598,7 @@ fn make_workdir(path: &str, user: &str, parent: &str) -> String {
         user: user.to_owned(),
     };
     let changes = workdir(&op, &below, Timestamp::from_seconds(NOW)).unwrap();
-    parent.with(&changes).text()
+    parent.with(&changes.into_vec()).text()
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! What one layer says: changes, and their canonical order.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    cmp::Ordering,
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     fmt,
     fs::File,
     io,
@@ -132,6 +133,55 @@ impl fmt::Debug for Content {
     }
 }
 
+/// What a layer is written of.
+pub struct Changes(Form);
+
+enum Form {
+    Any(Vec<Change>),
+    Ordered {
+        changes: Box<dyn Iterator<Item = Change> + Send>,
+        linked: HashSet<PathBuf>,
+    },
+}
+
+impl From<Vec<Change>> for Changes {
+    fn from(changes: Vec<Change>) -> Self {
+        Self(Form::Any(changes))
+    }
+}
+
+impl Changes {
+    /// Changes made one by one when the layer is written: by path component, of the names of an inode the first one holding
+    /// it. `linked` are the paths of those that have other names, too. Changes in another order are an error when the layer
+    /// is written.
+    pub fn ordered(
+        changes: impl Iterator<Item = Change> + Send + 'static,
+        linked: HashSet<PathBuf>,
+    ) -> Self {
+        Self(Form::Ordered {
+            changes: Box::new(changes),
+            linked,
+        })
+    }
+
+    /// All of them at once.
+    pub fn into_vec(self) -> Vec<Change> {
+        match self.0 {
+            Form::Any(changes) => changes,
+            Form::Ordered { changes, .. } => changes.collect(),
+        }
+    }
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Form::Any(changes) => f.debug_tuple("Changes").field(changes).finish(),
+            Form::Ordered { .. } => f.write_str("Changes(..)"),
+        }
+    }
+}
+
 /// The digest of no bytes.
 const EMPTY: Digest = Digest::from_bytes([
     0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
@@ -143,30 +193,117 @@ pub(super) const WHITEOUT_PREFIX: &[u8] = b".wh.";
 /// The name that makes its directory opaque.
 pub(super) const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
 
-/// Brings changes into the one order in which they are written: by path component, the name that comes first
-/// among the names of an inode holding it, sockets left out. Equal changes in any order come out equal.
-pub(super) fn canonical(changes: Vec<Change>) -> Result<Vec<Change>, LayerError> {
+/// Changes in the one order in which they are written: by path component, the name that comes first among the names of an
+/// inode holding it, sockets left out. Equal changes in any order come out equal.
+pub(super) struct Canonical {
+    changes: Box<dyn Iterator<Item = Change> + Send>,
+    /// Paths that others are linked to.
+    pub(super) linked: HashSet<PathBuf>,
+    last: Option<Said>,
+    /// What was read ahead.
+    ahead: VecDeque<Change>,
+}
+
+/// What was said last.
+struct Said {
+    path: PathBuf,
+    is_dir: bool,
+    is_opaque: bool,
+}
+
+impl Canonical {
+    pub(super) fn of(changes: Changes) -> Result<Self, LayerError> {
+        let (changes, linked) = match changes.0 {
+            Form::Ordered { changes, linked } => (changes, linked),
+            Form::Any(changes) => {
+                let changes = sorted(changes)?;
+                let linked = changes.iter().filter_map(|change| match change {
+                    Change::Link { target, .. } => Some(target.clone()),
+                    _ => None,
+                });
+                let linked = linked.collect();
+                let changes: Box<dyn Iterator<Item = Change> + Send> =
+                    Box::new(changes.into_iter());
+                (changes, linked)
+            }
+        };
+        Ok(Self {
+            changes,
+            linked,
+            last: None,
+            ahead: VecDeque::new(),
+        })
+    }
+
+    /// Reads changes for as long as they `fit`; how many there are when that were all.
+    pub(super) fn read_ahead(
+        &mut self,
+        mut fit: impl FnMut(&Change) -> bool,
+    ) -> Result<Option<usize>, LayerError> {
+        while let Some(change) = self.read()? {
+            let does_fit = fit(&change);
+            self.ahead.push_back(change);
+            if !does_fit {
+                return Ok(None);
+            }
+        }
+        Ok(Some(self.ahead.len()))
+    }
+
+    fn read(&mut self) -> Result<Option<Change>, LayerError> {
+        let is_socket = |change: &Change| matches!(change, Change::Put { metadata, .. } if metadata.kind == Kind::Socket);
+        let Some(change) = self.changes.by_ref().find(|change| !is_socket(change)) else {
+            return Ok(None);
+        };
+        self.check(&change)?;
+        Ok(Some(change))
+    }
+
+    /// An error unless a change may follow those before.
+    fn check(&mut self, change: &Change) -> Result<(), LayerError> {
+        let path = change.path();
+        check_path(path)?;
+        let said = Said {
+            path: path.to_owned(),
+            is_dir: matches!(change, Change::Put { metadata, .. } if metadata.is_dir()),
+            is_opaque: matches!(change, Change::Opaque { .. }),
+        };
+        if let Some(last) = &self.last {
+            let is_next = match (*last.path).cmp(path) {
+                Ordering::Less => true,
+                Ordering::Equal => last.is_dir && said.is_opaque,
+                Ordering::Greater => false,
+            };
+            if !is_next {
+                return Err(LayerError::Duplicate { path: said.path });
+            }
+        }
+        self.last = Some(said);
+        Ok(())
+    }
+}
+
+impl Iterator for Canonical {
+    type Item = Result<Change, LayerError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.ahead.pop_front() {
+            Some(change) => Some(Ok(change)),
+            None => self.read().transpose(),
+        }
+    }
+}
+
+/// Sorts changes that came in any order.
+fn sorted(changes: Vec<Change>) -> Result<Vec<Change>, LayerError> {
     for change in &changes {
         check_path(change.path())?;
     }
     let mut changes = elect_first_names(changes)?;
-    changes.retain(
-        |change| !matches!(change, Change::Put { metadata, .. } if metadata.kind == Kind::Socket),
-    );
     changes.sort_by(|a, b| {
         let opaque = |change: &Change| matches!(change, Change::Opaque { .. });
         (a.path(), opaque(a)).cmp(&(b.path(), opaque(b)))
     });
-    for pair in changes.windows(2) {
-        if pair[0].path() == pair[1].path() {
-            let dir_then_opaque = matches!(&pair[0], Change::Put { metadata, .. } if metadata.is_dir())
-                && matches!(pair[1], Change::Opaque { .. });
-            if !dir_then_opaque {
-                let path = pair[0].path().to_owned();
-                return Err(LayerError::Duplicate { path });
-            }
-        }
-    }
     Ok(changes)
 }
 
@@ -274,6 +411,10 @@ mod tests {
             path: path.into(),
             target: target.into(),
         }
+    }
+
+    fn canonical(changes: Vec<Change>) -> Result<Vec<Change>, LayerError> {
+        Canonical::of(changes.into())?.collect()
     }
 
     fn text(changes: &[Change]) -> Vec<String> {

@@ -36,12 +36,12 @@ use std::{io, path::PathBuf};
 
 pub use ahead::{ReadAhead, read_ahead};
 pub use blob::{BlobSource, LayerBlob};
-pub use change::{Change, Content};
+pub use change::{Change, Changes, Content};
 pub use compress::Compression;
 pub use read::ArchiveError;
 pub use toc::{
-    Checkpoint, Encoding, Extent, FileContent, FileSink, Made, Member, Toc, TocEntry, TocFormError,
-    TocItem,
+    Checkpoint, Encoding, Extent, FileContent, FileSink, Made, Member, PackedToc, Toc, TocEntry,
+    TocFormError, TocItem,
 };
 pub use tree::{Difference, Different, LayerTree, StackError, Stored};
 pub use write::{WriteOptions, Written, write_layer, write_layer_after};

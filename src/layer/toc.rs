@@ -8,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub use form::TocFormError;
+pub(super) use form::Entries;
+pub use form::{PackedToc, TocFormError};
 
 use super::{
     ahead::{ReadAhead, read_ahead},

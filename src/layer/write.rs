@@ -24,17 +24,17 @@ use std::{
 use libdeflater::crc32;
 
 use self::{
-    layout::{LEAST, Layout},
+    layout::{LEAST, LaidOut, Layout},
     member::Parts,
 };
 use super::{
-    Change, LayerBlob, LayerError,
-    change::canonical,
+    Change, Changes, LayerBlob, LayerError,
+    change::Canonical,
     compress::{Compression, Packer},
     decode::record,
     reuse::Earlier,
     tar,
-    toc::{Checkpoint, Made, Member, Toc, TocEntry, TocItem},
+    toc::{Checkpoint, Made, Member, PackedToc, Toc},
 };
 use crate::{
     oci::{Descriptor, DiffId, Digest, Digester},
@@ -60,7 +60,7 @@ pub struct Written {
     /// Media type, digest and size of the blob.
     pub descriptor: Descriptor,
     /// What is in it.
-    pub toc: Toc,
+    pub toc: PackedToc,
     /// How many bytes of the blob come from an earlier one.
     pub reused: u64,
 }
@@ -70,35 +70,35 @@ pub struct Written {
 ///
 /// After an error `sink` holds a part of a blob that is worth nothing.
 pub fn write_layer(
-    changes: Vec<Change>,
+    changes: impl Into<Changes>,
     sink: impl Write,
     options: &WriteOptions,
 ) -> Result<Written, LayerError> {
-    write(changes, sink, options, None)
+    write(changes.into(), sink, options, None)
 }
 
 /// As [`write_layer`], with the very same result, but members that `earlier` has are taken from there instead of being
 /// compressed again, and not even read as long as all before them are its members, too: it is the layer that the same
 /// step made last time.
 pub fn write_layer_after(
-    changes: Vec<Change>,
+    changes: impl Into<Changes>,
     sink: impl Write,
     options: &WriteOptions,
     earlier: &Arc<LayerBlob>,
 ) -> Result<Written, LayerError> {
     let earlier = Earlier::new(earlier, options.compression);
-    write(changes, sink, options, earlier.as_ref())
+    write(changes.into(), sink, options, earlier.as_ref())
 }
 
 fn write(
-    changes: Vec<Change>,
+    changes: Changes,
     mut sink: impl Write,
     options: &WriteOptions,
     earlier: Option<&Earlier>,
 ) -> Result<Written, LayerError> {
-    let changes = canonical(changes)?;
-    if is_small(&changes) {
-        return write_small(changes, &mut sink, options, earlier);
+    let mut changes = Canonical::of(changes)?;
+    if let Some(count) = small(&mut changes)? {
+        return write_small(changes, count, &mut sink, options, earlier);
     }
     let packers = (0..threads(options))
         .map(|_| Packer::new(options.compression))
@@ -135,7 +135,8 @@ fn write(
 /// A layer with less to pack than this has nothing for a second thread to do.
 const SMALL: u64 = LEAST;
 
-fn is_small(changes: &[Change]) -> bool {
+/// Reads changes as far as they are small; how many there are when that were all.
+fn small(changes: &mut Canonical) -> Result<Option<usize>, LayerError> {
     let size = |change: &Change| match change {
         Change::Put { metadata, .. } => match metadata.kind {
             Kind::File { size } => size,
@@ -145,25 +146,24 @@ fn is_small(changes: &[Change]) -> bool {
     };
     let block = tar::BLOCK as u64;
     let length = |change: &Change| size(change).saturating_add(3 * block);
-    changes
-        .iter()
-        .try_fold(0_u64, |sum, change| {
-            let sum = sum.saturating_add(length(change));
-            (sum < SMALL).then_some(sum)
-        })
-        .is_some()
+    let mut sum = 0_u64;
+    changes.read_ahead(|change| {
+        sum = sum.saturating_add(length(change));
+        sum < SMALL
+    })
 }
 
 /// [`write`] on the calling thread alone.
 fn write_small(
-    changes: Vec<Change>,
+    changes: Canonical,
+    count: usize,
     sink: &mut impl Write,
     options: &WriteOptions,
     earlier: Option<&Earlier>,
 ) -> Result<Written, LayerError> {
     let mut packer = Packer::new(options.compression)?;
     // There is room for everything, so nobody waits: a member has at least one change, except the last one.
-    let (queue, jobs) = sync_channel(changes.len() + 1);
+    let (queue, jobs) = sync_channel(count + 1);
     let (start, started) = sync_channel(1);
     let layout = Layout::new(vec![queue], start, options.rewrite_timestamp, earlier);
     let laid_out = layout.run(changes)?;
@@ -172,41 +172,34 @@ fn write_small(
     Ok(put_together(blob, laid_out, options))
 }
 
-fn put_together(
-    blob: Blob,
-    (mut entries, tar_size): (Vec<TocEntry>, u64),
-    options: &WriteOptions,
-) -> Written {
+fn put_together(blob: Blob, laid_out: LaidOut, options: &WriteOptions) -> Written {
+    let LaidOut {
+        mut entries,
+        unknown,
+        tar_size,
+    } = laid_out;
     for (entry, digest) in blob.digests {
-        fill_in(&mut entries[entry], digest);
+        let at = unknown.binary_search_by_key(&entry, |(entry, _)| *entry);
+        let at = at.expect("only digests that were not known are told");
+        entries.set_digest(unknown[at].1, &digest);
     }
     let diff_id = DiffId(blob.tar.finish());
     let media_type = options.compression.media_type();
+    let head = Toc {
+        diff_id,
+        tar_size,
+        blob_size: blob.size,
+        encoding: options.compression.encoding(),
+        recipe: Some(options.compression),
+        members: blob.members,
+        checkpoints: blob.checkpoints,
+        entries: Vec::new(),
+    };
     Written {
         diff_id,
         descriptor: Descriptor::new(media_type, blob.digest.finish(), blob.size),
         reused: blob.reused,
-        toc: Toc {
-            diff_id,
-            tar_size,
-            blob_size: blob.size,
-            encoding: options.compression.encoding(),
-            recipe: Some(options.compression),
-            members: blob.members,
-            checkpoints: blob.checkpoints,
-            entries,
-        },
-    }
-}
-
-/// Notes the digest of a file that was read after its entry was made.
-fn fill_in(entry: &mut TocEntry, digest: Digest) {
-    if let TocItem::Node {
-        content: Some(content),
-        ..
-    } = &mut entry.item
-    {
-        content.digest = digest;
+        toc: PackedToc::new(head, entries),
     }
 }
 
@@ -245,7 +238,7 @@ struct OnItsWay {
     /// What it consists of, where that is known.
     composition: Option<Digest>,
     /// Digests of files that were not known, with the entries they belong to.
-    digests: Vec<(usize, Digest)>,
+    digests: Vec<(u64, Digest)>,
     /// Whether an earlier blob had them.
     is_reused: bool,
 }
@@ -294,7 +287,7 @@ struct Blob {
     reused: u64,
     members: Vec<Member>,
     checkpoints: Vec<Checkpoint>,
-    digests: Vec<(usize, Digest)>,
+    digests: Vec<(u64, Digest)>,
 }
 
 /// How many bytes of the tar lie between two checkpoints, at least.

@@ -292,7 +292,7 @@ fn rewrite(
                 TocItem::Opaque => Change::Opaque { path },
             }
         })
-        .collect();
+        .collect::<Vec<_>>();
     let mut writer = store.blob_writer()?;
     let options = WriteOptions {
         compression,
@@ -305,7 +305,7 @@ fn rewrite(
     store.put_layer(&LayerRecord {
         diff_id: written.diff_id,
         descriptor: written.descriptor.clone(),
-        toc: written.toc.to_bytes(),
+        toc: written.toc.into_bytes(),
     })?;
     Ok((written.diff_id, written.descriptor))
 }

@@ -87,7 +87,7 @@ impl Blobs {
             .path()
             .join(format!("{}", std::fs::read_dir(&self.0).unwrap().count()));
         let written = write_layer(changes, std::fs::File::create(&path).unwrap(), &options);
-        LayerBlob::new(Arc::new(written.unwrap().toc), path, None)
+        LayerBlob::new(Arc::new(written.unwrap().toc.unpack()), path, None)
     }
 
     fn tree<const N: usize>(&self, layers: [Vec<Change>; N]) -> LayerTree {

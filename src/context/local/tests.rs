@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::*;
+use crate::context::{IgnoreFile, read_dockerfile};
 
 struct Dir(tempfile::TempDir);
 

@@ -78,7 +78,7 @@ fn run_changes(
         0,
         "copies of archives have no names"
     );
-    Ok(copied.changes)
+    Ok(copied.changes.into_vec())
 }
 
 fn run(op: &CopyOp, archive: Vec<u8>, parent: &str) -> Result<MemoryTree, CopyError> {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{copy::memory::MemoryTree, tree::Kind};
+use crate::{copy::memory::MemoryTree, layer::Change};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -94,7 +94,7 @@ proptest! {
         for (n, step) in below.iter().enumerate() {
             take(&mut first, step, n);
         }
-        let below = MemoryTree::parse("").with(&first.into_changes().unwrap());
+        let below = MemoryTree::parse("").with(&first.into_changes().unwrap().into_vec());
 
         let mut upper = Upper::new(Arc::new(below.clone()), now);
         for (n, step) in steps.iter().enumerate() {
@@ -102,7 +102,7 @@ proptest! {
         }
         let mut shown = Vec::new();
         look(&upper, Path::new(""), &mut shown);
-        let changes = upper.into_changes().unwrap();
+        let changes = upper.into_changes().unwrap().into_vec();
         let mut laid = Vec::new();
         look(&below.with(&changes), Path::new(""), &mut laid);
         prop_assert_eq!(shown, laid);

@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     os::unix::ffi::{OsStrExt, OsStringExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use super::{Checkpoint, Encoding, Extent, FileContent, Made, Member, Toc, TocEntry, TocItem};
@@ -42,86 +42,176 @@ pub enum TocFormError {
     Damaged,
 }
 
+/// Entries of a table in the bytes of the store: a third of what they take otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(in crate::layer) struct Entries {
+    bytes: Vec<u8>,
+    last: Vec<u8>,
+    count: u64,
+}
+
+impl Entries {
+    /// Adds one; says where the digest of a file's content is kept, should it be known only later.
+    pub(in crate::layer) fn push(&mut self, entry: &TocEntry) -> Option<usize> {
+        let path = entry.path.as_os_str().as_bytes();
+        let shared = self.last.iter().zip(path);
+        let shared = shared.take_while(|(a, b)| a == b).count();
+        number(&mut self.bytes, shared as u64);
+        text(&mut self.bytes, &path[shared..]);
+        let place = item(&mut self.bytes, &entry.item);
+        self.last.truncate(shared);
+        self.last.extend_from_slice(&path[shared..]);
+        self.count += 1;
+        place
+    }
+
+    /// How many there are.
+    pub(in crate::layer) const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Puts a digest at a place that [`Entries::push`] told.
+    pub(in crate::layer) fn set_digest(&mut self, place: usize, digest: &Digest) {
+        self.bytes[place..place + 32].copy_from_slice(digest.as_bytes());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = TocEntry> {
+        let mut input = Input(&self.bytes);
+        let mut path = Vec::new();
+        (0..self.count).map_while(move |_| input.entry(&mut path))
+    }
+}
+
+/// The table of contents of a layer that was just written, its entries as the store keeps them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PackedToc {
+    head: Toc,
+    entries: Entries,
+}
+
+impl PackedToc {
+    /// A table with these entries instead of those of `head`.
+    pub(in crate::layer) const fn new(head: Toc, entries: Entries) -> Self {
+        Self { head, entries }
+    }
+
+    /// The table without its entries.
+    pub const fn head(&self) -> &Toc {
+        &self.head
+    }
+
+    /// How many entries there are.
+    pub const fn n_entries(&self) -> u64 {
+        self.entries.count
+    }
+
+    /// The entries.
+    pub fn entries(&self) -> impl Iterator<Item = TocEntry> {
+        self.entries.iter()
+    }
+
+    /// The table as a value.
+    pub fn unpack(&self) -> Toc {
+        Toc {
+            entries: self.entries().collect(),
+            ..self.head.clone()
+        }
+    }
+
+    /// The bytes by which the store keeps the table.
+    pub fn into_bytes(self) -> Vec<u8> {
+        let room = self.entries.bytes.len()
+            + 256 * self.head.checkpoints.len()
+            + 48 * self.head.members.len()
+            + 256;
+        let mut out = Vec::with_capacity(room);
+        print_head(&mut out, &self.head);
+        finish(out, self.entries)
+    }
+}
+
+/// Adds the entries and the digest.
+fn finish(mut out: Vec<u8>, entries: Entries) -> Vec<u8> {
+    number(&mut out, entries.count);
+    out.extend_from_slice(&entries.bytes);
+    drop(entries);
+    let digest = sha256(&out);
+    out.extend_from_slice(digest.as_bytes());
+    out
+}
+
+fn print_head(out: &mut Vec<u8>, toc: &Toc) {
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(toc.diff_id.0.as_bytes());
+    number(out, toc.tar_size);
+    number(out, toc.blob_size);
+    out.push(match toc.encoding {
+        Encoding::Plain => 0,
+        Encoding::Gzip => 1,
+        Encoding::Zstd => 2,
+        Encoding::Bzip2 => 3,
+        Encoding::Xz => 4,
+    });
+    let (method, level) = match toc.recipe {
+        None => (0, 0),
+        Some(Compression::Gzip { level }) => (1, level),
+        Some(Compression::Zstd { level }) => (2, level),
+        Some(Compression::Uncompressed) => (3, 0),
+    };
+    out.push(method);
+    number(out, u64::try_from(level).unwrap_or(0));
+    number(out, CODEC);
+    number(out, toc.members.len() as u64);
+    let mut last = Member {
+        tar_offset: 0,
+        blob_offset: 0,
+        made: None,
+    };
+    for &member in &toc.members {
+        number(out, member.tar_offset.wrapping_sub(last.tar_offset));
+        number(out, member.blob_offset.wrapping_sub(last.blob_offset));
+        out.push(member.made.is_some().into());
+        if let Some(made) = member.made {
+            out.extend_from_slice(made.composition.as_bytes());
+            out.extend_from_slice(&made.checksum.to_le_bytes());
+        }
+        last = member;
+    }
+    number(out, toc.checkpoints.len() as u64);
+    for checkpoint in &toc.checkpoints {
+        number(out, checkpoint.member as u64);
+        out.extend_from_slice(checkpoint.tar.as_bytes());
+        out.extend_from_slice(checkpoint.blob.as_bytes());
+    }
+}
+
 impl Toc {
     /// The bytes by which the store keeps the table.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
-        out.extend_from_slice(self.diff_id.0.as_bytes());
-        number(&mut out, self.tar_size);
-        number(&mut out, self.blob_size);
-        out.push(match self.encoding {
-            Encoding::Plain => 0,
-            Encoding::Gzip => 1,
-            Encoding::Zstd => 2,
-            Encoding::Bzip2 => 3,
-            Encoding::Xz => 4,
-        });
-        let (method, level) = match self.recipe {
-            None => (0, 0),
-            Some(Compression::Gzip { level }) => (1, level),
-            Some(Compression::Zstd { level }) => (2, level),
-            Some(Compression::Uncompressed) => (3, 0),
-        };
-        out.push(method);
-        number(&mut out, u64::try_from(level).unwrap_or(0));
-        number(&mut out, CODEC);
-        number(&mut out, self.members.len() as u64);
-        let mut last = Member {
-            tar_offset: 0,
-            blob_offset: 0,
-            made: None,
-        };
-        for &member in &self.members {
-            number(&mut out, member.tar_offset.wrapping_sub(last.tar_offset));
-            number(&mut out, member.blob_offset.wrapping_sub(last.blob_offset));
-            out.push(member.made.is_some().into());
-            if let Some(made) = member.made {
-                out.extend_from_slice(made.composition.as_bytes());
-                out.extend_from_slice(&made.checksum.to_le_bytes());
-            }
-            last = member;
-        }
-        number(&mut out, self.checkpoints.len() as u64);
-        for checkpoint in &self.checkpoints {
-            number(&mut out, checkpoint.member as u64);
-            out.extend_from_slice(checkpoint.tar.as_bytes());
-            out.extend_from_slice(checkpoint.blob.as_bytes());
-        }
-        number(&mut out, self.entries.len() as u64);
-        let mut last = Path::new("");
+        let mut entries = Entries::default();
         for entry in &self.entries {
-            let (before, now) = (
-                last.as_os_str().as_bytes(),
-                entry.path.as_os_str().as_bytes(),
-            );
-            let shared = before.iter().zip(now).take_while(|(a, b)| a == b).count();
-            number(&mut out, shared as u64);
-            text(&mut out, &now[shared..]);
-            item(&mut out, &entry.item);
-            last = &entry.path;
+            entries.push(entry);
         }
-        let digest = sha256(&out);
-        out.extend_from_slice(digest.as_bytes());
-        out
+        let mut out = Vec::new();
+        print_head(&mut out, self);
+        finish(out, entries)
     }
 
     /// The table that these bytes stand for.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TocFormError> {
-        if !bytes.starts_with(MAGIC) {
-            return Err(TocFormError::Version);
-        }
-        let damaged = TocFormError::Damaged;
-        let (body, digest) = bytes.split_last_chunk::<32>().ok_or(damaged)?;
-        if sha256(body).as_bytes() != digest {
-            return Err(damaged);
-        }
-        let mut input = Input(body.get(MAGIC.len()..).ok_or(damaged)?);
-        let toc = input.toc().ok_or(damaged)?;
+        let mut input = Input::open(bytes)?;
+        let mut toc = input.head().ok_or(TocFormError::Damaged)?;
+        toc.entries = input.entries().ok_or(TocFormError::Damaged)?;
         if input.0.is_empty() {
             Ok(toc)
         } else {
-            Err(damaged)
+            Err(TocFormError::Damaged)
         }
+    }
+
+    /// The table that these bytes stand for, without its entries.
+    pub fn head_of(bytes: &[u8]) -> Result<Self, TocFormError> {
+        Input::open(bytes)?.head().ok_or(TocFormError::Damaged)
     }
 }
 
@@ -138,13 +228,22 @@ fn text(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn item(out: &mut Vec<u8>, item: &TocItem) {
+/// Says where the digest of a file's content is.
+fn item(out: &mut Vec<u8>, item: &TocItem) -> Option<usize> {
+    let mut place = None;
     let metadata = match item {
-        TocItem::Remove => return out.push(0),
-        TocItem::Opaque => return out.push(1),
+        TocItem::Remove => {
+            out.push(0);
+            return None;
+        }
+        TocItem::Opaque => {
+            out.push(1);
+            return None;
+        }
         TocItem::Link { target } => {
             out.push(2);
-            return text(out, target.as_os_str().as_bytes());
+            text(out, target.as_os_str().as_bytes());
+            return None;
         }
         TocItem::Node { metadata, content } => {
             match &metadata.kind {
@@ -171,6 +270,7 @@ fn item(out: &mut Vec<u8>, item: &TocItem) {
                 Kind::Socket => out.push(10),
             }
             if let (Kind::File { .. }, Some(content)) = (&metadata.kind, content) {
+                place = Some(out.len());
                 out.extend_from_slice(content.digest.as_bytes());
                 number(out, content.offset);
                 number(
@@ -203,12 +303,26 @@ fn item(out: &mut Vec<u8>, item: &TocItem) {
         text(out, name.as_bytes());
         text(out, value);
     }
+    place
 }
 
 /// What is still unread. Everything gives `None` where the bytes are not what was written.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
+    /// What is between the first line and the digest, which has to be right.
+    fn open(bytes: &'a [u8]) -> Result<Self, TocFormError> {
+        if !bytes.starts_with(MAGIC) {
+            return Err(TocFormError::Version);
+        }
+        let damaged = TocFormError::Damaged;
+        let (body, digest) = bytes.split_last_chunk::<32>().ok_or(damaged)?;
+        if sha256(body).as_bytes() != digest {
+            return Err(damaged);
+        }
+        body.get(MAGIC.len()..).map(Self).ok_or(damaged)
+    }
+
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
@@ -255,7 +369,8 @@ impl<'a> Input<'a> {
         Some(Digest::from_bytes(self.take(32)?.try_into().ok()?))
     }
 
-    fn toc(&mut self) -> Option<Toc> {
+    /// All but the entries.
+    fn head(&mut self) -> Option<Toc> {
         let diff_id = DiffId(self.digest()?);
         let (tar_size, blob_size) = (self.number()?, self.number()?);
         let encoding = match self.byte()? {
@@ -309,21 +424,6 @@ impl<'a> Input<'a> {
         {
             return None;
         }
-        let count = self.count()?;
-        let mut entries = Vec::with_capacity(count);
-        let mut path: Vec<u8> = Vec::new();
-        for _ in 0..count {
-            let shared = usize::try_from(self.number()?).ok()?;
-            if shared > path.len() {
-                return None;
-            }
-            path.truncate(shared);
-            path.extend_from_slice(self.text()?);
-            entries.push(TocEntry {
-                path: OsString::from_vec(path.clone()).into(),
-                item: self.item()?,
-            });
-        }
         Some(Toc {
             diff_id,
             tar_size,
@@ -332,7 +432,31 @@ impl<'a> Input<'a> {
             recipe: recipe.filter(|_| is_ours),
             members,
             checkpoints,
-            entries,
+            entries: Vec::new(),
+        })
+    }
+
+    fn entries(&mut self) -> Option<Vec<TocEntry>> {
+        let count = self.count()?;
+        let mut entries = Vec::with_capacity(count);
+        let mut path = Vec::new();
+        for _ in 0..count {
+            entries.push(self.entry(&mut path)?);
+        }
+        Some(entries)
+    }
+
+    /// One entry; `path` is the path of the one before, and becomes its own.
+    fn entry(&mut self, path: &mut Vec<u8>) -> Option<TocEntry> {
+        let shared = usize::try_from(self.number()?).ok()?;
+        if shared > path.len() {
+            return None;
+        }
+        path.truncate(shared);
+        path.extend_from_slice(self.text()?);
+        Some(TocEntry {
+            path: OsString::from_vec(path.clone()).into(),
+            item: self.item()?,
         })
     }
 
@@ -422,134 +546,4 @@ impl<'a> Input<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oci::Digester;
-
-    fn sample() -> Toc {
-        let node = |kind, content| TocItem::Node {
-            metadata: Metadata {
-                kind,
-                mode: 0o4755,
-                uid: u32::MAX,
-                gid: 3,
-                mtime: Timestamp {
-                    seconds: -5,
-                    nanos: 999_999_999,
-                },
-                xattrs: [("user.a\n".into(), vec![0, 255])].into(),
-            },
-            content,
-        };
-        let content = FileContent {
-            digest: sha256(b""),
-            offset: 1 << 40,
-            sparse: Some(vec![Extent {
-                offset: 4096,
-                length: 5,
-            }]),
-        };
-        let entry = |path: &str, item| TocEntry {
-            path: path.into(),
-            item,
-        };
-        Toc {
-            diff_id: DiffId(sha256(b"tar")),
-            tar_size: u64::MAX,
-            blob_size: 7,
-            encoding: Encoding::Zstd,
-            recipe: Some(Compression::Zstd { level: 7 }),
-            members: vec![
-                Member {
-                    tar_offset: 0,
-                    blob_offset: 0,
-                    made: None,
-                },
-                Member {
-                    tar_offset: 1 << 20,
-                    blob_offset: 300,
-                    made: Some(Made {
-                        composition: sha256(b"parts"),
-                        checksum: 7,
-                    }),
-                },
-            ],
-            checkpoints: vec![Checkpoint {
-                member: 1,
-                tar: Digester::new().state(),
-                blob: Digester::new().state(),
-            }],
-            entries: vec![
-                entry("", node(Kind::Dir, None)),
-                entry("usr/a", node(Kind::File { size: 9 }, Some(content))),
-                entry(
-                    "usr/ab",
-                    TocItem::Link {
-                        target: "usr/a".into(),
-                    },
-                ),
-                entry(
-                    "usr",
-                    node(
-                        Kind::Symlink {
-                            target: "/x".into(),
-                        },
-                        None,
-                    ),
-                ),
-                entry("tty", node(Kind::Char { major: 4, minor: 1 }, None)),
-                entry(
-                    "sda",
-                    node(
-                        Kind::Block {
-                            major: 8,
-                            minor: 300,
-                        },
-                        None,
-                    ),
-                ),
-                entry("fifo", node(Kind::Fifo, None)),
-                entry("gone", TocItem::Remove),
-                entry("dir", TocItem::Opaque),
-            ],
-        }
-    }
-
-    #[test]
-    fn every_kind_of_entry_comes_back() {
-        let toc = sample();
-        assert_eq!(Toc::from_bytes(&toc.to_bytes()), Ok(toc));
-    }
-
-    #[test]
-    fn damage_is_found_wherever_it_is() {
-        let bytes = sample().to_bytes();
-        for cut in 0..bytes.len() {
-            assert!(Toc::from_bytes(&bytes[..cut]).is_err());
-        }
-        for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 0x41;
-            assert!(Toc::from_bytes(&damaged).is_err());
-        }
-        assert_eq!(
-            Toc::from_bytes(b"rbuild toc 1\n"),
-            Err(TocFormError::Version)
-        );
-    }
-
-    #[test]
-    fn nothing_that_a_forger_writes_panics() {
-        let body = sample().to_bytes();
-        let body = &body[..body.len() - 32];
-        for at in MAGIC.len()..body.len() {
-            for value in [0, 1, 0x7f, 0x80, 0xff] {
-                let mut forged = body.to_vec();
-                forged[at] = value;
-                let digest = sha256(&forged);
-                forged.extend_from_slice(digest.as_bytes());
-                let _any = Toc::from_bytes(&forged);
-            }
-        }
-    }
-}
+mod tests;

@@ -71,7 +71,7 @@ fn layer_with(changes: Vec<Change>, compression: Compression) -> Arc<LayerBlob> 
     };
     let written = write_layer(changes, &mut blob, &options).unwrap();
     // Only the writer can know what serves making the next blob.
-    let mut noted = written.toc;
+    let mut noted = written.toc.unpack();
     (noted.recipe, noted.checkpoints) = (None, Vec::new());
     for member in &mut noted.members {
         member.made = None;
@@ -380,7 +380,7 @@ fn files_are_read_from_every_kind_of_blob() {
     };
     let big = file("big", &"x".repeat(9 << 20));
     write_layer(
-        changes().into_iter().chain([big]).collect(),
+        changes().into_iter().chain([big]).collect::<Vec<_>>(),
         &mut tar,
         &plain,
     )

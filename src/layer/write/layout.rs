@@ -8,17 +8,17 @@ use std::{
     collections::HashMap,
     ffi::OsStr,
     os::unix::ffi::OsStrExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, mpsc::SyncSender},
 };
 
 use super::{
     super::{
         Change, Content, LayerError,
-        change::{OPAQUE_NAME, WHITEOUT_PREFIX},
+        change::{Canonical, OPAQUE_NAME, WHITEOUT_PREFIX},
         reuse::Earlier,
         tar::{self, Header},
-        toc::{Checkpoint, FileContent, TocEntry, TocItem},
+        toc::{Checkpoint, Entries, FileContent, TocEntry, TocItem},
     },
     Job, Start,
     member::{LargeFile, Part, Parts, append, at_end, read_error},
@@ -48,12 +48,22 @@ pub(super) struct Layout<'a> {
     /// Bytes of the tar before the present member.
     before: u64,
     mtime_limit: Option<i64>,
-    entries: Vec<TocEntry>,
+    entries: Entries,
+    /// Entries of files whose digest is not known yet, and where it will have to be put.
+    unknown: Vec<(u64, usize)>,
     /// Nobody takes members any more; the caller's thread knows why.
     stopped: bool,
     start: SyncSender<Start>,
     /// Until the first member that an earlier blob does not have in the same place.
     prefix: Option<Prefix<'a>>,
+}
+
+/// What the layout knows in the end.
+pub(super) struct LaidOut {
+    pub(super) entries: Entries,
+    /// Entries of files whose digest was not known, ascending, and where it has to be put.
+    pub(super) unknown: Vec<(u64, usize)>,
+    pub(super) tar_size: u64,
 }
 
 /// Members that are those of an earlier blob, from the first one on.
@@ -79,7 +89,8 @@ impl<'a> Layout<'a> {
             parts: Parts::default(),
             before: 0,
             mtime_limit,
-            entries: Vec::new(),
+            entries: Entries::default(),
+            unknown: Vec::new(),
             stopped: false,
             start,
             prefix: earlier.map(|earlier| Prefix {
@@ -91,18 +102,16 @@ impl<'a> Layout<'a> {
         }
     }
 
-    pub(super) fn run(mut self, changes: Vec<Change>) -> Result<(Vec<TocEntry>, u64), LayerError> {
+    pub(super) fn run(mut self, changes: Canonical) -> Result<LaidOut, LayerError> {
         if self.prefix.is_none() {
             self.stopped |= self.start.send(Start::default()).is_err();
         }
         // Links repeat the header of what they link to, which comes earlier.
-        let mut linked = HashMap::new();
-        for change in &changes {
-            if let Change::Link { target, .. } = change {
-                linked.insert(target.clone(), None);
-            }
-        }
+        let linked = changes.linked.iter().cloned();
+        let mut linked: HashMap<PathBuf, Option<Metadata>> =
+            linked.map(|path| (path, None)).collect();
         for change in changes {
+            let change = change?;
             if self.stopped {
                 break;
             }
@@ -113,19 +122,22 @@ impl<'a> Layout<'a> {
                     content,
                 } => {
                     let metadata = self.reduce(&path, metadata)?;
-                    if let Some(of_target) = linked.get_mut(&path) {
+                    if !metadata.is_dir()
+                        && let Some(of_target) = linked.get_mut(&path)
+                    {
                         *of_target = Some(metadata.clone());
                     }
                     self.put(&path, metadata, &content)?;
                 }
                 Change::Link { path, target } => {
-                    let metadata = linked.get(&target).cloned().flatten();
-                    let metadata = metadata.expect("the canonical order puts a target first");
+                    let Some(Some(metadata)) = linked.get(&target).cloned() else {
+                        return Err(LayerError::LinkTarget { path, target });
+                    };
                     let mut header = header_of(&metadata);
                     (header.name, header.link) = (bytes(&path), bytes(&target));
                     (header.type_flag, header.size) = (b'1', 0);
                     self.entry(&header, &path, |_| Ok(()))?;
-                    self.entries.push(TocEntry {
+                    self.entries.push(&TocEntry {
                         path,
                         item: TocItem::Link { target },
                     });
@@ -134,14 +146,14 @@ impl<'a> Layout<'a> {
                     let name = path.file_name().unwrap_or_default().as_bytes();
                     let marker = [WHITEOUT_PREFIX, name].concat();
                     self.whiteout(path.parent().unwrap_or(Path::new("")), &marker)?;
-                    self.entries.push(TocEntry {
+                    self.entries.push(&TocEntry {
                         path,
                         item: TocItem::Remove,
                     });
                 }
                 Change::Opaque { path } => {
                     self.whiteout(&path, OPAQUE_NAME)?;
-                    self.entries.push(TocEntry {
+                    self.entries.push(&TocEntry {
                         path,
                         item: TocItem::Opaque,
                     });
@@ -151,7 +163,11 @@ impl<'a> Layout<'a> {
         self.parts.bytes(|out| out.extend_from_slice(&tar::END));
         self.cut()?;
         self.end_prefix()?;
-        Ok((self.entries, self.before))
+        Ok(LaidOut {
+            entries: self.entries,
+            unknown: self.unknown,
+            tar_size: self.before,
+        })
     }
 
     /// The metadata as the layer keeps it: whole seconds, no later than asked, file capabilities alone.
@@ -187,25 +203,30 @@ impl<'a> Layout<'a> {
         header.name = &name;
         let size = header.size;
         let is_file = matches!(metadata.kind, Kind::File { .. });
-        let digest = self.entry(&header, path, |layout| {
-            if !is_file {
-                return Ok(None);
-            }
+        let (digest, offset) = self.entry(&header, path, |layout| {
             let offset = layout.before + layout.parts.length();
-            let digest = layout.content(path, content, size)?;
-            Ok(Some(FileContent {
-                digest,
-                offset,
-                sparse: None,
-            }))
+            let digest = if is_file {
+                layout.content(path, content, size)?
+            } else {
+                None
+            };
+            Ok((digest, offset))
         })?;
-        self.entries.push(TocEntry {
+        let number = self.entries.count();
+        let place = self.entries.push(&TocEntry {
             path: path.to_owned(),
             item: TocItem::Node {
                 metadata,
-                content: digest,
+                content: is_file.then(|| FileContent {
+                    digest: digest.unwrap_or_else(|| sha256(b"")),
+                    offset,
+                    sparse: None,
+                }),
             },
         });
+        if digest.is_none() {
+            self.unknown.extend(place.map(|place| (number, place)));
+        }
         Ok(())
     }
 
@@ -250,8 +271,13 @@ impl<'a> Layout<'a> {
         Ok(result)
     }
 
-    /// Puts a file into the tar. Its digest is filled in later where it is not known and the packers read the file.
-    fn content(&mut self, path: &Path, content: &Content, size: u64) -> Result<Digest, LayerError> {
+    /// Puts a file into the tar. `None` where its digest will be known when a packer has read the file.
+    fn content(
+        &mut self,
+        path: &Path,
+        content: &Content,
+        size: u64,
+    ) -> Result<Option<Digest>, LayerError> {
         let digest = content.known_digest();
         if size < PIECE {
             if size > 0 || !matches!(content, Content::Empty) {
@@ -259,11 +285,11 @@ impl<'a> Layout<'a> {
                     path: path.to_owned(),
                     content: content.clone(),
                     size,
-                    entry: self.entries.len(),
+                    entry: self.entries.count(),
                     digest,
                 });
             }
-            return Ok(digest.unwrap_or_else(|| sha256(b"")));
+            return Ok(digest);
         }
         if let Some(digest) = digest {
             let file = Arc::new(LargeFile {
@@ -281,7 +307,7 @@ impl<'a> Layout<'a> {
                 });
                 Ok(())
             })?;
-            return Ok(digest);
+            return Ok(Some(digest));
         }
         let mut digester = Digester::new();
         let mut reader = content.open().map_err(|source| read_error(path, source))?;
@@ -297,7 +323,7 @@ impl<'a> Layout<'a> {
         if !self.stopped {
             at_end(&mut reader, path, size)?;
         }
-        Ok(digester.finish())
+        Ok(Some(digester.finish()))
     }
 
     /// Cuts inside a large file.

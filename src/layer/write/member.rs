@@ -23,7 +23,7 @@ pub(super) enum Part {
         content: Content,
         size: u64,
         /// Its place among the entries of the table.
-        entry: usize,
+        entry: u64,
         digest: Option<Digest>,
     },
     /// A part of a large file whose digest is known.
@@ -48,7 +48,7 @@ pub(super) struct Parts {
 pub(super) struct Filled {
     pub(super) raw: Vec<u8>,
     /// Digests that were not known, with the entries that they are of.
-    pub(super) digests: Vec<(usize, Digest)>,
+    pub(super) digests: Vec<(u64, Digest)>,
     /// `None` where a large file's digest is known only at its end.
     pub(super) composition: Option<Digest>,
 }
