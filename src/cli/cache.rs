@@ -1,6 +1,7 @@
 //! Remote caches of a build: the places that the command line names, and writing to them when the build is over.
 
 use std::{
+    cell::RefCell,
     io::{self, Read},
     sync::Arc,
     time::Instant,
@@ -41,6 +42,8 @@ pub(crate) struct Caches {
     pub(crate) remote: RemoteCache,
     exports: Vec<Export>,
     inline: bool,
+    /// The manifest of the last cache that was written, of those that are images.
+    manifest: RefCell<Option<Descriptor>>,
 }
 
 struct Export {
@@ -118,8 +121,14 @@ impl Caches {
         Ok(Self {
             remote: RemoteCache::new(Imports::new(imports), mounts),
             exports,
+            manifest: RefCell::default(),
             inline: args.cache_to.contains(&CacheTo::Inline) || args.asks_for_inline_cache(),
         })
+    }
+
+    /// The manifest of the cache that was written, if it is an image.
+    pub(crate) fn manifest(&self) -> Option<Descriptor> {
+        self.manifest.borrow().clone()
     }
 
     /// Puts the records of an inline cache into the configs of images, if one is wanted.
@@ -210,6 +219,9 @@ impl Caches {
                     vertex,
                     elapsed: begun.elapsed(),
                 });
+                if let Some(manifest) = exported.manifest {
+                    *self.manifest.borrow_mut() = Some(manifest);
+                }
                 Ok(())
             }
             Err(error) => {

@@ -83,7 +83,7 @@ impl Place for ArchivePlace {
         Err(self.only("written to"))
     }
 
-    fn put_records(&self, _: &Records) -> Result<(), PlaceError> {
+    fn put_records(&self, _: &Records) -> Result<Option<Descriptor>, PlaceError> {
         Err(self.only("written to"))
     }
 }
@@ -158,7 +158,7 @@ impl Place for ArchiveSink {
         Ok(Pushed::Uploaded)
     }
 
-    fn put_records(&self, records: &Records) -> Result<(), PlaceError> {
+    fn put_records(&self, records: &Records) -> Result<Option<Descriptor>, PlaceError> {
         let documents = layout_files::Documents::of(records, &self.tag);
         for (descriptor, bytes) in &documents.blobs {
             let name = layout_files::blob_name(&descriptor.digest);
@@ -171,6 +171,8 @@ impl Place for ArchiveSink {
         let mut sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         sink.write_all(&[0; 1024])
             .and_then(|()| sink.flush())
-            .map_err(layout_files::failed("write", &self.name))
+            .map_err(layout_files::failed("write", &self.name))?;
+        let [_, (manifest, _)] = documents.blobs;
+        Ok(Some(manifest))
     }
 }

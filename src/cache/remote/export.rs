@@ -56,6 +56,8 @@ pub struct Exported {
     pub without_bytes: usize,
     /// Cache mounts that are there.
     pub mounts: usize,
+    /// The cache's manifest, where it is an image.
+    pub manifest: Option<Descriptor>,
 }
 
 /// What of a build is written.
@@ -98,6 +100,7 @@ pub fn export(
         layers: records.layers.len(),
         without_bytes: wanted.len() - records.layers.len(),
         mounts: 0,
+        manifest: None,
     };
     let (choice, packer) = what.mounts;
     let mut mounts = trail.mounts();
@@ -124,12 +127,13 @@ pub fn export(
         }
         merged.normalize();
         // A layer of an earlier export may be gone by now; then the place refuses to have it named.
-        if place.put_records(&merged).is_ok() {
+        if let Ok(manifest) = place.put_records(&merged) {
+            exported.manifest = manifest;
             return Ok(exported);
         }
     }
     records.normalize();
-    place.put_records(&records)?;
+    exported.manifest = place.put_records(&records)?;
     Ok(exported)
 }
 

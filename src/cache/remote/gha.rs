@@ -224,12 +224,12 @@ impl Place for GhaPlace {
         })
     }
 
-    fn put_records(&self, records: &Records) -> Result<(), PlaceError> {
+    fn put_records(&self, records: &Records) -> Result<Option<Descriptor>, PlaceError> {
         let object = records.to_object();
         let time = (self.clock)().as_millisecond();
         let key = format!("{}{time}", records_prefix(&self.settings.scope));
         if self.put(&key, object.len() as u64, Content::Bytes(&object))? {
-            return Ok(());
+            return Ok(None);
         }
         Err(PlaceError::Unfinished(key))
     }

@@ -163,7 +163,7 @@ impl Place for LayoutPlace {
         Ok(Pushed::Uploaded)
     }
 
-    fn put_records(&self, records: &Records) -> Result<(), PlaceError> {
+    fn put_records(&self, records: &Records) -> Result<Option<Descriptor>, PlaceError> {
         self.prepare()?;
         let documents = layout_files::Documents::of(records, &self.pick.tag);
         for (descriptor, bytes) in &documents.blobs {
@@ -189,7 +189,8 @@ impl Place for LayoutPlace {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         // Closing the file lets go of the lock.
         *lock = None;
-        Ok(())
+        let [_, (manifest, _)] = documents.blobs;
+        Ok(Some(manifest))
     }
 }
 

@@ -28,8 +28,8 @@ pub trait Place: Send + Sync + fmt::Debug {
     /// Makes sure that it has a blob.
     fn put_blob(&self, upload: &Upload<'_>) -> Result<Pushed, PlaceError>;
 
-    /// Replaces its records; all layers they name as stored are there.
-    fn put_records(&self, records: &Records) -> Result<(), PlaceError>;
+    /// Replaces its records; all layers they name as stored are there. Gives the manifest, where the cache is an image.
+    fn put_records(&self, records: &Records) -> Result<Option<Descriptor>, PlaceError>;
 
     /// How many blobs it takes at a time, at most.
     fn at_a_time(&self) -> usize {

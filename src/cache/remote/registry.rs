@@ -86,7 +86,7 @@ impl Place for RegistryPlace {
         Ok(self.client.push_blob(&self.reference, upload)?)
     }
 
-    fn put_records(&self, records: &Records) -> Result<(), PlaceError> {
+    fn put_records(&self, records: &Records) -> Result<Option<Descriptor>, PlaceError> {
         let config = records.to_config();
         let descriptor = Descriptor::of(MediaType::OCI_CONFIG, &config);
         self.client.push_blob(
@@ -102,7 +102,7 @@ impl Place for RegistryPlace {
         let manifest = to_json(&Manifest::new(descriptor, layers.collect()));
         self.client
             .push_manifest(&self.reference, &MediaType::OCI_MANIFEST, &manifest)?;
-        Ok(())
+        Ok(Some(Descriptor::of(MediaType::OCI_MANIFEST, &manifest)))
     }
 
     fn repository(&self) -> Option<&Reference> {

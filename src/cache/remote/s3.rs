@@ -167,7 +167,7 @@ impl Place for S3Place {
         Ok(Pushed::Uploaded)
     }
 
-    fn put_records(&self, records: &Records) -> Result<(), PlaceError> {
+    fn put_records(&self, records: &Records) -> Result<Option<Descriptor>, PlaceError> {
         let object = records.to_object();
         for name in &self.settings.names {
             let url = self.url("PUT", &self.records_key(name));
@@ -180,7 +180,7 @@ impl Place for S3Place {
             };
             self.client.exchange(&request, &[200])?;
         }
-        Ok(())
+        Ok(None)
     }
 }
 

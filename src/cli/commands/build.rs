@@ -9,6 +9,7 @@ use std::{
 use rbuild::{
     build::{self, BuildError, BuildRequest, BuildResult, Services},
     explain::Explanation,
+    oci::Descriptor,
     output::{self, Annotation, Exported, OutputSpec},
     progress::{Event, Reporter as _},
     reference::Reference,
@@ -142,7 +143,7 @@ pub(crate) fn run(
             if !args.quiet {
                 say_warnings(&result, &request);
             }
-            wanted.report(args, &result, &exported)
+            wanted.report(args, &result, &exported, caches.manifest().as_ref())
         });
     if let Some(budget) = budget
         && store.has_grown()
@@ -443,6 +444,7 @@ impl Wanted {
         args: &BuildArgs,
         result: &BuildResult,
         exported: &[Exported],
+        cache: Option<&Descriptor>,
     ) -> Result<(), Failure> {
         let image = exported.iter().find(|e| e.descriptor.is_some());
         let id = image.and_then(Exported::image_id);
@@ -450,7 +452,7 @@ impl Wanted {
             write_file(path, &id.to_string())?;
         }
         if let Some(path) = &args.metadata_file {
-            let text = serde_json::to_string_pretty(&self.metadata(result, image))
+            let text = serde_json::to_string_pretty(&self.metadata(result, image, cache))
                 .map_err(|e| Failure::new(Kind::Bug, format!("metadata is no JSON: {e}")))?;
             write_file(path, &format!("{text}\n"))?;
         }
@@ -462,8 +464,17 @@ impl Wanted {
     }
 
     /// What `--metadata-file` says, in buildx's words.
-    fn metadata(&self, result: &BuildResult, image: Option<&Exported>) -> Value {
+    fn metadata(
+        &self,
+        result: &BuildResult,
+        image: Option<&Exported>,
+        cache: Option<&Descriptor>,
+    ) -> Value {
         let mut metadata = image.map(Exported::metadata).unwrap_or_default();
+        // A text with JSON in it: so buildx passes on what BuildKit says.
+        if let Some(Ok(manifest)) = cache.map(serde_json::to_string) {
+            metadata.insert("cache.manifest".into(), json!(manifest));
+        }
         if self.with_warnings {
             let warnings: Vec<Value> = result
                 .warnings

@@ -34,6 +34,39 @@ fn a_directory_does_not_grow_and_holds_several_caches() {
 }
 
 #[test]
+fn the_metadata_file_names_the_manifest_of_the_cache() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY a /\n").file("a", "a");
+    let to = "type=local,dest=cache";
+    let args = [
+        "--cache-to",
+        to,
+        "-o",
+        "type=cacheonly",
+        "--metadata-file",
+        "m",
+    ];
+    runner(&env, "one").build(&args).success();
+    let read = |path: &str| -> serde_json::Value {
+        let text = std::fs::read_to_string(env.path(path)).expect("a file");
+        serde_json::from_str(&text).expect("JSON")
+    };
+    let said = read("m")["cache.manifest"]
+        .as_str()
+        .expect("a text")
+        .to_owned();
+    let said: serde_json::Value = serde_json::from_str(&said).expect("JSON in it");
+    let entry = &read("cache/index.json")["manifests"][0];
+    for field in ["mediaType", "digest", "size"] {
+        assert_eq!(said[field], entry[field], "{field}");
+    }
+    runner(&env, "one")
+        .build(&["-o", "type=cacheonly", "--metadata-file", "none"])
+        .success();
+    assert!(read("none").get("cache.manifest").is_none());
+}
+
+#[test]
 fn a_real_registry_takes_the_cache() {
     if !have(&["docker-registry"]) {
         return;
