@@ -16,7 +16,8 @@ use crate::{
     progress::{Event, Reporter, Vertex},
     reference::Reference,
     registry::BlobSink,
-    store::{BlobWriter, Store},
+    snapshot::Shelf,
+    store::{BlobWriter, Follower, Store},
 };
 
 /// Where a blob can be had.
@@ -72,14 +73,25 @@ pub(super) struct Fetch<'a> {
     pub(super) services: &'a Services<'a>,
     pub(super) blobs: &'a Blobs,
     pub(super) vertex: Vertex,
+    /// Takes the files of layers that are read for the first time, when they will be needed on disk.
+    pub(super) staging: Option<&'a Shelf>,
 }
 
 impl Fetch<'_> {
     /// Puts a blob into the store, unless it is there. Its digest and size are verified on the way.
     pub(super) fn blob(self, blob: &Descriptor) -> Result<(), ImageError> {
+        self.blob_followed(blob, &mut |_| {})
+    }
+
+    /// The same; where the blob comes from a registry, `follow` is given a reader of its bytes as they come.
+    pub(super) fn blob_followed(
+        self,
+        blob: &Descriptor,
+        follow: &mut dyn FnMut(Follower),
+    ) -> Result<(), ImageError> {
         let Services { store, .. } = *self.services;
         if store.has(blob)? {
-            return Ok(());
+            return self.check(blob);
         }
         let turn = {
             let mut fetching = self
@@ -91,10 +103,7 @@ impl Fetch<'_> {
         };
         let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         if store.has(blob)? {
-            return Ok(());
-        }
-        if self.services.remote_cache.imports.gave(&blob.digest) {
-            return self.import(blob);
+            return self.check(blob);
         }
         let origins = {
             let known = self
@@ -104,10 +113,18 @@ impl Fetch<'_> {
                 .unwrap_or_else(PoisonError::into_inner);
             known.get(&blob.digest).cloned().unwrap_or_default()
         };
+        let imports = &self.services.remote_cache.imports;
+        if imports.gave(&blob.digest) {
+            match self.import(blob) {
+                // What a cache says of a base's layer does not keep the build from its base.
+                Err(ImageError::Lost(_)) if !origins.is_empty() => {}
+                outcome => return outcome,
+            }
+        }
         let mut failure = None;
         for origin in origins {
             let outcome = match &origin {
-                BlobOrigin::Registry(reference) => self.pull(reference, blob),
+                BlobOrigin::Registry(reference) => self.pull(reference, blob, follow),
                 BlobOrigin::Layout(layout) => copy_from_layout(store, layout, blob),
                 BlobOrigin::Store => continue,
             };
@@ -115,6 +132,9 @@ impl Fetch<'_> {
                 Ok(()) => return Ok(()),
                 Err(error) => failure = Some(error),
             }
+        }
+        if imports.has_just_lost(&blob.digest) {
+            return Err(ImageError::Lost(blob.digest));
         }
         Err(match failure {
             Some(error) => error,
@@ -127,6 +147,16 @@ impl Fetch<'_> {
                 ImageError::Store,
             ),
         })
+    }
+
+    /// Makes sure that a blob of the store holds what a remote cache promised, if one did.
+    fn check(self, blob: &Descriptor) -> Result<(), ImageError> {
+        let imports = &self.services.remote_cache.imports;
+        if imports.has_lost(&blob.digest) || imports.is_kept(self.services.store, blob)? {
+            return Ok(());
+        }
+        imports.lose(&blob.digest);
+        Err(ImageError::Lost(blob.digest))
     }
 
     /// Fetches a layer that a remote cache promised.
@@ -165,14 +195,20 @@ impl Fetch<'_> {
         Err(ImageError::Lost(blob.digest))
     }
 
-    fn pull(self, reference: &Reference, blob: &Descriptor) -> Result<(), ImageError> {
+    fn pull(
+        self,
+        reference: &Reference,
+        blob: &Descriptor,
+        follow: &mut dyn FnMut(Follower),
+    ) -> Result<(), ImageError> {
         let Services {
             store,
             registry,
             reporter,
             ..
         } = *self.services;
-        let writer = store.blob_writer()?;
+        let mut writer = store.blob_writer()?;
+        follow(writer.follow()?);
         let mut sink = StoreSink {
             store,
             writer,

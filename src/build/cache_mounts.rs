@@ -6,6 +6,7 @@ use super::{
     error::StepError,
     run_step::{check_out, is_chroot, mount_files},
     session::{Session, Task},
+    shared::Claims,
     stage::Worker,
 };
 use crate::{
@@ -81,7 +82,9 @@ pub(super) fn cache_mount(
     let session = worker.session;
     let store = session.services.store;
     let seed = match from {
-        Some(_) => mount_files(worker, task, kind)?.map(|(_, content)| content.digest),
+        Some(_) => {
+            mount_files(worker, task, kind, &Claims::refused())?.map(|(_, content)| content.digest)
+        }
         None => None,
     };
     let cache_id = CacheMountId {

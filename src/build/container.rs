@@ -139,7 +139,13 @@ pub fn run_container(
         Some(path) => path.clone(),
         None => Path::new("/").join(&config.config.working_dir),
     };
-    let ground = Ground::prepare(services.snapshots, rung, &Left::default(), (&tree, None))?;
+    let ground = Ground::prepare(
+        services.snapshots,
+        rung,
+        &Left::default(),
+        (&tree, None),
+        None,
+    )?;
     let spec = ProcessSpec {
         env: environment(container, &config.config, &user.home),
         cwd: workdir,

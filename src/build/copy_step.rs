@@ -10,8 +10,10 @@ use std::{
 use super::{
     error::StepError,
     explain::{Keyed, file_list, origin_name},
+    made::write_after,
     session::{Session, Task},
-    stage::{Outcome, Worker, write_after},
+    shared::Claims,
+    stage::{Outcome, Worker},
 };
 use crate::{
     cache::{CopyInputs, copy_key},
@@ -29,11 +31,12 @@ pub(super) fn run(
     task: &Task<'_>,
     step: &Step,
     op: &CopyOp,
+    claims: &Claims,
 ) -> Result<Outcome, StepError> {
     let session = worker.session;
     let question = worker.sources_question(op)?;
     let (mut trees, mut listed) = (None, None);
-    let content = if let Some(content) = worker.known_content(&op.from, question)? {
+    let content = if let Some(content) = worker.known_content(&op.from, question, claims)? {
         content
     } else {
         let found = source_trees(worker, task, &step.label, op)?;
@@ -45,7 +48,7 @@ pub(super) fn run(
     };
     let is_linked = copy::is_linked(op);
     let owner = match &op.chown {
-        Some(spec) => Some(worker.owner(task, spec, is_linked)?),
+        Some(spec) => Some(worker.owner(task, spec, is_linked, claims)?),
         None => None,
     };
     let owner = owner.map(|owner| (owner.uid, owner.gid));
@@ -60,6 +63,7 @@ pub(super) fn run(
     let keyed = Keyed {
         key,
         files: files.into_iter().collect(),
+        is_claimed: claims.was_taken(),
     };
     worker.cached(step, task, &keyed, || {
         let trees = match trees {

@@ -98,6 +98,10 @@ pub enum StepError {
     /// What the step needs is made by this step, which a prediction does not execute. Never the error of a build.
     #[error("depends on what {0} makes")]
     Unsettled(String),
+    /// The step's key rests on what a remote cache says of a state, and led to no earlier result. Never the error of a
+    /// build.
+    #[error("a remote cache's word is not enough to execute a step")]
+    Unproven,
     /// The process exited with another status than 0.
     #[error("process {command:?} did not complete successfully: exit code: {code}")]
     Exit {

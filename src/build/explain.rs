@@ -21,6 +21,8 @@ use crate::{
 pub(super) struct Keyed {
     pub(super) key: Key,
     pub(super) files: Vec<FileList>,
+    /// Whether the key rests on the word of a remote cache.
+    pub(super) is_claimed: bool,
 }
 
 /// The files of an input, for explanations.

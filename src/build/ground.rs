@@ -9,22 +9,27 @@ use crate::{
     layer::{Change, LayerTree},
     oci::ChainId,
     sandbox::{Rootfs, Rung},
-    snapshot::{Checkout, Marks, Overlay, SnapshotError, Snapshots},
+    snapshot::{Blank, Checkout, Marks, Overlay, Remains, Shelf, SnapshotError, Snapshots},
 };
 
-/// Whole directories that steps have left, by the state that each holds: the next step of the stage goes on in one.
+/// What steps have left for the next ones.
 #[derive(Debug, Default)]
-pub(super) struct Left(Mutex<HashMap<ChainId, Checkout>>);
+pub(super) struct Left {
+    /// Whole directories, by the state that each holds: the next step of the stage goes on in one.
+    whole: Mutex<HashMap<ChainId, Checkout>>,
+    /// The states that the build has on disk.
+    pub(super) shelf: Shelf,
+}
 
 impl Left {
     fn take(&self, chain: ChainId) -> Option<Checkout> {
-        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        left.remove(&chain)
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.remove(&chain)
     }
 
     fn leave(&self, chain: ChainId, checkout: Checkout) {
-        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        left.insert(chain, checkout);
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.insert(chain, checkout);
     }
 }
 
@@ -44,10 +49,15 @@ impl Ground {
         rung: Rung,
         left: &Left,
         (tree, chain): (&LayerTree, Option<ChainId>),
+        blank: Option<Blank>,
     ) -> Result<Self, SnapshotError> {
         Ok(match rung {
             Rung::Native | Rung::Userns => {
-                Self::Overlay(snapshots.prepare(snapshots.stack(tree)?)?)
+                let stack = snapshots.stack_with(&left.shelf, tree)?;
+                Self::Overlay(match blank {
+                    Some(blank) => snapshots.prepare_in(blank, stack)?,
+                    None => snapshots.prepare(stack)?,
+                })
             }
             Rung::Chroot => match chain.and_then(|chain| left.take(chain)) {
                 Some(checkout) => Self::Whole(checkout),
@@ -80,15 +90,23 @@ impl Ground {
         }
     }
 
-    /// Keeps the result for the next step.
-    pub(super) fn adopt(self, left: &Left, chain: ChainId) -> Result<(), SnapshotError> {
+    /// Keeps the result for the next step. What is to be removed then is given.
+    pub(super) fn adopt(
+        self,
+        left: &Left,
+        chain: ChainId,
+    ) -> Result<Option<Remains>, SnapshotError> {
         match self {
-            Self::Overlay(overlay) => overlay.adopt(chain).map(drop),
+            Self::Overlay(overlay) => {
+                let (snapshot, remains) = overlay.adopt(chain)?;
+                left.shelf.put(snapshot);
+                Ok(Some(remains))
+            }
             Self::Whole(checkout) => {
                 if let Some(checkout) = checkout.renew()? {
                     left.leave(chain, checkout);
                 }
-                Ok(())
+                Ok(None)
             }
         }
     }

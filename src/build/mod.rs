@@ -21,6 +21,8 @@ mod ground;
 mod image;
 mod image_source;
 mod inputs;
+mod later;
+mod made;
 mod planning;
 mod remote;
 mod request;
@@ -31,6 +33,7 @@ mod secrets;
 mod session;
 mod shared;
 mod stage;
+mod users;
 
 use std::sync::Arc;
 
@@ -87,6 +90,8 @@ pub struct Services<'a> {
     pub clock: fn() -> Timestamp,
     /// The bytes of `/etc/resolv.conf` for processes.
     pub resolv_conf: &'a [u8],
+    /// Told of every layer of an image that a step has made, once its blob is in the store, while the build goes on.
+    pub made: Option<&'a (dyn Fn(&Descriptor) + Sync)>,
     /// A directory for what does not outlive the build.
     pub scratch: &'a std::path::Path,
 }
@@ -149,6 +154,7 @@ impl BuildResult {
             services,
             blobs: &self.blobs,
             vertex,
+            staging: None,
         }
         .blob(blob)
     }
@@ -164,6 +170,7 @@ impl BuildResult {
             services,
             blobs: &self.blobs,
             vertex,
+            staging: None,
         })?)
     }
 }
@@ -240,6 +247,13 @@ fn plans(session: &Session<'_>) -> Result<(Vec<Plan>, Vec<Warning>), BuildError>
         }
         plans.push(planned.plan);
     }
+    // Every platform's plan says the same of them.
+    for unused in plans.first().iter().flat_map(|plan| &plan.unused_args) {
+        session.warn(match &unused.hint {
+            Some(hint) => format!("{} ({hint})", unused.message),
+            None => unused.message.clone(),
+        });
+    }
     Ok((plans, warnings))
 }
 
@@ -250,6 +264,7 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
         match for_each_platform(&plans, |plan| build_platform(session, plan)) {
             // What is done is in the cache by now, and what was lost is in none any longer.
             Err(_) if session.take_lost() && !session.is_over() => {
+                session.services.remote_cache.imports.begin_again();
                 session.explained.take();
             }
             outcome => break outcome?,

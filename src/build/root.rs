@@ -15,10 +15,11 @@ use std::{
 
 use jiff::Timestamp;
 
-use super::{blobs::Fetch, error::StepError};
+use super::{Services, blobs::Fetch, error::StepError, image_source::ImageError};
 use crate::{
-    layer::{BlobSource, LayerBlob, LayerTree, Toc},
+    layer::{ArchiveError, BlobSource, LayerBlob, LayerTree, Toc},
     oci::{ChainId, Descriptor, DiffId},
+    snapshot::Stage,
     store::LayerRecord,
 };
 
@@ -34,6 +35,8 @@ pub(super) struct RootLayer {
     pub(super) created: Timestamp,
     /// What progress called the step that made it.
     pub(super) description: String,
+    /// The layer itself, where this build has made it.
+    pub(super) made: Option<Arc<LayerBlob>>,
 }
 
 /// A state: what one layer makes of the state below it.
@@ -143,6 +146,9 @@ impl Root {
     }
 
     fn blob(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Arc<LayerBlob>, StepError> {
+        if let Some(made) = &layer.made {
+            return Ok(Arc::clone(made));
+        }
         let store = fetch.services.store;
         let record = store.layer_record_of(layer.diff_id, &layer.descriptor.digest)?;
         let known = record.and_then(|record| Toc::from_bytes(&record.toc).ok());
@@ -161,21 +167,65 @@ impl Root {
         ))
     }
 
-    /// Reads a base layer once, for its table of contents; checks that it is the layer that the config names.
+    /// Reads a layer once, for its table of contents; checks that it is the layer that the config, or a remote cache, names.
     fn read_toc(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Toc, StepError> {
-        let store = fetch.services.store;
-        fetch.blob(&layer.descriptor)?;
         let blob = layer.descriptor.digest;
-        let toc = Toc::read(store.open_blob(&blob)?).map_err(|source| StepError::Archive {
-            layer: blob,
-            source,
-        })?;
+        let imports = &fetch.services.remote_cache.imports;
+        Self::read_as_it_comes(fetch, layer).map_err(|error| match error {
+            StepError::Archive { .. } | StepError::DiffId { .. }
+                if imports.promised(&blob) == Some(layer.diff_id) =>
+            {
+                imports.lose(&blob);
+                ImageError::Lost(blob).into()
+            }
+            error => error,
+        })
+    }
+
+    /// Reads it while it comes, where it comes from a registry. Its files are staged if they will be needed.
+    fn read_as_it_comes(fetch: Fetch<'_>, layer: &RootLayer) -> Result<Toc, StepError> {
+        let Services {
+            store, snapshots, ..
+        } = *fetch.services;
+        let blob = layer.descriptor.digest;
+        // Where files cannot be staged the layer is unpacked later.
+        let stage = || fetch.staging.and_then(|_| snapshots.stage().ok());
+        let (fetched, early) = std::thread::scope(|scope| {
+            let mut reading = None;
+            let fetched = fetch.blob_followed(&layer.descriptor, &mut |follower| {
+                reading = Some(scope.spawn(move || read(follower, stage())));
+            });
+            let early = reading.map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            (fetched, early)
+        });
+        fetched?;
+        let (toc, stage) = match early {
+            Some((Ok(toc), stage)) => (toc, stage),
+            // It was there already, or had to be begun again, or it is no layer.
+            Some((Err(_), _)) | None => {
+                let (toc, stage) = read(store.open_blob(&blob)?, stage());
+                let toc = toc.map_err(|source| StepError::Archive {
+                    layer: blob,
+                    source,
+                })?;
+                (toc, stage)
+            }
+        };
         if toc.diff_id != layer.diff_id {
             return Err(StepError::DiffId {
                 layer: blob,
                 expected: layer.diff_id,
                 actual: toc.diff_id,
             });
+        }
+        if let Some(staged) = stage.and_then(Stage::finish)
+            && let Some(shelf) = fetch.staging
+        {
+            shelf.put_staged(layer.diff_id, staged);
         }
         store.put_layer(&LayerRecord {
             diff_id: layer.diff_id,
@@ -184,6 +234,18 @@ impl Root {
         })?;
         Ok(toc)
     }
+}
+
+/// Reads a layer, and stages its files.
+fn read(
+    blob: impl io::Read + Send,
+    mut stage: Option<Stage>,
+) -> (Result<Toc, ArchiveError>, Option<Stage>) {
+    let toc = match &mut stage {
+        Some(stage) => Toc::read_into(blob, stage),
+        None => Toc::read(blob),
+    };
+    (toc, stage)
 }
 
 /// A blob that the store has.

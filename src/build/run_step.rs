@@ -13,16 +13,18 @@ use super::{
     explain::{Keyed, file_list, origin_name},
     foreign,
     ground::Ground,
+    made::{Made, write},
     secrets,
     session::{Session, Task},
-    stage::{Made, Outcome, Worker, write},
+    shared::Claims,
+    stage::{Outcome, Worker},
 };
 use crate::{
     cache::{MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
     copy::{self, SourceContent},
     layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
     oci::{ChainId, Platform},
-    plan::{Mount, MountKind, Network, Origin, RunOp, Step},
+    plan::{Mount, MountKind, Network, Op, Origin, RunOp, Step},
     progress::Event,
     sandbox::{self, Exit, MountSpec, ProcessSpec, Rung},
     snapshot::{Checkout, Snapshot},
@@ -42,13 +44,14 @@ pub(super) fn run(
     task: &Task<'_>,
     step: &Step,
     op: &RunOp,
+    claims: &Claims,
 ) -> Result<Outcome, StepError> {
     let request = worker.session.request;
     check_allowed(worker.session, op)?;
     let mut contents = Vec::with_capacity(op.mounts.len());
     let mut files = Vec::new();
     for (number, mount) in (1..).zip(&op.mounts) {
-        contents.push(match mount_files(worker, task, &mount.kind)? {
+        contents.push(match mount_files(worker, task, &mount.kind, claims)? {
             Some((from, content)) => {
                 let digest = content.digest;
                 let from = origin_name(worker.plan, from);
@@ -87,7 +90,11 @@ pub(super) fn run(
         ulimits: &ulimits,
         cgroup_parent: None,
     });
-    let keyed = Keyed { key, files };
+    let keyed = Keyed {
+        key,
+        files,
+        is_claimed: claims.was_taken(),
+    };
     worker.cached(step, task, &keyed, || execute(worker, task, step, op))
 }
 
@@ -119,6 +126,7 @@ pub(super) fn mount_files<'a>(
     worker: &Worker<'_>,
     task: &Task<'_>,
     kind: &'a MountKind,
+    claims: &Claims,
 ) -> Result<Option<(&'a Origin, SourceContent)>, StepError> {
     let (from, source) = match kind {
         MountKind::Bind { from, source, .. } => (from, source),
@@ -130,7 +138,7 @@ pub(super) fn mount_files<'a>(
         _ => return Ok(None),
     };
     let question = worker.mounted_question(from, source)?;
-    if let Some(digest) = worker.known_content(from, question)? {
+    if let Some(digest) = worker.known_content(from, question, claims)? {
         // Which files they are is not known, and tells nobody anything unless they can be looked at.
         let entries = Vec::new();
         return Ok(Some((from, SourceContent { digest, entries })));
@@ -160,8 +168,9 @@ fn execute(
         });
     }
     let command = op.argv.join(" ");
-    let tree = worker.tree(task.vertex)?;
-    let user = copy::find_user(&op.user, &*tree).map_err(|source| StepError::User {
+    let tree = worker.tree_to_unpack(task.vertex, rung)?;
+    let user = session.users.find(&op.user, &tree);
+    let user = user.map_err(|source| StepError::User {
         command: command.clone(),
         source,
     })?;
@@ -174,7 +183,9 @@ fn execute(
         mounts.add(worker, task, mount)?;
     }
     let snapshots = session.services.snapshots;
-    let mut ground = Ground::prepare(snapshots, rung, &session.left, (&tree, worker.root.chain()))?;
+    let state = (&*tree, worker.root.chain());
+    let blank = worker.blank.take();
+    let mut ground = Ground::prepare(snapshots, rung, &session.left, state, blank)?;
     // Mounts are made in the order of their targets, as in BuildKit, so one below another is not hidden by it.
     mounts.specs.sort_by(|a, b| a.target.cmp(&b.target));
     let hostname = worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME);
@@ -208,11 +219,16 @@ fn execute(
             bytes,
         });
     };
-    let exit = session
-        .services
-        .sandbox
-        .run(&spec, session.services.cancel, &mut sink)?;
+    let mut caught_up = Ok(());
+    let mut meanwhile = || caught_up = use_the_time(worker, step, rung);
+    let exit = session.services.sandbox.run_and(
+        &spec,
+        session.services.cancel,
+        &mut sink,
+        &mut meanwhile,
+    )?;
     drop(mounts);
+    caught_up?;
     match exit {
         Exit::Code(0) => {}
         Exit::Canceled => return Err(StepError::Canceled),
@@ -231,11 +247,31 @@ fn execute(
         }
     }
     let made = write(session, ground.changes(&tree)?, step.label.clone())?;
-    ground.adopt(
-        &session.left,
-        ChainId::after(worker.root.chain(), made.layer.diff_id),
-    )?;
+    let chain = ChainId::after(worker.root.chain(), made.layer.diff_id);
+    if let Some(remains) = ground.adopt(&session.left, chain)? {
+        worker.later.leave(|| Ok(remains.remove()?));
+    }
     Ok(made)
+}
+
+/// While a step is set up and runs: finishes the one before, and gets ready for the one after.
+fn use_the_time(worker: &Worker<'_>, step: &Step, rung: Rung) -> Result<(), StepError> {
+    worker.later.catch_up()?;
+    let steps = worker.stage.steps.iter();
+    let mut after = steps
+        .skip_while(|other| !std::ptr::eq(*other, step))
+        .skip(1);
+    let next = after.find(|step| !matches!(step.op, Op::Config));
+    if matches!(next, Some(step) if matches!(step.op, Op::Run(_))) {
+        if matches!(rung, Rung::Native | Rung::Userns) {
+            let blank = worker.session.services.snapshots.blank()?;
+            worker.session.services.sandbox.expect(Some(&blank.work()));
+            worker.blank.replace(Some(blank));
+        } else {
+            worker.session.services.sandbox.expect(None);
+        }
+    }
+    Ok(())
 }
 
 /// The supplementary groups of a process: containerd counts the main one among them, and `id` shows that.
@@ -404,7 +440,8 @@ impl Mounts {
                 let checkout = session.services.snapshots.checkout(&tree)?;
                 return Ok(self.own(checkout, &path, writable));
             }
-            let stack = session.services.snapshots.stack(&tree)?;
+            let snapshots = session.services.snapshots;
+            let stack = snapshots.stack_with(&session.left.shelf, &tree)?;
             let lower = stack.iter().map(Snapshot::fs).collect();
             self.snapshots.extend(stack);
             return Ok(sandbox::MountKind::Tree {

@@ -17,6 +17,7 @@ use super::{
     image_source::Images,
     remote::Remotes,
     request::BuildRequest,
+    users::Users,
 };
 use crate::{
     explain::MissReason,
@@ -36,6 +37,7 @@ pub(super) struct Session<'a> {
     pub(super) explained: Explained,
     /// Directories that steps have left for the next ones.
     pub(super) left: Left,
+    pub(super) users: Users,
     vertices: AtomicU64,
     failed: AtomicBool,
     lost: AtomicBool,
@@ -51,6 +53,7 @@ impl<'a> Session<'a> {
             contexts: Contexts::default(),
             remotes: Remotes::default(),
             left: Left::default(),
+            users: Users::default(),
             predicts: false,
             explained: Explained::default(),
             vertices: AtomicU64::new(services.first_vertex.0),
@@ -118,6 +121,7 @@ impl<'a> Session<'a> {
             services: self.services,
             blobs: &self.blobs,
             vertex,
+            staging: None,
         }
     }
 }

@@ -1,6 +1,14 @@
 //! What a build takes from remote caches, and what it notes for them.
 
-use super::{blobs::BlobOrigin, error::StepError, root::Root, session::Session, stage::Worker};
+use std::cell::Cell;
+
+use super::{
+    error::StepError,
+    image_source::ImageError,
+    root::Root,
+    session::{Session, Task},
+    stage::Worker,
+};
 use crate::{
     cache::{
         CacheUse, Key, Question, StepRecord,
@@ -10,6 +18,36 @@ use crate::{
     oci::{ChainId, Digest},
     plan::{Base, CopyOp, Origin, Plan, StageId},
 };
+
+/// How a step's key takes what remote caches say of states. A key that rests on that may lead to a result, which is the
+/// cache's word as well. Nothing is executed and recorded by it: a wrong answer would make a wrong record, for builds too
+/// that do not read that cache. Then the key is made once more, of what the states hold.
+#[derive(Debug)]
+pub(super) struct Claims {
+    are_refused: bool,
+    was_taken: Cell<bool>,
+}
+
+impl Claims {
+    pub(super) fn taken() -> Self {
+        Self {
+            are_refused: false,
+            was_taken: Cell::new(false),
+        }
+    }
+
+    pub(super) fn refused() -> Self {
+        Self {
+            are_refused: true,
+            ..Self::taken()
+        }
+    }
+
+    /// Whether one was.
+    pub(super) fn was_taken(&self) -> bool {
+        self.was_taken.get()
+    }
+}
 
 impl Session<'_> {
     /// What the remote caches have, read the first time that it is asked for; `None` when there are none.
@@ -49,13 +87,13 @@ impl Worker<'_> {
         };
         let services = self.session.services;
         let imports = &services.remote_cache.imports;
-        let found = imports.find(loaded, key, services.store)?;
-        Ok(found.inspect(|record| self.know(record)))
+        Ok(imports.find(loaded, key, services.store)?)
     }
 
     /// An equal result that a remote cache has.
     pub(super) fn imported_equal(
         &self,
+        task: &Task<'_>,
         key: &Key,
         content: &Digest,
     ) -> Result<Option<StepRecord>, StepError> {
@@ -64,16 +102,14 @@ impl Worker<'_> {
         };
         let services = self.session.services;
         let imports = &services.remote_cache.imports;
-        let found = imports.find_equal(loaded, key, content, services.store)?;
-        Ok(found.inspect(|record| self.know(record)))
-    }
-
-    /// Notes where a layer can be mounted from.
-    fn know(&self, record: &StepRecord) {
-        let imports = &self.session.services.remote_cache.imports;
-        for reference in imports.repositories(&record.descriptor.digest) {
-            let origin = BlobOrigin::Registry(reference);
-            self.session.blobs.know(&record.descriptor, &origin);
+        let Some(record) = imports.find_equal(loaded, key, content, services.store)? else {
+            return Ok(None);
+        };
+        // The step was executed, so its result is known; a cache's word does not replace it, only bytes that are equal.
+        match self.session.fetch(task.vertex).blob(&record.descriptor) {
+            Ok(()) if record.has_content(services.store, content)? => Ok(Some(record)),
+            Ok(()) | Err(ImageError::Lost(_)) => Ok(None),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -110,13 +146,15 @@ impl Worker<'_> {
         &self,
         origin: &Origin,
         question: Option<Question>,
+        claims: &Claims,
     ) -> Result<Option<Digest>, StepError> {
         let Some(question) = question else {
             return Ok(None);
         };
         match self.origin_root(origin)? {
             Some(root) if !self.is_here(&root)? => {
-                Ok(self.answer(question)?.and_then(|text| text.parse().ok()))
+                let answer = self.answer(question, claims)?;
+                Ok(answer.and_then(|text| text.parse().ok()))
             }
             _ => Ok(None),
         }
@@ -126,11 +164,12 @@ impl Worker<'_> {
     pub(super) fn known_owner(
         &self,
         question: Option<Question>,
+        claims: &Claims,
     ) -> Result<Option<copy::Owner>, StepError> {
         let Some(question) = question else {
             return Ok(None);
         };
-        let answer = self.answer(question)?;
+        let answer = self.answer(question, claims)?;
         Ok(answer.and_then(|text| copy::owner_by_number(&text)))
     }
 
@@ -144,8 +183,8 @@ impl Worker<'_> {
         Ok(true)
     }
 
-    /// An answer that is known.
-    fn answer(&self, question: Question) -> Result<Option<String>, StepError> {
+    /// An answer that is known: found out here, or told by a remote cache, if claims are taken. The latter is not kept.
+    fn answer(&self, question: Question, claims: &Claims) -> Result<Option<String>, StepError> {
         if self.cache_use() == CacheUse::Off {
             return Ok(None);
         }
@@ -155,15 +194,16 @@ impl Worker<'_> {
             services.remote_cache.trail.fact(question, &answer);
             return Ok(Some(answer));
         }
-        let loaded = self.session.imported();
-        match loaded.and_then(|loaded| loaded.answer(question)) {
-            Some(answer) => {
-                let answer = answer.to_owned();
-                self.found_out(Some(question), &answer)?;
-                Ok(Some(answer))
-            }
-            None => Ok(None),
+        if claims.are_refused {
+            return Ok(None);
         }
+        let loaded = self.session.imported();
+        let told = loaded.and_then(|loaded| loaded.answer(question));
+        Ok(told.map(|answer| {
+            claims.was_taken.set(true);
+            services.remote_cache.trail.fact(question, answer);
+            answer.to_owned()
+        }))
     }
 
     /// Keeps an answer, if that was the question.
@@ -183,7 +223,7 @@ impl Worker<'_> {
 }
 
 /// Whether the layers of a stage are layers of the image.
-fn is_in_image(plan: &Plan, stage: StageId) -> bool {
+pub(super) fn is_in_image(plan: &Plan, stage: StageId) -> bool {
     let mut next = Some(plan.target);
     while let Some(id) = next {
         if id == stage {

@@ -1,32 +1,39 @@
 //! One stage: its base, then its steps in order, each from the cache or executed.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
+
+use jiff::Timestamp;
 
 use super::{
+    blobs::Fetch,
     copy_step, earlier,
     error::{BuildError, FailedImage, FailedStep, StepError},
     explain::{Keyed, Prediction},
     image::Entry,
     image_source::ImageError,
     inputs,
+    later::Later,
+    made::{Made, record_layer, write},
     request::NoCache,
     root::{Root, RootLayer},
     run_step,
     schedule::{Abandoned, Results},
     session::{Session, Task},
+    shared::{Claims, is_in_image},
 };
 use crate::{
     cache::{
-        BaseState, CacheUse, Key, Lineage, Lookup, Miss, Question, StepRecord, WorkdirInputs,
-        content_digest, workdir_key,
+        BaseState, CacheUse, Fresh, Key, Lineage, Lookup, Miss, Place, Question, Sight, StepRecord,
+        WorkdirInputs, workdir_key,
     },
     copy::{self, CopyError},
     explain::{MissReason, StepResult},
-    layer::{Change, LayerBlob, WriteOptions, write_layer, write_layer_after},
+    layer::LayerBlob,
     oci::{Digest, History},
     plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
-    store::LayerRecord,
+    sandbox::Rung,
+    snapshot::Blank,
     tree::Tree,
 };
 
@@ -54,13 +61,10 @@ pub(super) struct Worker<'a> {
     pub(super) lineage: Lineage,
     /// The step that will make what is missing in it; only in a prediction.
     pub(super) unsettled: Option<String>,
-}
-
-/// What executing a step made.
-pub(super) struct Made {
-    pub(super) layer: RootLayer,
-    /// A digest of what the layer says, file times left out.
-    pub(super) content: Digest,
+    /// What the steps so far have left to be done.
+    pub(super) later: Later<'a>,
+    /// Directories for the next process.
+    pub(super) blank: RefCell<Option<Blank>>,
 }
 
 /// How a step ended.
@@ -90,25 +94,13 @@ pub(super) fn run(
         root: result.root,
         lineage: result.lineage,
         unsettled: result.unsettled,
+        later: Later::default(),
+        blank: RefCell::default(),
     };
-    for (number, step) in stage.steps.iter().enumerate() {
-        result.entries.push(Entry {
-            created_by: step.created_by.clone(),
-            empty_layer: matches!(step.op, Op::Config),
-        });
-        if matches!(step.op, Op::Config) {
-            continue;
-        }
-        match worker.step(number, step)? {
-            Some(layer) => {
-                worker.lineage.push(&step.label, layer.diff_id);
-                worker.root = worker.root.push(layer);
-            }
-            None => {
-                worker.unsettled.get_or_insert_with(|| step.label.clone());
-            }
-        }
-    }
+    let outcome = worker.steps(&mut result.entries);
+    let caught_up = worker.later.catch_up();
+    outcome?;
+    caught_up.map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
     Ok(StageResult {
         root: worker.root,
         lineage: worker.lineage,
@@ -169,9 +161,12 @@ fn base(
             let made = copy_step::context_layer(session, task.vertex, name);
             match made {
                 Ok(changes) => {
-                    let layer = write(session, changes, label)
-                        .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?
-                        .layer;
+                    let written = write(session, changes, label).and_then(|made| {
+                        record_layer(session.services.store, &made.layer)?;
+                        Ok(made.layer)
+                    });
+                    let layer = written
+                        .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
                     task.done();
                     let digest = layer.diff_id.0;
                     Ok(start(root.push(layer), name, Some(digest)))
@@ -209,6 +204,7 @@ pub(super) fn image_root(
             descriptor: descriptor.clone(),
             created,
             description: format!("pulled from {}", image.name),
+            made: None,
         })
     })
 }
@@ -249,19 +245,76 @@ fn failed_step(
     }
 }
 
+/// The stages that a step takes files from.
+fn origins(op: &Op) -> Vec<StageId> {
+    let mut origins = Vec::new();
+    match op {
+        Op::Copy(copy) => origins.push(&copy.from),
+        Op::Run(run) => {
+            for mount in &run.mounts {
+                match &mount.kind {
+                    MountKind::Bind { from, .. } => origins.push(from),
+                    MountKind::Cache { from, .. } => origins.extend(from),
+                    _ => {}
+                }
+            }
+        }
+        Op::Workdir(_) | Op::Config => {}
+    }
+    let stage = |origin: &Origin| match origin {
+        Origin::Stage(id) => Some(*id),
+        _ => None,
+    };
+    origins.into_iter().filter_map(stage).collect()
+}
+
 impl Worker<'_> {
+    fn steps(&mut self, entries: &mut Vec<Entry>) -> Result<(), BuildError> {
+        for (number, step) in self.stage.steps.iter().enumerate() {
+            entries.push(Entry {
+                created_by: step.created_by.clone(),
+                empty_layer: matches!(step.op, Op::Config),
+            });
+            if matches!(step.op, Op::Config) {
+                continue;
+            }
+            match self.step(number, step)? {
+                Some(layer) => {
+                    self.lineage.push(&step.label, layer.diff_id);
+                    self.root = self.root.push(layer);
+                }
+                None => {
+                    self.unsettled.get_or_insert_with(|| step.label.clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The step's layer; `None` when that would take executing it in a prediction.
     fn step(&self, index: usize, step: &Step) -> Result<Option<RootLayer>, BuildError> {
         if self.session.is_over() {
             return Err(BuildError::Interrupted);
         }
-        self.await_stages(&step.op)?;
+        let awaited = origins(&step.op);
+        // Another stage may wait for the lock of a step that this one has still to record.
+        if !matches!(step.op, Op::Run(_)) || !awaited.is_empty() {
+            self.catch_up(step)?;
+        }
+        // A step begins, for users, when it can.
+        for id in awaited {
+            wait(self.plan, self.results, id)?;
+        }
         let task = self.session.task(step.label.clone());
-        let outcome = match &step.op {
-            Op::Run(op) => run_step::run(self, &task, step, op),
-            Op::Copy(op) => copy_step::run(self, &task, step, op),
-            Op::Workdir(op) => self.workdir(&task, step, op),
+        let attempt = |claims: Claims| match &step.op {
+            Op::Run(op) => run_step::run(self, &task, step, op, &claims),
+            Op::Copy(op) => copy_step::run(self, &task, step, op, &claims),
+            Op::Workdir(op) => self.workdir(&task, step, op, &claims),
             Op::Config => unreachable!("steps of the config have no layer"),
+        };
+        let outcome = match attempt(Claims::taken()) {
+            Err(StepError::Unproven) => attempt(Claims::refused()),
+            outcome => outcome,
         };
         let outcome = match outcome {
             Err(StepError::Unsettled(_)) if self.cache_use() == CacheUse::Off => {
@@ -274,6 +327,9 @@ impl Worker<'_> {
             outcome => outcome,
         };
         let told = |result| self.explain(index, step, result, task.reason());
+        if matches!(outcome, Ok(Outcome::Cached(_))) {
+            self.catch_up(step)?;
+        }
         match outcome {
             Ok(Outcome::Cached(layer)) => {
                 told(StepResult::Cached);
@@ -281,6 +337,11 @@ impl Worker<'_> {
                 Ok(Some(layer))
             }
             Ok(Outcome::Made(layer)) => {
+                if let Some(made) = self.session.services.made
+                    && is_in_image(self.plan, self.stage.id)
+                {
+                    made(&layer.descriptor);
+                }
                 told(StepResult::Executed);
                 task.done();
                 Ok(Some(layer))
@@ -322,34 +383,22 @@ impl Worker<'_> {
         }
     }
 
-    /// Waits for the stages that a step takes files from: a step begins, for users, when it can.
-    fn await_stages(&self, op: &Op) -> Result<(), BuildError> {
-        let mut origins = Vec::new();
-        match op {
-            Op::Copy(copy) => origins.push(&copy.from),
-            Op::Run(run) => {
-                for mount in &run.mounts {
-                    match &mount.kind {
-                        MountKind::Bind { from, .. } => origins.push(from),
-                        MountKind::Cache { from, .. } => origins.extend(from),
-                        _ => {}
-                    }
-                }
-            }
-            Op::Workdir(_) | Op::Config => {}
-        }
-        for origin in origins {
-            if let Origin::Stage(id) = origin {
-                wait(self.plan, self.results, *id)?;
-            }
-        }
-        Ok(())
+    /// Does what earlier steps have left to be done.
+    fn catch_up(&self, step: &Step) -> Result<(), BuildError> {
+        let caught_up = self.later.catch_up();
+        caught_up.map_err(|error| step_failed(self.stage, step.span, &step.label, error))
     }
 
-    fn workdir(&self, task: &Task<'_>, step: &Step, op: &WorkdirOp) -> Result<Outcome, StepError> {
+    fn workdir(
+        &self,
+        task: &Task<'_>,
+        step: &Step,
+        op: &WorkdirOp,
+        claims: &Claims,
+    ) -> Result<Outcome, StepError> {
         let owner = match op.user.as_str() {
             "" => copy::Owner::default(),
-            user => self.owner(task, user, false)?,
+            user => self.owner(task, user, false, claims)?,
         };
         let inputs = WorkdirInputs {
             parent: self.root.chain(),
@@ -359,6 +408,7 @@ impl Worker<'_> {
         let keyed = Keyed {
             key: workdir_key(&inputs),
             files: Vec::new(),
+            is_claimed: claims.was_taken(),
         };
         self.cached(step, task, &keyed, || {
             let tree: Arc<dyn Tree> = self.tree(task.vertex)?;
@@ -373,13 +423,14 @@ impl Worker<'_> {
         task: &Task<'_>,
         user: &str,
         is_linked: bool,
+        claims: &Claims,
     ) -> Result<copy::Owner, StepError> {
         let is_something = !is_linked && (self.root.chain().is_some() || self.unsettled.is_some());
         let question = Question::owner(self.root.chain(), user);
         let is_question =
             is_something && self.unsettled.is_none() && copy::owner_by_number(user).is_none();
         let question = is_question.then_some(question);
-        if let Some(owner) = self.known_owner(question)? {
+        if let Some(owner) = self.known_owner(question, claims)? {
             return Ok(owner);
         }
         let owner = copy::owner_below(user, is_something.then_some(|| self.tree(task.vertex)))?;
@@ -393,6 +444,19 @@ impl Worker<'_> {
             return Err(StepError::Unsettled(after.clone()));
         }
         self.root.tree(self.session.fetch(vertex))
+    }
+
+    /// The same, for a process: what is fetched for it goes to disk at once.
+    pub(super) fn tree_to_unpack(
+        &self,
+        vertex: Vertex,
+        rung: Rung,
+    ) -> Result<Arc<crate::layer::LayerTree>, StepError> {
+        let is_overlay = matches!(rung, Rung::Native | Rung::Userns);
+        self.root.tree(Fetch {
+            staging: is_overlay.then_some(&self.session.left.shelf),
+            ..self.session.fetch(vertex)
+        })
     }
 
     /// The state that files come from; `None` for contexts, which are no states.
@@ -451,6 +515,7 @@ impl Worker<'_> {
                 .parse()
                 .unwrap_or_else(|_| (self.session.services.clock)()),
             description: step.label.clone(),
+            made: None,
         };
         if self.session.predicts {
             let depends = self.depends_on(step).filter(|_| cache == CacheUse::On);
@@ -477,10 +542,15 @@ impl Worker<'_> {
             self.finished(key, &record);
             return Ok(Outcome::Cached(layer(*record)));
         }
-        let mut wait = || !self.session.is_over();
-        let _turn = store
-            .wait_for_step(key.digest(), &mut wait)?
-            .ok_or(StepError::Canceled)?;
+        let mut caught_up = Ok(());
+        let mut wait = || {
+            // Whoever has the lock may wait for one that this stage still holds.
+            caught_up = self.later.catch_up();
+            caught_up.is_ok() && !self.session.is_over()
+        };
+        let turn = store.wait_for_step(key.digest(), &mut wait)?;
+        caught_up?;
+        let turn = turn.ok_or(StepError::Canceled)?;
         match key.lookup(store, cache)? {
             Lookup::Hit(record) => {
                 key.remember(store, &sight)?;
@@ -495,14 +565,21 @@ impl Worker<'_> {
                     self.finished(key, &record);
                     return Ok(Outcome::Cached(layer(record)));
                 }
+                if keyed.is_claimed {
+                    return Err(StepError::Unproven);
+                }
                 self.missed(step, task, keyed, miss)?;
             }
         }
+        let began = (self.session.services.clock)();
         let made = execute()?;
+        // A process: of other steps, files have their times from elsewhere.
+        let began = matches!(step.op, Op::Run(_)).then_some(began);
         // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
         if cache == CacheUse::On
-            && let Some(record) = self.equal_result(key, &made.content)?
+            && let Some(mut record) = self.equal_result(task, key, sight.place, &made, began)?
         {
+            record.label.clone_from(&step.label);
             key.record(store, &record)?;
             key.remember(store, &sight)?;
             self.finished(key, &record);
@@ -513,11 +590,31 @@ impl Worker<'_> {
             descriptor: made.layer.descriptor.clone(),
             created: made.layer.created.to_string(),
             content: Some(made.content),
+            began: began.map(|time| time.to_string()),
             label: step.label.clone(),
         };
-        key.record(store, &record)?;
-        key.remember(store, &sight)?;
         self.finished(key, &record);
+        if !matches!(step.op, Op::Run(_)) || !keyed.files.is_empty() {
+            record_layer(store, &made.layer)?;
+            key.record(store, &record)?;
+            key.remember(store, &sight)?;
+            return Ok(Outcome::Made(made.layer));
+        }
+        let (key, lineage, layer) = (key.clone(), self.lineage.clone(), made.layer.clone());
+        let (place, text) = (sight.place, step.text.clone());
+        self.later.leave(move || {
+            record_layer(store, &layer)?;
+            key.record(store, &record)?;
+            let sight = Sight {
+                place,
+                text: &text,
+                lineage: &lineage,
+                files: &[],
+            };
+            key.remember(store, &sight)?;
+            drop(turn);
+            Ok(())
+        });
         Ok(Outcome::Made(made.layer))
     }
 
@@ -529,11 +626,29 @@ impl Worker<'_> {
         earlier::layer(self.session, self.sight(step, &[]).place)
     }
 
-    /// An earlier result of the same instruction with the same content, here or in a remote cache.
-    fn equal_result(&self, key: &Key, content: &Digest) -> Result<Option<StepRecord>, StepError> {
-        match key.equal_result(self.session.services.store, content)? {
+    /// An earlier result that is equal to what was made, here or in a remote cache.
+    fn equal_result(
+        &self,
+        task: &Task<'_>,
+        key: &Key,
+        place: Place,
+        made: &Made,
+        began: Option<Timestamp>,
+    ) -> Result<Option<StepRecord>, StepError> {
+        let store = self.session.services.store;
+        if let Some(record) = key.equal_result(store, &made.content)? {
+            return Ok(Some(record));
+        }
+        let fresh = Fresh {
+            diff_id: made.layer.diff_id,
+            blob: &made.layer.descriptor.digest,
+            toc: made.layer.made.as_ref().map(|layer| &**layer.toc()),
+            content: &made.content,
+            executed: began.map(|began| (began, made.layer.created)),
+        };
+        match place.equal_result(store, fresh)? {
             Some(record) => Ok(Some(record)),
-            None => self.imported_equal(key, content),
+            None => self.imported_equal(task, key, &made.content),
         }
     }
 
@@ -551,44 +666,4 @@ impl Worker<'_> {
         };
         if is_off { CacheUse::Off } else { CacheUse::On }
     }
-}
-
-/// Writes changes as a layer into the store, with its table of contents.
-pub(super) fn write(
-    session: &Session<'_>,
-    changes: Vec<Change>,
-    description: String,
-) -> Result<Made, StepError> {
-    write_after(session, changes, description, None)
-}
-
-/// As [`write`], taking over what `earlier` has of the layer.
-pub(super) fn write_after(
-    session: &Session<'_>,
-    changes: Vec<Change>,
-    description: String,
-    earlier: Option<&Arc<LayerBlob>>,
-) -> Result<Made, StepError> {
-    let store = session.services.store;
-    let mut blob = store.blob_file()?;
-    let options = WriteOptions::default();
-    let written = match earlier {
-        Some(earlier) => write_layer_after(changes, &mut blob, &options, earlier)?,
-        None => write_layer(changes, &mut blob, &options)?,
-    };
-    blob.commit(&written.descriptor.digest)?;
-    store.put_layer(&LayerRecord {
-        diff_id: written.diff_id,
-        descriptor: written.descriptor.clone(),
-        toc: written.toc.to_bytes(),
-    })?;
-    Ok(Made {
-        content: content_digest(&written.toc),
-        layer: RootLayer {
-            diff_id: written.diff_id,
-            descriptor: written.descriptor,
-            created: (session.services.clock)(),
-            description,
-        },
-    })
 }

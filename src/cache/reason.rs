@@ -439,6 +439,7 @@ mod tests {
         use crate::{
             cache::StepRecord,
             oci::{Descriptor, MediaType},
+            store::LayerRecord,
         };
         let setup = Setup::new();
         let store = &setup.store;
@@ -447,11 +448,18 @@ mod tests {
         store.put_bytes(b"layer").unwrap();
         let record = StepRecord {
             diff_id: layer(b"tar"),
-            descriptor: Descriptor::of(MediaType::OCI_LAYER_GZIP, b"layer"),
+            descriptor: Descriptor::of(MediaType::OCI_LAYER, b"layer"),
             created: "2026-01-01T00:00:00Z".to_owned(),
             content: None,
+            began: None,
             label: String::new(),
         };
+        let known = LayerRecord {
+            diff_id: record.diff_id,
+            descriptor: record.descriptor.clone(),
+            toc: Vec::new(),
+        };
+        store.put_layer(&known).unwrap();
         setup.key(MAKE.text, "1").record(store, &record).unwrap();
         setup.remember(&MAKE, "1");
         let other = |number| Look {

@@ -1,11 +1,14 @@
 //! Records of steps: writing and looking up.
 
+use std::io::Read;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Key, KeyBuilder, Sight};
+use super::{Input, Key, Sight, equal::key_of_result};
 use crate::{
-    oci::{ChainId, Descriptor, DiffId, Digest, to_json},
-    store::{Found, StepFolder, Store, StoreError},
+    layer::{Encoding, Toc},
+    oci::{ChainId, Descriptor, DiffId, Digest, MediaType, to_json},
+    store::{Found, LayerRecord, StepFolder, Store, StoreError},
 };
 
 /// Whether earlier results are used.
@@ -30,6 +33,10 @@ pub struct StepRecord {
     /// result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Digest>,
+    /// When the process began that made it, RFC 3339; `None` where none did or nobody knows. Together with `created` it tells
+    /// file times that were set from those of writing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<String>,
     /// What progress called the step, for lists of what the cache holds.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
@@ -102,10 +109,14 @@ struct Stored {
 /// The name of the input that is the state before.
 const PARENT: &str = "parent";
 
+fn parent_of(inputs: &[Input]) -> Option<ChainId> {
+    let parent = inputs.iter().find(|input| input.name == PARENT)?;
+    parent.value.parse().ok().map(ChainId)
+}
+
 impl Stored {
     fn parent(&self) -> Option<ChainId> {
-        let parent = self.inputs.iter().find(|input| input.name == PARENT)?;
-        parent.value.parse().ok().map(ChainId)
+        parent_of(&self.inputs)
     }
 }
 
@@ -125,7 +136,7 @@ pub enum Miss {
     Absent,
     /// There is a record, but this blob has gone.
     Evicted(Digest),
-    /// The record cannot be read.
+    /// The record cannot be read, or its blob holds another layer than it says.
     Corrupt,
     /// Earlier results are not wanted.
     Disabled,
@@ -139,7 +150,51 @@ pub(super) fn result_of(store: &Store, key: &Digest) -> Result<Option<StepRecord
     let Ok(Stored { record, .. }) = serde_json::from_slice::<Stored>(&bytes) else {
         return Ok(None);
     };
-    Ok(store.has(&record.descriptor)?.then_some(record))
+    let blob = &record.descriptor;
+    let is_here = store.has(blob)? && holds(store, record.diff_id, blob)?;
+    Ok(is_here.then_some(record))
+}
+
+/// Whether a blob, which is in the store, holds this layer and is wrapped as its media type says. A remote cache may have said
+/// anything; the store's own record of a layer was made of the blob's bytes.
+pub(super) fn holds(store: &Store, diff_id: DiffId, blob: &Descriptor) -> Result<bool, StoreError> {
+    if !is_wrapped_as_told(store.open_blob(&blob.digest)?, blob) {
+        return Ok(false);
+    }
+    if store.knows_layer(diff_id, &blob.digest)? {
+        return Ok(true);
+    }
+    let Ok(toc) = Toc::read(store.open_blob(&blob.digest)?) else {
+        return Ok(false);
+    };
+    if toc.diff_id != diff_id {
+        return Ok(false);
+    }
+    store.put_layer(&LayerRecord {
+        diff_id,
+        descriptor: blob.clone(),
+        toc: toc.to_bytes(),
+    })?;
+    Ok(true)
+}
+
+/// Whether the bytes of a layer begin as the media type of its blob says.
+pub(super) fn is_wrapped_as_told(bytes: impl Read, blob: &Descriptor) -> bool {
+    let mut start = Vec::new();
+    let read = bytes.take(6).read_to_end(&mut start);
+    let told = match blob.media_type.to_oci() {
+        t if t == MediaType::OCI_LAYER => Encoding::Plain,
+        t if t == MediaType::OCI_LAYER_GZIP => Encoding::Gzip,
+        t if t == MediaType::OCI_LAYER_ZSTD => Encoding::Zstd,
+        _ => return false,
+    };
+    read.is_ok() && Encoding::of_start(&start) == told
+}
+
+/// The table of contents of a record's layer, if the store has it.
+pub(super) fn toc_of(store: &Store, record: &StepRecord) -> Result<Option<Toc>, StoreError> {
+    let layer = store.layer_record_of(record.diff_id, &record.descriptor.digest)?;
+    Ok(layer.and_then(|layer| Toc::from_bytes(&layer.toc).ok()))
 }
 
 impl Key {
@@ -159,6 +214,9 @@ impl Key {
         if !store.has(&record.descriptor)? {
             return Ok(Lookup::Miss(Miss::Evicted(record.descriptor.digest)));
         }
+        if !holds(store, record.diff_id, &record.descriptor)? {
+            return Ok(Lookup::Miss(Miss::Corrupt));
+        }
         Ok(Lookup::Hit(Box::new(record)))
     }
 
@@ -171,10 +229,15 @@ impl Key {
         };
         store.put_step(StepFolder::Key, self.digest(), &to_json(&stored))?;
         if let Some(content) = &record.content {
-            let key = self.key_of_result(content);
+            let key = key_of_result(self.definition(), content);
             store.put_step(StepFolder::Key, &key, &to_json(&stored))?;
         }
         Ok(())
+    }
+
+    /// The state that the step runs on; `None` for one that looks at none.
+    pub(super) fn parent(&self) -> Option<ChainId> {
+        parent_of(self.inputs())
     }
 
     /// Remembers how the step looks, for telling later why it missed. To be done after every hit and execution: it costs two
@@ -182,36 +245,16 @@ impl Key {
     pub fn remember(&self, store: &Store, sight: &Sight<'_>) -> Result<(), StoreError> {
         sight.remember(store, self)
     }
-
-    /// An earlier result of the same instruction, on whatever inputs, with the same content; its blob is in the
-    /// store. A step that had to be executed again keeps that layer, so that what follows stays cached.
-    pub fn equal_result(
-        &self,
-        store: &Store,
-        content: &Digest,
-    ) -> Result<Option<StepRecord>, StoreError> {
-        result_of(store, &self.key_of_result(content))
-    }
-
-    fn key_of_result(&self, content: &Digest) -> Digest {
-        key_of_result(self.definition(), content)
-    }
-}
-
-/// Where the latest result with this content is kept. The definition belongs to it, because an instruction may be
-/// there for the file times alone.
-pub(super) fn key_of_result(definition: &Digest, content: &Digest) -> Digest {
-    *KeyBuilder::new("equal result")
-        .input("definition", definition)
-        .input("content", content)
-        .finish()
-        .digest()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{MediaType, sha256};
+    use crate::{
+        cache::{KeyBuilder, content_digest},
+        layer::{WriteOptions, write_layer},
+        oci::sha256,
+    };
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -227,12 +270,15 @@ mod tests {
     }
 
     fn layer(store: &Store) -> StepRecord {
-        store.put_bytes(b"layer").unwrap();
+        let mut blob = Vec::new();
+        let written = write_layer(Vec::new(), &mut blob, &WriteOptions::default()).unwrap();
+        store.put_bytes(&blob).unwrap();
         StepRecord {
-            diff_id: DiffId(sha256(b"tar")),
-            descriptor: Descriptor::of(MediaType::OCI_LAYER_GZIP, b"layer"),
+            diff_id: written.diff_id,
+            descriptor: written.descriptor,
             created: "2026-01-01T00:00:00Z".to_owned(),
             content: None,
+            began: None,
             label: String::new(),
         }
     }
@@ -267,18 +313,65 @@ mod tests {
                 .text("argv", argv)
                 .finish()
         };
-        let content = sha256(b"content");
+        let made = layer(&store);
+        assert!(holds(&store, made.diff_id, &made.descriptor).unwrap());
+        let toc = toc_of(&store, &made).unwrap().expect("it was read");
+        let content = content_digest(&toc);
         let record = StepRecord {
             content: Some(content),
-            ..layer(&store)
+            ..made
         };
         key("make", b"one").record(&store, &record).unwrap();
         let find = |key: Key, content: &Digest| key.equal_result(&store, content).unwrap();
         assert_eq!(find(key("make", b"two"), &content), Some(record.clone()));
         assert_eq!(find(key("touch", b"one"), &content), None);
         assert_eq!(find(key("make", b"two"), &sha256(b"other")), None);
+        let other = StepRecord {
+            content: Some(sha256(b"other")),
+            ..record.clone()
+        };
+        key("make", b"three").record(&store, &other).unwrap();
+        assert_eq!(
+            find(key("make", b"two"), &sha256(b"other")),
+            None,
+            "what a record says of its content is not believed"
+        );
         std::fs::remove_file(store.blob_path(&record.descriptor.digest)).unwrap();
         assert_eq!(find(key("make", b"two"), &content), None);
+    }
+
+    #[test]
+    fn a_record_of_another_layer_than_its_blob_holds_is_a_miss() {
+        let (_dir, store) = store();
+        let record = layer(&store);
+        let wrong = [
+            StepRecord {
+                diff_id: DiffId(sha256(b"another")),
+                ..record.clone()
+            },
+            StepRecord {
+                descriptor: Descriptor {
+                    media_type: MediaType::OCI_LAYER_ZSTD,
+                    ..record.descriptor.clone()
+                },
+                ..record.clone()
+            },
+            StepRecord {
+                descriptor: Descriptor::of(MediaType::OCI_LAYER, b"no archive"),
+                ..record.clone()
+            },
+        ];
+        store.put_bytes(b"no archive").unwrap();
+        let key = key("make");
+        for (n, wrong) in wrong.iter().enumerate() {
+            key.record(&store, wrong).unwrap();
+            let found = key.lookup(&store, CacheUse::On).unwrap();
+            assert_eq!(miss(found), Miss::Corrupt, "record {n}");
+            assert_eq!(result_of(&store, key.digest()).unwrap(), None, "record {n}");
+        }
+        key.record(&store, &record).unwrap();
+        let found = key.lookup(&store, CacheUse::On).unwrap();
+        assert_eq!(found, Lookup::Hit(Box::new(record)));
     }
 
     #[test]

@@ -178,7 +178,7 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> Failure {
 /// What to do about a store that cannot be used.
 fn store_hint(error: &StoreError) -> Option<&'static str> {
     match error {
-        StoreError::Foreign { .. } => Some(
+        StoreError::Foreign { .. } | StoreError::NotADirectory { .. } => Some(
             "name another directory with --root; one that is empty or not there becomes a store",
         ),
         StoreError::TooNew { .. } => {

@@ -79,6 +79,10 @@ impl Pusher for Export<'_> {
         transfer::each(blobs, |blob| self.push_blob(to, blob))
     }
 
+    fn is_named(&self, to: &Destination, document: &Descriptor) -> bool {
+        self.services.registry.is_named(&to.reference, document)
+    }
+
     fn push_document(
         &self,
         to: &Destination,
@@ -110,7 +114,9 @@ impl Export<'_> {
         };
         let meter = transfer::Meter::new(Arc::clone(self.renderer), self.vertex, blob);
         let told = meter.clone();
-        let mount_from = self.result.blobs.repositories(&blob.digest);
+        let mut mount_from = self.result.blobs.repositories(&blob.digest);
+        let imports = &self.services.remote_cache.imports;
+        mount_from.extend(imports.repositories(&blob.digest));
         let upload = Upload {
             descriptor: blob,
             open: &open,

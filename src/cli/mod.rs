@@ -7,6 +7,7 @@
 //! This is the only place that prints, reads the environment, or knows exit codes.
 
 mod ago;
+mod ahead;
 mod args;
 mod build_args;
 mod cache;
@@ -16,6 +17,7 @@ mod call;
 mod classify;
 mod commands;
 mod diagnostics;
+mod engine;
 mod environment;
 mod explain;
 mod export;

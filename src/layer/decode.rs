@@ -41,18 +41,20 @@ const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const BZIP2: &[u8] = b"BZh";
 const XZ: &[u8] = b"\xfd7zXZ\0";
 
-/// How bytes that begin like this are wrapped.
-fn sniff(start: &[u8]) -> Encoding {
-    if start.starts_with(GZIP) {
-        Encoding::Gzip
-    } else if start.starts_with(ZSTD) || is_skippable_frame(start) {
-        Encoding::Zstd
-    } else if start.starts_with(BZIP2) {
-        Encoding::Bzip2
-    } else if start.starts_with(XZ) {
-        Encoding::Xz
-    } else {
-        Encoding::Plain
+impl Encoding {
+    /// How a blob that begins so wraps its tar; six bytes are enough to tell.
+    pub fn of_start(start: &[u8]) -> Self {
+        if start.starts_with(GZIP) {
+            Self::Gzip
+        } else if start.starts_with(ZSTD) || is_skippable_frame(start) {
+            Self::Zstd
+        } else if start.starts_with(BZIP2) {
+            Self::Bzip2
+        } else if start.starts_with(XZ) {
+            Self::Xz
+        } else {
+            Self::Plain
+        }
     }
 }
 
@@ -64,7 +66,7 @@ fn is_skippable_frame(start: &[u8]) -> bool {
 impl<R: Read> Decoder<R> {
     pub(super) fn new(blob: R) -> io::Result<Self> {
         let mut input = Counted::new(blob);
-        let encoding = sniff(input.peek(6)?);
+        let encoding = Encoding::of_start(input.peek(6)?);
         let state = match encoding {
             Encoding::Plain => State::Plain(input),
             Encoding::Gzip => State::Gzip(flate2::bufread::GzDecoder::new(input)),
@@ -112,7 +114,7 @@ impl<R: Read> Decoder<R> {
             }
         };
         let start = input.peek(4)?;
-        if self.encoding != sniff(start) {
+        if self.encoding != Encoding::of_start(start) {
             // Tapes and block devices leave zeros behind; gzip ignores them too.
             let only_zeros = input.drain_zeros()?;
             self.state = State::Ended(input.taken);

@@ -40,7 +40,8 @@ pub use change::{Change, Content};
 pub use compress::Compression;
 pub use read::ArchiveError;
 pub use toc::{
-    Checkpoint, Encoding, Extent, FileContent, Made, Member, Toc, TocEntry, TocFormError, TocItem,
+    Checkpoint, Encoding, Extent, FileContent, FileSink, Made, Member, Toc, TocEntry, TocFormError,
+    TocItem,
 };
 pub use tree::{Difference, Different, LayerTree, StackError, Stored};
 pub use write::{WriteOptions, Written, write_layer, write_layer_after};

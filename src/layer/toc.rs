@@ -139,6 +139,28 @@ pub struct Toc {
     pub entries: Vec<TocEntry>,
 }
 
+/// Takes the contents of the regular files of a layer, except sparse ones, while its table of contents is read.
+///
+/// The bytes are verified by nobody yet, and one that fails has to remember that itself: reading goes on.
+pub trait FileSink {
+    /// The file whose bytes begin at this offset of the tar has this metadata. An inode can get another owner, mode and
+    /// time by headers further on.
+    fn begin(&mut self, offset: u64, metadata: &Metadata, size: u64);
+    /// Its next bytes.
+    fn write(&mut self, bytes: &[u8]);
+    /// It is complete.
+    fn end(&mut self);
+}
+
+/// Drops all contents.
+struct Nowhere;
+
+impl FileSink for Nowhere {
+    fn begin(&mut self, _: u64, _: &Metadata, _: u64) {}
+    fn write(&mut self, _: &[u8]) {}
+    fn end(&mut self) {}
+}
+
 impl Toc {
     /// Reads a layer's blob once, whatever wraps it, and notes all that it says. Digest and size of the blob are for the
     /// caller's reader to check; [`Toc::diff_id`] and [`Toc::blob_size`] are what was read here.
@@ -149,13 +171,31 @@ impl Toc {
         )
     }
 
+    /// As [`Toc::read`]; `files` is given the contents of regular files on the way.
+    pub fn read_into(
+        blob: impl Read + Send,
+        files: &mut dyn FileSink,
+    ) -> Result<Self, ArchiveError> {
+        let decoder = Decoder::new(blob).map_err(|source| ArchiveError::Read { source })?;
+        Self::decode(decoder, Whiteouts::Meant, files)
+    }
+
     /// As [`Toc::read`], with the archive's bytes already being decompressed.
     pub(super) fn read_as<R: Read + Send>(
         decoder: Decoder<R>,
         whiteouts: Whiteouts,
     ) -> Result<Self, ArchiveError> {
+        Self::decode(decoder, whiteouts, &mut Nowhere)
+    }
+
+    fn decode<R: Read + Send>(
+        decoder: Decoder<R>,
+        whiteouts: Whiteouts,
+        files: &mut dyn FileSink,
+    ) -> Result<Self, ArchiveError> {
         let encoding = decoder.encoding();
-        let (toc, decoder) = read_ahead(decoder, |tar| Self::of_tar(tar, encoding, whiteouts));
+        let (toc, decoder) =
+            read_ahead(decoder, |tar| Self::of_tar(tar, encoding, whiteouts, files));
         let (members, blob_size) = decoder.into_members();
         Ok(Self {
             blob_size,
@@ -169,6 +209,7 @@ impl Toc {
         tar: &mut ReadAhead,
         encoding: Encoding,
         whiteouts: Whiteouts,
+        files: &mut dyn FileSink,
     ) -> Result<Self, ArchiveError> {
         let hashed = Hashed {
             inner: tar,
@@ -191,7 +232,7 @@ impl Toc {
             if let RawItem::Link { metadata, .. } = &entry.item {
                 links.push((entries.len(), metadata.clone()));
             }
-            entries.push(toc_entry(entry, &mut reader, &mut buffer)?);
+            entries.push(toc_entry(entry, &mut reader, &mut buffer, files)?);
         }
         apply_link_headers(&mut entries, links);
         // Padding after the end belongs to the tar's digest too.
@@ -225,6 +266,7 @@ fn toc_entry<R: Read>(
     entry: RawEntry,
     reader: &mut TarReader<R>,
     buffer: &mut [u8],
+    files: &mut dyn FileSink,
 ) -> Result<TocEntry, ArchiveError> {
     let path = entry.path;
     let item = match entry.item {
@@ -237,13 +279,20 @@ fn toc_entry<R: Read>(
                 let mut position = 0;
                 for run in entry.sparse.iter().flatten() {
                     zeros(&mut digester, run.offset - position);
-                    take(reader, buffer, &mut digester, run.length)?;
+                    take(reader, buffer, run.length, &mut |bytes| {
+                        digester.update(bytes);
+                    })?;
                     position = run.offset + run.length;
                 }
                 if entry.sparse.is_some() {
                     zeros(&mut digester, size - position);
                 } else {
-                    take(reader, buffer, &mut digester, size)?;
+                    files.begin(entry.offset, &metadata, size);
+                    take(reader, buffer, size, &mut |bytes| {
+                        files.write(bytes);
+                        digester.update(bytes);
+                    })?;
+                    files.end();
                 }
                 Some(FileContent {
                     digest: digester.finish(),
@@ -292,17 +341,17 @@ fn apply_link_headers(entries: &mut [TocEntry], links: Vec<(usize, Box<Metadata>
     }
 }
 
-/// Hashes the next `length` bytes of content.
+/// Hands on the next `length` bytes of content.
 fn take<R: Read>(
     reader: &mut TarReader<R>,
     buffer: &mut [u8],
-    digester: &mut Digester,
     mut length: u64,
+    to: &mut dyn FnMut(&[u8]),
 ) -> Result<(), ArchiveError> {
     while length > 0 {
         let wanted = usize::try_from(length).map_or(buffer.len(), |left| left.min(buffer.len()));
         let found = reader.read_content(&mut buffer[..wanted])?;
-        digester.update(&buffer[..found]);
+        to(&buffer[..found]);
         length -= found as u64;
     }
     Ok(())

@@ -23,16 +23,23 @@ use std::{
 
 use libdeflater::crc32;
 
-use self::{layout::Layout, member::Parts};
+use self::{
+    layout::{LEAST, Layout},
+    member::Parts,
+};
 use super::{
     Change, LayerBlob, LayerError,
     change::canonical,
     compress::{Compression, Packer},
     decode::record,
     reuse::Earlier,
+    tar,
     toc::{Checkpoint, Made, Member, Toc, TocEntry, TocItem},
 };
-use crate::oci::{Descriptor, DiffId, Digest, Digester};
+use crate::{
+    oci::{Descriptor, DiffId, Digest, Digester},
+    tree::Kind,
+};
 
 /// How to write a layer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -90,6 +97,9 @@ fn write(
     earlier: Option<&Earlier>,
 ) -> Result<Written, LayerError> {
     let changes = canonical(changes)?;
+    if is_small(&changes) {
+        return write_small(changes, &mut sink, options, earlier);
+    }
     let packers = (0..threads(options))
         .map(|_| Packer::new(options.compression))
         .collect::<Result<Vec<_>, _>>()?;
@@ -106,7 +116,11 @@ fn write(
         let limit = options.rewrite_timestamp;
         let (start, started) = sync_channel(1);
         let layout = scope.spawn(move || Layout::new(queues, start, limit, earlier).run(changes));
-        let collected = collect(packed, &started, earlier, &mut sink);
+        let members = (0..packed.len())
+            .cycle()
+            .map_while(|n| packed[n].recv().ok());
+        let collected = collect(members, &started, earlier, &mut sink);
+        drop(packed);
         // One that waits for somebody to listen has to know that nobody does.
         drop(started);
         let laid_out = layout
@@ -114,28 +128,75 @@ fn write(
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         // Where the sink fails, the layout only sees that nobody listens any more.
         let blob = collected?;
-        let (mut entries, tar_size) = laid_out?;
-        for (entry, digest) in blob.digests {
-            fill_in(&mut entries[entry], digest);
-        }
-        let diff_id = DiffId(blob.tar.finish());
-        let media_type = options.compression.media_type();
-        Ok(Written {
-            diff_id,
-            descriptor: Descriptor::new(media_type, blob.digest.finish(), blob.size),
-            reused: blob.reused,
-            toc: Toc {
-                diff_id,
-                tar_size,
-                blob_size: blob.size,
-                encoding: options.compression.encoding(),
-                recipe: Some(options.compression),
-                members: blob.members,
-                checkpoints: blob.checkpoints,
-                entries,
-            },
-        })
+        Ok(put_together(blob, laid_out?, options))
     })
+}
+
+/// A layer with less to pack than this has nothing for a second thread to do.
+const SMALL: u64 = LEAST;
+
+fn is_small(changes: &[Change]) -> bool {
+    let size = |change: &Change| match change {
+        Change::Put { metadata, .. } => match metadata.kind {
+            Kind::File { size } => size,
+            _ => 0,
+        },
+        _ => 0,
+    };
+    let block = tar::BLOCK as u64;
+    let length = |change: &Change| size(change).saturating_add(3 * block);
+    changes
+        .iter()
+        .try_fold(0_u64, |sum, change| {
+            let sum = sum.saturating_add(length(change));
+            (sum < SMALL).then_some(sum)
+        })
+        .is_some()
+}
+
+/// [`write`] on the calling thread alone.
+fn write_small(
+    changes: Vec<Change>,
+    sink: &mut impl Write,
+    options: &WriteOptions,
+    earlier: Option<&Earlier>,
+) -> Result<Written, LayerError> {
+    let mut packer = Packer::new(options.compression)?;
+    // There is room for everything, so nobody waits: a member has at least one change, except the last one.
+    let (queue, jobs) = sync_channel(changes.len() + 1);
+    let (start, started) = sync_channel(1);
+    let layout = Layout::new(vec![queue], start, options.rewrite_timestamp, earlier);
+    let laid_out = layout.run(changes)?;
+    let members = jobs.iter().map(|job| pack(&mut packer, earlier, job));
+    let blob = collect(members, &started, earlier, sink)?;
+    Ok(put_together(blob, laid_out, options))
+}
+
+fn put_together(
+    blob: Blob,
+    (mut entries, tar_size): (Vec<TocEntry>, u64),
+    options: &WriteOptions,
+) -> Written {
+    for (entry, digest) in blob.digests {
+        fill_in(&mut entries[entry], digest);
+    }
+    let diff_id = DiffId(blob.tar.finish());
+    let media_type = options.compression.media_type();
+    Written {
+        diff_id,
+        descriptor: Descriptor::new(media_type, blob.digest.finish(), blob.size),
+        reused: blob.reused,
+        toc: Toc {
+            diff_id,
+            tar_size,
+            blob_size: blob.size,
+            encoding: options.compression.encoding(),
+            recipe: Some(options.compression),
+            members: blob.members,
+            checkpoints: blob.checkpoints,
+            entries,
+        },
+    }
 }
 
 /// Notes the digest of a file that was read after its entry was made.
@@ -299,20 +360,15 @@ impl Blob {
 }
 
 /// Takes members in order, hashes both sides, writes the blob.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the packers stop when the receivers are dropped"
-)]
 fn collect(
-    packed: Vec<Receiver<Result<OnItsWay, LayerError>>>,
+    members: impl Iterator<Item = Result<OnItsWay, LayerError>>,
     start: &Receiver<Start>,
     earlier: Option<&Earlier>,
     sink: &mut impl Write,
 ) -> Result<Blob, LayerError> {
     let start = start.recv().unwrap_or_default();
     let mut blob = Blob::begin(&start, earlier, sink)?;
-    for queue in packed.iter().cycle() {
-        let Ok(member) = queue.recv() else { break };
+    for member in members {
         let member = member?;
         let bytes = member.packed.as_deref().unwrap_or(&member.raw);
         // Bytes that stand for themselves can be read from anywhere.

@@ -20,6 +20,9 @@ pub trait Pusher: Sync {
     /// no step has looked into.
     fn push_blobs(&self, to: &Destination, blobs: &[Descriptor]) -> Result<(), BoxError>;
 
+    /// Whether the tag or digest of the destination stands for this document already.
+    fn is_named(&self, to: &Destination, document: &Descriptor) -> bool;
+
     /// Puts a manifest or an index under the tag or digest of the destination.
     fn push_document(
         &self,
@@ -46,9 +49,24 @@ pub(super) fn push(
         });
     };
     let root = &documents.root;
+    // Where no layer is new, all may be there; a registry that has the image has what it consists of.
+    let may_be_there = !services.store.has_grown();
     let mut repositories: Vec<String> = Vec::new();
     for name in names {
         let by_digest_name = name.clone().with_digest(root.digest);
+        let to = Destination {
+            reference: if by_digest {
+                by_digest_name
+            } else {
+                name.clone().with_default_tag().without_digest()
+            },
+            insecure,
+        };
+        if may_be_there && pusher.is_named(&to, root) {
+            services.status(format!("{} exists already", to.reference));
+            continue;
+        }
+        let named = to;
         if !repositories.contains(&name.name()) {
             repositories.push(name.name());
             let failed = |what| {
@@ -84,17 +102,9 @@ pub(super) fn push(
         }
         let shown = name.clone().with_digest(root.digest);
         services.status(format!("pushing manifest for {shown}"));
-        let to = Destination {
-            reference: if by_digest {
-                by_digest_name
-            } else {
-                name.clone().with_default_tag().without_digest()
-            },
-            insecure,
-        };
         let bytes = services.store.read_blob(root)?;
         pusher
-            .push_document(&to, root, &bytes)
+            .push_document(&named, root, &bytes)
             .map_err(|source| OutputError::Push {
                 what: "manifest",
                 reference: name.clone(),

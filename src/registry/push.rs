@@ -105,6 +105,19 @@ impl Client {
         )
     }
 
+    /// Whether the name of a reference stands for this very document in the registry; not, where it does not say.
+    pub fn is_named(&self, reference: &Reference, document: &Descriptor) -> bool {
+        let Ok(endpoint) = self.core.push_endpoint(reference) else {
+            return false;
+        };
+        let selector = match (reference.digest(), reference.tag()) {
+            (None, Some(tag)) => tag.to_owned(),
+            (Some(_), _) | (None, None) => document.digest.to_string(),
+        };
+        let names = self.core.names(&endpoint, &selector, document.digest);
+        self.block_on(async { Ok(names.await) }).unwrap_or(false)
+    }
+
     /// Finds out whether a push to the repository would be allowed, by beginning an upload and giving it up.
     pub fn check_push(&self, reference: &Reference) -> Result<(), Error> {
         let endpoint = self.core.push_endpoint(reference)?;

@@ -28,6 +28,7 @@ mod mounts;
 mod obstacle;
 mod overlay;
 mod probe;
+mod ready;
 mod run;
 mod scene;
 mod seccomp;

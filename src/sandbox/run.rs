@@ -4,10 +4,10 @@ use std::{
     io::{self, Write as _},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt as _},
+        unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,8 +24,10 @@ use rustix::{
 use super::{
     child::resource,
     error::SandboxError,
-    helper::{self, ROLE, Report},
+    helper::{self, Report},
     probe::{self, Probe, Question},
+    ready::{Helper, Ready},
+    scene,
     spec::{Exit, ProcessSpec},
 };
 use crate::progress::Stream;
@@ -94,10 +96,10 @@ impl Signals {
     }
 }
 
-/// Runs processes apart from the machine. Holds nothing but the way to start a helper; steps may run at the same time.
+/// Runs processes apart from the machine. Steps may run at the same time.
 #[derive(Debug, Clone)]
 pub struct Sandbox {
-    program: PathBuf,
+    helpers: Arc<Ready>,
 }
 
 impl Default for Sandbox {
@@ -115,7 +117,9 @@ impl Sandbox {
 
     /// A sandbox whose helper is `program`, another binary that calls `maybe_helper`.
     pub fn with_program(program: PathBuf) -> Self {
-        Self { program }
+        Self {
+            helpers: Arc::new(Ready::new(program)),
+        }
     }
 
     /// Runs a process, hands its output to `sink` as it comes, and returns when it and all that it started are gone.
@@ -129,7 +133,27 @@ impl Sandbox {
         cancel: &Cancel,
         sink: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Exit, SandboxError> {
-        self.run_with(spec, cancel, None, sink)
+        self.go(spec, (cancel, None), sink, &mut || {})
+    }
+
+    /// The same; `meanwhile` is called once while the process is set up and runs.
+    pub fn run_and(
+        &self,
+        spec: &ProcessSpec,
+        cancel: &Cancel,
+        sink: &mut dyn FnMut(Stream, &[u8]),
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Exit, SandboxError> {
+        self.go(spec, (cancel, None), sink, meanwhile)
+    }
+
+    /// Has the next process start sooner. `work` is the working directory of its root, if it has an overlay.
+    pub fn expect(&self, work: Option<&Path>) {
+        self.helpers.prepare();
+        for name in scene::WORK_DIRS {
+            // The helper makes what is not there.
+            let _early = work.map(|work| std::fs::create_dir(work.join(name)));
+        }
     }
 
     /// The same, with signals passed on to the process.
@@ -140,21 +164,39 @@ impl Sandbox {
         signals: Option<&Signals>,
         sink: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Exit, SandboxError> {
+        self.go(spec, (cancel, signals), sink, &mut || {})
+    }
+
+    fn go(
+        &self,
+        spec: &ProcessSpec,
+        (cancel, signals): (&Cancel, Option<&Signals>),
+        sink: &mut dyn FnMut(Stream, &[u8]),
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Exit, SandboxError> {
         check(spec)?;
         if cancel.is_canceled() {
             return Ok(Exit::Canceled);
         }
-        let (mut child, mut socket) = self.start(ROLE)?;
+        let (mut child, mut socket) = self.helpers.take().map_err(start_failed)?;
         let sent = helper::send(&mut socket, spec)
             .and_then(|()| helper::send_streams(&socket, spec.streams));
         let result = match sent {
-            Ok(()) => attend(&mut child, &mut socket, (cancel, signals), sink),
+            Ok(()) => {
+                meanwhile();
+                attend(&mut child, &mut socket, (cancel, signals), sink)
+            }
             Err(source) => Err(SandboxError::Helper {
                 action: "talk to",
                 source,
             }),
         };
         drop(socket);
+        if let Ok(Some(Report::Ended(exit))) = result {
+            // It has taken everything down, and has nothing more to do.
+            self.helpers.see_off(child);
+            return Ok(exit);
+        }
         let status = child.wait().map_err(|source| SandboxError::Helper {
             action: "wait for",
             source,
@@ -164,7 +206,7 @@ impl Sandbox {
 
     /// Finds out what steps can do here, with their states below `dir`. Takes some milliseconds.
     pub fn probe(&self, dir: &Path) -> Result<Probe, SandboxError> {
-        let (mut child, mut socket) = self.start(probe::ROLE)?;
+        let (mut child, mut socket) = self.start_prober()?;
         let question = Question {
             dir: dir.to_owned(),
         };
@@ -175,24 +217,15 @@ impl Sandbox {
         heard.map_err(failed("talk to"))
     }
 
-    fn start(&self, role: &str) -> Result<(Child, UnixStream), SandboxError> {
-        let start = || {
-            let (ours, theirs) = UnixStream::pair()?;
-            let child = Command::new(&self.program)
-                .arg0(role)
-                .env_clear()
-                .stdin(OwnedFd::from(theirs))
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                // The terminal's interrupt is for the program, which then cancels.
-                .process_group(0)
-                .spawn()?;
-            Ok((child, ours))
-        };
-        start().map_err(|source| SandboxError::Helper {
-            action: "start",
-            source,
-        })
+    fn start_prober(&self) -> Result<Helper, SandboxError> {
+        self.helpers.start(probe::ROLE).map_err(start_failed)
+    }
+}
+
+fn start_failed(source: io::Error) -> SandboxError {
+    SandboxError::Helper {
+        action: "start",
+        source,
     }
 }
 

@@ -21,6 +21,9 @@ use super::{
     sys::{self, Fork},
 };
 
+/// Directories that an overlay always needs in its working directory.
+pub(super) const WORK_DIRS: [&str; 3] = ["root", "overlay", "private"];
+
 /// A root with everything mounted.
 #[derive(Debug)]
 pub(super) struct Scene {

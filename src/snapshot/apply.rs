@@ -5,19 +5,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{At, SnapshotError, Style, place::Placer};
+use super::{At, SnapshotError, Staged, Style, place::Placer};
 use crate::{
     layer::{Difference, Different, LayerTree, Stored, read_ahead},
     tree::{Kind, Metadata, Tree as _},
 };
 
-/// Makes `dir/fs` with all that `above` has otherwise than `below`.
+/// Makes `dir/fs` with all that `above` has otherwise than `below`. Files of its topmost layer that are staged are moved
+/// there.
 pub(super) fn unpack(
     dir: &Path,
     below: &LayerTree,
     above: &LayerTree,
     style: Style,
+    staged: Option<&Staged>,
 ) -> Result<(), SnapshotError> {
+    let top = above.layers().len().saturating_sub(1);
+    let staged = |stored: &Stored| {
+        let is_whole = stored.layer == top && !stored.sparse;
+        staged.filter(|_| is_whole)?.find(stored.offset)
+    };
     let fs = dir.join("fs");
     std::fs::create_dir(&fs).at("create", &fs)?;
     let mut placer = Placer::new(&fs, dir.join("owners"), style)?;
@@ -47,6 +54,10 @@ pub(super) fn unpack(
                     first_names.insert(inode, path.clone());
                 }
                 if let Kind::File { .. } = metadata.kind {
+                    if let Some((dir, name, dressed)) = staged(&stored) {
+                        placer.adopt((dir, &name), &path, (dressed, &metadata))?;
+                        continue;
+                    }
                     files.push((stored, path, metadata));
                 } else {
                     placer.special(&path, &metadata)?;

@@ -51,7 +51,7 @@ impl Checkout {
         tree: &LayerTree,
         style: Style,
     ) -> Result<Self, SnapshotError> {
-        apply::unpack(&scratch.path, &LayerTree::empty(), tree, style)?;
+        apply::unpack(&scratch.path, &LayerTree::empty(), tree, style, None)?;
         let work = scratch.path.join("work");
         std::fs::create_dir(&work).at("create", &work)?;
         let before = marks(&scratch.path.join("fs"))?;

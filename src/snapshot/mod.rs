@@ -7,7 +7,7 @@
 //!   <chainID>/lock           held shared by whoever uses the snapshot, alone by whoever removes it; boot in which it was made
 //!   <chainID>/settled        it is known to be on disk as a whole
 //!   <chainID>/usage          what it takes up, once that was measured, see `usage`
-//!   tmp/<pid>-<n>/           being made or used by one step: fs | upper, work; lock, held alone
+//!   tmp/<pid>-<n>/           being made or used by one step: fs | upper, work | files; lock, held alone
 //! ```
 //! A snapshot is made in `tmp` and renamed into place, so it is whole or absent; who comes second throws its own away. A kill leaves
 //! directories in `tmp` whose lock nobody holds: [`Snapshots::sweep`] removes them. A power cut may leave a snapshot without all of its
@@ -31,11 +31,12 @@ mod overlay;
 pub mod owner;
 mod place;
 mod remove;
+mod shelf;
+mod stage;
 mod usage;
 mod xattr;
 
 use std::{
-    collections::HashMap,
     io,
     path::{Path, PathBuf},
     sync::{
@@ -47,8 +48,10 @@ use std::{
 
 pub use checkout::Checkout;
 pub use diff::{Changed, diff_upper};
-pub use overlay::Overlay;
+pub use overlay::{Blank, Overlay, Remains};
 pub use remove::remove_tree;
+pub use shelf::Shelf;
+pub use stage::{Stage, Staged};
 pub use usage::{SnapshotOnDisk, disk_usage};
 
 use self::lock::{Held, Scratch};
@@ -102,7 +105,7 @@ pub enum SnapshotError {
 /// Unpacks a whole state into `dir/fs`, which is made, with owners as `style` keeps them; gives that directory. `dir` may get a
 /// file of owners, see [`owner`].
 pub fn unpack(dir: &Path, tree: &LayerTree, style: Style) -> Result<PathBuf, SnapshotError> {
-    apply::unpack(dir, &LayerTree::empty(), tree, style)?;
+    apply::unpack(dir, &LayerTree::empty(), tree, style, None)?;
     Ok(dir.join("fs"))
 }
 
@@ -207,7 +210,7 @@ pub struct Snapshot {
     /// Which state it completes.
     pub chain_id: ChainId,
     path: PathBuf,
-    _held: Arc<Held>,
+    held: Arc<Held>,
 }
 
 impl Snapshot {
@@ -269,7 +272,7 @@ impl Snapshots {
         Ok(Some(Snapshot {
             chain_id,
             path,
-            _held: Arc::new(held),
+            held: Arc::new(held),
         }))
     }
 
@@ -319,31 +322,66 @@ impl Snapshots {
     /// The snapshots that make up a state, topmost first, as overlayfs wants its lower directories. Those that are missing are
     /// unpacked from the layers. Empty for the empty tree.
     pub fn stack(&self, tree: &LayerTree) -> Result<Vec<Snapshot>, SnapshotError> {
+        self.stack_with(&Shelf::default(), tree)
+    }
+
+    /// The same; what `shelf` has is not looked for again, and all that was is on it afterwards.
+    pub fn stack_with(
+        &self,
+        shelf: &Shelf,
+        tree: &LayerTree,
+    ) -> Result<Vec<Snapshot>, SnapshotError> {
         self.settle_aside(LEAST_AGE);
-        let mut below = LayerTree::empty();
         let mut chain_id = None;
-        let mut states = Vec::new();
+        let mut found = Vec::new();
         for layer in tree.layers() {
-            let above = below.push(Arc::clone(layer))?;
             let id = ChainId::after(chain_id, layer.toc().diff_id);
-            states.push((id, below, above.clone()));
-            (below, chain_id) = (above, Some(id));
+            let snapshot = match shelf.get(id) {
+                Some(snapshot) => Some(snapshot),
+                None => self.get(id)?.inspect(|it| shelf.put(it.clone())),
+            };
+            found.push((id, snapshot));
+            chain_id = Some(id);
+        }
+        for (n, snapshot) in self.unpack(shelf, tree, &found)? {
+            shelf.put(snapshot.clone());
+            found[n].1 = Some(snapshot);
+        }
+        Ok(found.into_iter().rev().filter_map(|(_, it)| it).collect())
+    }
+
+    /// Unpacks the states after those layers of `tree` that `found` has none for.
+    fn unpack(
+        &self,
+        shelf: &Shelf,
+        tree: &LayerTree,
+        found: &[(ChainId, Option<Snapshot>)],
+    ) -> Result<Vec<(usize, Snapshot)>, SnapshotError> {
+        let is_missing = |n: &usize| found[*n].1.is_none();
+        let missing: Vec<usize> = (0..found.len()).filter(is_missing).collect();
+        let Some(last) = missing.last() else {
+            return Ok(Vec::new());
+        };
+        let mut states = vec![LayerTree::empty()];
+        for layer in &tree.layers()[..=*last] {
+            states.push(states[states.len() - 1].push(Arc::clone(layer))?);
         }
         // Each layer is unpacked by itself; one thread decompresses while another writes, so a few at a time are enough.
         let next = AtomicUsize::new(0);
         let unpack = || {
             let mut made = Vec::new();
-            while let Some((id, below, above)) = states.get(next.fetch_add(1, Ordering::Relaxed)) {
-                made.push(match self.get(*id)? {
-                    Some(snapshot) => snapshot,
-                    None => self.apply(*id, below, above)?,
-                });
+            while let Some(n) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let (id, _) = &found[*n];
+                let staged = shelf.take_staged(tree.layers()[*n].toc().diff_id);
+                let (below, above) = (&states[*n], &states[*n + 1]);
+                made.push((*n, self.apply_staged(*id, below, above, staged.as_ref())?));
             }
             Ok::<_, SnapshotError>(made)
         };
-        let workers = states.len().min(UNPACKERS);
-        let made: Vec<Snapshot> = std::thread::scope(|scope| {
-            let others: Vec<_> = (1..workers).map(|_| scope.spawn(unpack)).collect();
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..missing.len().min(UNPACKERS))
+                .map(|_| scope.spawn(unpack))
+                .collect();
             let mut made = unpack()?;
             for other in others {
                 let other = other
@@ -351,14 +389,8 @@ impl Snapshots {
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 made.extend(other?);
             }
-            Ok::<_, SnapshotError>(made)
-        })?;
-        let mut by_id: HashMap<ChainId, Snapshot> = made
-            .into_iter()
-            .map(|snapshot| (snapshot.chain_id, snapshot))
-            .collect();
-        let ids = states.iter().rev().map(|(id, ..)| *id);
-        Ok(ids.filter_map(|id| by_id.remove(&id)).collect())
+            Ok(made)
+        })
     }
 
     /// Unpacks what `above` adds to `below`, the state that `chain_id` completes.
@@ -368,14 +400,39 @@ impl Snapshots {
         below: &LayerTree,
         above: &LayerTree,
     ) -> Result<Snapshot, SnapshotError> {
+        self.apply_staged(chain_id, below, above, None)
+    }
+
+    fn apply_staged(
+        &self,
+        chain_id: ChainId,
+        below: &LayerTree,
+        above: &LayerTree,
+        staged: Option<&Staged>,
+    ) -> Result<Snapshot, SnapshotError> {
         let scratch = Scratch::new(&self.dir)?;
-        apply::unpack(&scratch.path, below, above, self.style)?;
+        apply::unpack(&scratch.path, below, above, self.style, staged)?;
         self.publish(scratch, chain_id)
+    }
+
+    /// A place for the files of a layer that is about to be read for the first time.
+    pub fn stage(&self) -> Result<Stage, SnapshotError> {
+        Stage::new(Scratch::new(&self.dir)?, self.style)
     }
 
     /// Gives a step directories for its changes on top of `stack` (topmost first).
     pub fn prepare(&self, stack: Vec<Snapshot>) -> Result<Overlay, SnapshotError> {
-        Overlay::prepare(self.clone(), stack)
+        self.prepare_in(self.blank()?, stack)
+    }
+
+    /// Makes directories for a step ahead of it.
+    pub fn blank(&self) -> Result<Blank, SnapshotError> {
+        Blank::new(&self.dir)
+    }
+
+    /// [`Snapshots::prepare`] with directories that were made ahead.
+    pub fn prepare_in(&self, blank: Blank, stack: Vec<Snapshot>) -> Result<Overlay, SnapshotError> {
+        Overlay::prepare(self.clone(), blank, stack)
     }
 
     /// Unpacks a whole state into a directory of its own, for where overlays cannot be mounted.
@@ -396,7 +453,7 @@ impl Snapshots {
                     return Ok(Snapshot {
                         chain_id,
                         path,
-                        _held: Arc::new(held),
+                        held: Arc::new(held),
                     });
                 }
                 Err(error)

@@ -1,16 +1,61 @@
 //! The directories of one step.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustix::fs::{Gid, Mode, Uid};
 
 use super::{
-    At, Snapshot, SnapshotError, Snapshots, Style, diff::diff_upper, lock::Scratch, owner::Owner,
+    At, Snapshot, SnapshotError, Snapshots, Style,
+    diff::diff_upper,
+    lock::{Held, Scratch},
+    owner::Owner,
 };
 use crate::{
     layer::{Change, LayerTree},
     oci::ChainId,
 };
+
+/// Directories in which nothing has happened yet. They are removed when this value is dropped.
+#[derive(Debug)]
+pub struct Blank(Scratch);
+
+impl Blank {
+    pub(super) fn new(dir: &Path) -> Result<Self, SnapshotError> {
+        let scratch = Scratch::new(dir)?;
+        let (upper, work) = (scratch.path.join(UPPER), scratch.path.join(WORK));
+        std::fs::create_dir(&upper).at("create", &upper)?;
+        std::fs::create_dir(&work).at("create", &work)?;
+        Ok(Self(scratch))
+    }
+
+    /// The directory for the sandbox, which is empty.
+    pub fn work(&self) -> PathBuf {
+        self.0.path.join(WORK)
+    }
+}
+
+/// What is left of a step's directories once its state is a snapshot.
+#[derive(Debug)]
+#[must_use = "it stays on disk"]
+pub struct Remains {
+    work: PathBuf,
+    /// Nobody removes the snapshot that it lies in.
+    _held: Arc<Held>,
+}
+
+impl Remains {
+    /// Removes it.
+    pub fn remove(self) -> Result<(), SnapshotError> {
+        super::remove_tree(&self.work)
+    }
+}
+
+/// What takes the changes of a step, and what its overlay and sandbox work in.
+const UPPER: &str = "upper";
+const WORK: &str = "work";
 
 /// The directories of an overlay for one step, to be mounted by the sandbox. They are removed when this value is
 /// dropped, whatever rights the step left on them.
@@ -26,18 +71,16 @@ pub struct Overlay {
 impl Overlay {
     pub(super) fn prepare(
         snapshots: Snapshots,
+        Blank(scratch): Blank,
         stack: Vec<Snapshot>,
     ) -> Result<Self, SnapshotError> {
-        let scratch = Scratch::new(&snapshots.dir)?;
         let overlay = Self {
             snapshots,
             stack,
             scratch,
             unchanged: Vec::new(),
         };
-        let (upper, work) = (overlay.upper(), overlay.work());
-        std::fs::create_dir(&upper).at("create", &upper)?;
-        std::fs::create_dir(&work).at("create", &work)?;
+        let upper = overlay.upper();
         rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755)).at("set the mode of", &upper)?;
         if let Some(top) = overlay.stack.first() {
             dress_root(&upper, &top.fs())?;
@@ -62,12 +105,12 @@ impl Overlay {
 
     /// The directory that takes the changes.
     pub fn upper(&self) -> PathBuf {
-        self.scratch.path.join("upper")
+        self.scratch.path.join(UPPER)
     }
 
     /// An empty directory on the same file system.
     pub fn work(&self) -> PathBuf {
-        self.scratch.path.join("work")
+        self.scratch.path.join(WORK)
     }
 
     /// The file for records of owners that `upper` cannot hold, see [`super::owner`].
@@ -85,9 +128,9 @@ impl Overlay {
     }
 
     /// Makes the upper directory the snapshot of the state that the step led to, so that the next step can run on it without
-    /// unpacking anything.
-    pub fn adopt(self, chain_id: ChainId) -> Result<Snapshot, SnapshotError> {
-        super::remove_tree(&self.work())?;
+    /// unpacking anything. What is left beside it is for the caller to remove, at leisure; a crash leaves it to be removed with
+    /// the snapshot.
+    pub fn adopt(self, chain_id: ChainId) -> Result<(Snapshot, Remains), SnapshotError> {
         let (upper, fs) = (self.upper(), self.scratch.path.join("fs"));
         // The state has to be the one that unpacking the layer gives: these would show more names of one file.
         for path in &self.unchanged {
@@ -95,7 +138,12 @@ impl Overlay {
             std::fs::remove_file(&path).at("remove", &path)?;
         }
         std::fs::rename(&upper, &fs).at("rename", &upper)?;
-        self.snapshots.publish(self.scratch, chain_id)
+        let snapshot = self.snapshots.publish(self.scratch, chain_id)?;
+        let remains = Remains {
+            work: snapshot.path.join(WORK),
+            _held: Arc::clone(&snapshot.held),
+        };
+        Ok((snapshot, remains))
     }
 }
 

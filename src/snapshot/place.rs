@@ -16,7 +16,7 @@ use rustix::{
     fs::{
         AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, chmodat,
         chownat, fchmod, fchown, futimens, linkat, makedev, mkdirat, mknodat, openat, openat2,
-        symlinkat, utimensat,
+        renameat, symlinkat, utimensat,
     },
     io::Errno,
 };
@@ -84,7 +84,7 @@ impl Placer {
             let name = format!("{}opaque", self.style.marks.prefix());
             xattr::set(&dir, name, b"x").at("mark", &shown)?;
         }
-        self.dress(&dir, metadata, &shown)
+        dress(self.style, &dir, metadata, &shown)
     }
 
     /// The mark for something gone.
@@ -129,7 +129,26 @@ impl Placer {
                 return Err(SnapshotError::Incomplete { path });
             }
         }
-        self.dress(&file, metadata, &shown)
+        dress(self.style, &file, metadata, &shown)
+    }
+
+    /// A regular file that is on disk already, by its name in another directory. `dressed` is what it looks like there.
+    pub(super) fn adopt(
+        &mut self,
+        (dir, name): (&OwnedFd, &str),
+        path: &Path,
+        (dressed, metadata): (&Metadata, &Metadata),
+    ) -> Result<(), SnapshotError> {
+        let shown = self.shown.join(path);
+        let style = self.style;
+        let (parent, new) = self.parent(path)?;
+        renameat(dir, name, parent, new).at("rename", &shown)?;
+        if dressed == metadata {
+            return Ok(());
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(parent, new, flags, Mode::empty()).at("open", &shown)?;
+        dress(style, &file, metadata, &shown)
     }
 
     /// One more name for what was put before.
@@ -218,64 +237,6 @@ impl Placer {
         owner::append(&self.owners, path, Owner::of(metadata)).at("write", &self.owners)
     }
 
-    /// Owner, mode, attributes, time: in this order.
-    fn dress(
-        &self,
-        file: impl AsFd,
-        metadata: &Metadata,
-        shown: &Path,
-    ) -> Result<(), SnapshotError> {
-        let file = file.as_fd();
-        let recorded = match self.style.owners {
-            Owners::Recorded => (metadata.uid, metadata.gid) != (0, 0),
-            owners => {
-                let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
-                match fchown(file, Some(uid), Some(gid)) {
-                    Err(Errno::INVAL | Errno::PERM) if owners == Owners::Mapped => true,
-                    other => other.at("set the owner of", shown).map(|()| false)?,
-                }
-            }
-        };
-        let mode = Mode::from_raw_mode(metadata.mode & 0o7777);
-        fchmod(file, mode).at("set the mode of", shown)?;
-        if recorded {
-            Owner::of(metadata).write_at(file).at("mark", shown)?;
-        }
-        for (name, value) in &metadata.xattrs {
-            self.attribute(file, name, value, shown)?;
-        }
-        futimens(file, &times(metadata.mtime)).at("set the time of", shown)
-    }
-
-    /// Sets an attribute as far as this place allows: an image says nothing of the file system it will lie on. Capabilities are never
-    /// lost in silence.
-    fn attribute(
-        &self,
-        file: BorrowedFd<'_>,
-        name: &OsStr,
-        value: &[u8],
-        shown: &Path,
-    ) -> Result<(), SnapshotError> {
-        let bytes = name.as_encoded_bytes();
-        if bytes.starts_with(b"trusted.overlay.") || bytes.starts_with(b"user.overlay.") {
-            // Would be a mark for overlayfs.
-            return Ok(());
-        }
-        match xattr::set(file, name, value) {
-            Ok(()) => Ok(()),
-            Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP)
-                if name == SECURITY_CAPABILITY && self.style.owners != Owners::Real =>
-            {
-                xattr::set(file, owner::CAPABILITY, value).at("set capabilities of", shown)
-            }
-            Err(error) if name == SECURITY_CAPABILITY => {
-                Err(error).at("set capabilities of", shown)
-            }
-            Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL) => Ok(()),
-            Err(error) => Err(error).at("set attributes of", shown),
-        }
-    }
-
     /// The open parent of a path, and its last component.
     fn parent<'a>(
         &'a mut self,
@@ -293,6 +254,62 @@ impl Placer {
         }
         let (_, fd) = self.parent.as_ref().expect("it was just opened");
         Ok((fd.as_fd(), name))
+    }
+}
+
+/// Owner, mode, attributes, time: in this order.
+pub(super) fn dress(
+    style: Style,
+    file: impl AsFd,
+    metadata: &Metadata,
+    shown: &Path,
+) -> Result<(), SnapshotError> {
+    let file = file.as_fd();
+    let recorded = match style.owners {
+        Owners::Recorded => (metadata.uid, metadata.gid) != (0, 0),
+        owners => {
+            let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
+            match fchown(file, Some(uid), Some(gid)) {
+                Err(Errno::INVAL | Errno::PERM) if owners == Owners::Mapped => true,
+                other => other.at("set the owner of", shown).map(|()| false)?,
+            }
+        }
+    };
+    let mode = Mode::from_raw_mode(metadata.mode & 0o7777);
+    fchmod(file, mode).at("set the mode of", shown)?;
+    if recorded {
+        Owner::of(metadata).write_at(file).at("mark", shown)?;
+    }
+    for (name, value) in &metadata.xattrs {
+        attribute(style, file, name, value, shown)?;
+    }
+    futimens(file, &times(metadata.mtime)).at("set the time of", shown)
+}
+
+/// Sets an attribute as far as this place allows: an image says nothing of the file system it will lie on. Capabilities are never
+/// lost in silence.
+fn attribute(
+    style: Style,
+    file: BorrowedFd<'_>,
+    name: &OsStr,
+    value: &[u8],
+    shown: &Path,
+) -> Result<(), SnapshotError> {
+    let bytes = name.as_encoded_bytes();
+    if bytes.starts_with(b"trusted.overlay.") || bytes.starts_with(b"user.overlay.") {
+        // Would be a mark for overlayfs.
+        return Ok(());
+    }
+    match xattr::set(file, name, value) {
+        Ok(()) => Ok(()),
+        Err(Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP)
+            if name == SECURITY_CAPABILITY && style.owners != Owners::Real =>
+        {
+            xattr::set(file, owner::CAPABILITY, value).at("set capabilities of", shown)
+        }
+        Err(error) if name == SECURITY_CAPABILITY => Err(error).at("set capabilities of", shown),
+        Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL) => Ok(()),
+        Err(error) => Err(error).at("set attributes of", shown),
     }
 }
 
@@ -318,7 +335,7 @@ fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Err
     Ok(dir)
 }
 
-fn create(parent: impl AsFd, name: &OsStr) -> Result<File, Errno> {
+pub(super) fn create(parent: impl AsFd, name: &OsStr) -> Result<File, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(parent, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
 }

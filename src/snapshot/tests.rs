@@ -2,6 +2,7 @@
 
 mod one_id;
 mod random;
+mod staged;
 
 use std::{
     collections::BTreeMap,
@@ -376,7 +377,8 @@ fn what_a_step_changed_is_found() {
         let led_to = after(&blobs, &tree, changes);
         // Unpacking the layer and adopting the directory are the same state.
         let id = ChainId(crate::oci::sha256(script.as_bytes()));
-        let adopted = overlay.adopt(id).unwrap();
+        let (adopted, remains) = overlay.adopt(id).unwrap();
+        remains.remove().unwrap();
         let mut stack = vec![adopted];
         stack.extend(snapshots.stack(&tree).unwrap());
         let on_adopted = snapshots.prepare(stack).unwrap();

@@ -11,6 +11,7 @@ use std::{
 use super::{
     Store, StoreError,
     error::{At as _, with_path},
+    follow::{Follower, Lead},
     temp::rename,
 };
 use crate::oci::{Descriptor, Digest, Digester, sha256};
@@ -71,6 +72,7 @@ impl Drop for BlobFile<'_> {
 pub struct BlobWriter<'a> {
     file: BlobFile<'a>,
     digester: Digester,
+    lead: Option<Lead>,
 }
 
 impl BlobWriter<'_> {
@@ -79,8 +81,23 @@ impl BlobWriter<'_> {
         self.file.size
     }
 
+    /// A reader of what is written, which may be ahead of any check. It fails when the blob is given up or begun again.
+    pub fn follow(&mut self) -> Result<Follower, StoreError> {
+        let (lead, follower) =
+            Lead::new(&self.file.file, self.file.size).at("read", &self.file.path)?;
+        self.lead = Some(lead);
+        Ok(follower)
+    }
+
+    /// What was written so far, for reading it before it becomes a blob.
+    pub fn written(&self) -> Result<File, StoreError> {
+        let path = &self.file.path;
+        File::open(path).at("read", path)
+    }
+
     /// Forgets all that was written, for beginning again.
     pub fn restart(&mut self) -> Result<(), StoreError> {
+        self.lead = None;
         let BlobFile { file, path, .. } = &mut self.file;
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -94,6 +111,9 @@ impl BlobWriter<'_> {
     /// thrown away.
     pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
         let (digest, size) = (self.digester.finish(), self.file.size);
+        if let Some(lead) = &self.lead {
+            lead.complete(size);
+        }
         if let Some(expected) = expected
             && *expected != digest
         {
@@ -122,6 +142,9 @@ impl BlobWriter<'_> {
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.file.write(bytes)?;
+        if let Some(lead) = &self.lead {
+            lead.wrote(self.file.size);
+        }
         self.digester.update(&bytes[..n]);
         Ok(n)
     }
@@ -169,6 +192,7 @@ impl Store {
         Ok(BlobWriter {
             file: self.blob_file()?,
             digester: Digester::new(),
+            lead: None,
         })
     }
 

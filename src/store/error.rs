@@ -8,6 +8,12 @@ use crate::oci::Digest;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// The place of the store is taken by a file.
+    #[error("`{}` is not a directory", root.display())]
+    NotADirectory {
+        /// The file.
+        root: PathBuf,
+    },
     /// A file operation failed: no space, read-only, not permitted.
     #[error("cannot {action} `{}`", path.display())]
     Io {

@@ -31,6 +31,7 @@
 
 mod blob;
 mod error;
+mod follow;
 mod listing;
 mod lists;
 mod lock;
@@ -44,7 +45,7 @@ mod uses;
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -53,6 +54,7 @@ use serde::{Deserialize, Serialize};
 
 pub use blob::{BlobFile, BlobWriter, MAX_DOCUMENT_BYTES};
 pub use error::StoreError;
+pub use follow::Follower;
 pub use listing::{BlobOnDisk, LayerOnDisk, StepOnDisk};
 pub use lock::StepLock;
 pub use mounts::{CacheMount, CacheMountId, CacheMountOnDisk, CacheSharing};
@@ -139,7 +141,8 @@ impl Store {
 /// Makes sure that `root` holds a store of a format that can be used.
 fn prepare(root: &Path) -> Result<(), StoreError> {
     if check_format(root)? {
-        return Ok(());
+        // Who copies a store may leave out directories that are empty.
+        return make_dirs(root);
     }
     match fs::DirBuilder::new().mode(0o700).create(root) {
         Ok(()) => {}
@@ -163,13 +166,7 @@ fn prepare(root: &Path) -> Result<(), StoreError> {
     if check_format(root)? {
         return Ok(());
     }
-    for dir in DIRS {
-        ensure_dir(&root.join(dir))?;
-    }
-    for private in ["snapshots", "mounts", "tmp"] {
-        let path = root.join(private);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).at("create", &path)?;
-    }
+    make_dirs(root)?;
     let workspace = Workspace::create(root)?;
     let write = |name: &str, text: &str| workspace.replace(&root.join(name), text.as_bytes());
     write("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -190,12 +187,21 @@ fn check_format(root: &Path) -> Result<bool, StoreError> {
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(StoreError::NotADirectory {
+                root: root.to_owned(),
+            });
+        }
         Err(error) => return Err(error).at("read", &path),
     };
     let format: Format = serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged {
-        path,
+        path: path.clone(),
         reason: error.to_string(),
     })?;
+    if format.format == 0 {
+        let reason = "there is no format 0".to_owned();
+        return Err(StoreError::Damaged { path, reason });
+    }
     if format.format > FORMAT {
         return Err(StoreError::TooNew {
             root: root.to_owned(),
@@ -224,6 +230,22 @@ fn refuse_foreign(root: &Path) -> Result<(), StoreError> {
         }),
         _ => Ok(()),
     }
+}
+
+/// Makes the directories that are missing. Some hold what nobody else is to see.
+fn make_dirs(root: &Path) -> Result<(), StoreError> {
+    for dir in DIRS {
+        let path = root.join(dir);
+        let mode = match dir {
+            "snapshots" | "mounts" | "tmp" => 0o700,
+            _ => 0o777,
+        };
+        match fs::DirBuilder::new().mode(mode).create(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            made => made.at("create", &path)?,
+        }
+    }
+    Ok(())
 }
 
 fn ensure_dir(path: &Path) -> Result<(), StoreError> {

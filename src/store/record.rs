@@ -118,6 +118,12 @@ impl Store {
         })
     }
 
+    /// Whether there is a record of a layer in a certain blob: that this blob holds this layer was found out here then.
+    pub fn knows_layer(&self, diff_id: DiffId, blob: &Digest) -> Result<bool, StoreError> {
+        let path = self.layer_dir(diff_id).join(blob.hex());
+        Ok(self.uses.mark(&path)?.is_some())
+    }
+
     fn layer_dir(&self, diff_id: DiffId) -> PathBuf {
         self.root.join("layers").join(diff_id.0.hex())
     }

@@ -1,4 +1,8 @@
-use std::{cell::Cell, io::Write as _, os::unix::fs::MetadataExt as _};
+use std::{
+    cell::Cell,
+    io::Write as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+};
 
 use super::*;
 use crate::{

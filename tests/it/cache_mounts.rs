@@ -12,7 +12,7 @@ use std::{
 use super::{
     registry::servers::{Server, have},
     remote_cache::{Runner, n_executed, prepared, runner},
-    support::{FakeRegistry, Outcome, TestEnv},
+    support::{ActionsCache, FakeRegistry, Outcome, TestEnv},
 };
 
 /// A step that tells what it finds in its mount, and leaves what it was built with.
@@ -114,6 +114,17 @@ fn a_real_registry_takes_mounts() {
     let server = Server::plain();
     let name = format!("{}/app:cache", server.host);
     travels(&env, &format!("type=registry,ref={name},mode=max"), &name);
+}
+
+#[test]
+fn mounts_travel_through_the_actions_cache() {
+    let Some(mut env) = prepared(DOCKERFILE) else {
+        return;
+    };
+    let service = ActionsCache::start();
+    env.var("ACTIONS_RESULTS_URL", &service.url());
+    env.var("ACTIONS_RUNTIME_TOKEN", ActionsCache::token());
+    travels(&env, "type=gha,mode=max", "type=gha");
 }
 
 #[test]

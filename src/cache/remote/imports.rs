@@ -1,16 +1,23 @@
 //! The caches that a build reads.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::{self, Write as _},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use super::{Place, PlaceError, Records, StoredLayer, StoredMount};
 use crate::{
-    cache::{Key, Question, StepRecord},
+    cache::{
+        Key, Question, StepRecord,
+        equal::key_of_result,
+        record::{holds, is_wrapped_as_told},
+    },
     layer::Toc,
-    oci::{Descriptor, DiffId, Digest},
+    oci::{ChainId, Descriptor, DiffId, Digest},
     reference::Reference,
     registry::BlobSink,
     store::{BlobWriter, CacheMountId, LayerRecord, Store, StoreError},
@@ -21,9 +28,11 @@ use crate::{
 pub struct Imports {
     places: Vec<Arc<dyn Place>>,
     loaded: OnceLock<Loaded>,
-    /// Blobs that could not be had.
-    lost: Mutex<BTreeSet<Digest>>,
-    /// Blobs of records that the build was given.
+    /// Blobs that could not be had, and in which round that was found out.
+    lost: Mutex<BTreeMap<Digest, usize>>,
+    /// How often the build began again.
+    round: AtomicUsize,
+    /// Blobs of records that the build was given, and the layers that they have to hold.
     given: Mutex<BTreeMap<Digest, DiffId>>,
 }
 
@@ -41,6 +50,8 @@ pub struct Loaded {
 #[derive(Debug, Clone)]
 struct Found {
     record: StepRecord,
+    /// The state that the step ran on.
+    parent: Option<ChainId>,
     stored: bool,
 }
 
@@ -90,7 +101,8 @@ impl Imports {
         self.pick(loaded.steps.get(key.digest()), store)
     }
 
-    /// A result of the same instruction with the same content.
+    /// A result of the same instruction on the same state with the same content. On another state the layer would lead to
+    /// no state that is known, and cost a transfer.
     pub fn find_equal(
         &self,
         loaded: &Loaded,
@@ -98,10 +110,13 @@ impl Imports {
         content: &Digest,
         store: &Store,
     ) -> Result<Option<StepRecord>, StoreError> {
-        let key = super::super::record::key_of_result(key.definition(), content);
+        let parent = key.parent();
+        let key = key_of_result(key.definition(), content);
         let found = loaded.steps.get(&key).map(|results| {
             // What has no bytes is no better than what was just made.
-            let stored = results.iter().filter(|result| result.stored);
+            let stored = results
+                .iter()
+                .filter(|result| result.stored && result.parent == parent);
             stored.cloned().collect::<Vec<_>>()
         });
         self.pick(found.as_ref(), store)
@@ -112,27 +127,61 @@ impl Imports {
         results: Option<&Vec<Found>>,
         store: &Store,
     ) -> Result<Option<StepRecord>, StoreError> {
-        for result in results.into_iter().flatten() {
-            let blob = &result.record.descriptor;
-            if !store.has(blob)? {
-                if lock(&self.lost).contains(&blob.digest) {
-                    continue;
-                }
-                lock(&self.given).insert(blob.digest, result.record.diff_id);
+        for Found { record, .. } in results.into_iter().flatten() {
+            let blob = &record.descriptor;
+            let is_usable = if store.has(blob)? {
+                holds(store, record.diff_id, blob)?
+            } else if self.has_lost(&blob.digest) {
+                false
+            } else {
+                // A blob holds one layer; of records that say otherwise the first one counts until it proves wrong.
+                let mut given = lock(&self.given);
+                *given.entry(blob.digest).or_insert(record.diff_id) == record.diff_id
+            };
+            if is_usable {
+                return Ok(Some(record.clone()));
             }
-            return Ok(Some(result.record.clone()));
         }
         Ok(None)
     }
 
-    /// Whether the build has a record with this blob from here.
+    /// Whether the build has a record with this blob from here, and counts on it.
     pub fn gave(&self, blob: &Digest) -> bool {
-        lock(&self.given).contains_key(blob)
+        self.promised(blob).is_some() && !self.has_lost(blob)
+    }
+
+    /// The layer that a blob has to hold by a record that the build has from here.
+    pub fn promised(&self, blob: &Digest) -> Option<DiffId> {
+        lock(&self.given).get(blob).copied()
+    }
+
+    /// Whether a blob, which is in the store by now, holds what was promised; true of blobs that nothing was promised of.
+    pub fn is_kept(&self, store: &Store, blob: &Descriptor) -> Result<bool, StoreError> {
+        let Some(diff_id) = self.promised(&blob.digest) else {
+            return Ok(true);
+        };
+        holds(store, diff_id, blob)
+    }
+
+    /// Whether a blob was given up.
+    pub fn has_lost(&self, blob: &Digest) -> bool {
+        lock(&self.lost).contains_key(blob)
     }
 
     /// Gives up a blob: its records count no longer.
     pub fn lose(&self, blob: &Digest) {
-        lock(&self.lost).insert(*blob);
+        let round = self.round.load(Ordering::Relaxed);
+        lock(&self.lost).entry(*blob).or_insert(round);
+    }
+
+    /// Tells that the build begins again, without what was lost.
+    pub fn begin_again(&self) {
+        self.round.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether a blob was given up since the build began, or began again: a record with it may be in use still.
+    pub fn has_just_lost(&self, blob: &Digest) -> bool {
+        lock(&self.lost).get(blob) == Some(&self.round.load(Ordering::Relaxed))
     }
 
     /// How many blobs were given up.
@@ -213,16 +262,19 @@ pub(super) fn fetch_layer(
         expected: blob.digest,
         reason,
     };
+    // Looked into before it becomes a blob: what holds another layer than was promised is not kept.
+    if !is_wrapped_as_told(sink.writer.written()?, blob) {
+        return Err(damaged(format!("it is no {}", blob.media_type)));
+    }
+    let toc = Toc::read(sink.writer.written()?).map_err(|e| damaged(e.to_string()))?;
+    if expected.is_some_and(|expected| expected != toc.diff_id) {
+        return Err(damaged(format!("its diffID is {}", toc.diff_id)));
+    }
     match sink.writer.commit_as(blob) {
         Err(error @ (StoreError::Corrupt { .. } | StoreError::Size { .. })) => {
             return Err(damaged(error.to_string()));
         }
         other => other?,
-    }
-    // The blob is what the record says; whether the layer is too shows when it is read.
-    let toc = Toc::read(store.open_blob(&blob.digest)?).map_err(|e| damaged(e.to_string()))?;
-    if expected.is_some_and(|expected| expected != toc.diff_id) {
-        return Err(damaged(format!("its diffID is {}", toc.diff_id)));
     }
     store.put_layer(&LayerRecord {
         diff_id: toc.diff_id,
@@ -254,9 +306,13 @@ impl Loaded {
             }
         }
         for (step, record, stored) in records.results() {
-            let result = Found { record, stored };
+            let result = Found {
+                record,
+                parent: step.parent,
+                stored,
+            };
             if let Some(content) = &step.content {
-                let key = super::super::record::key_of_result(&step.definition, content);
+                let key = key_of_result(&step.definition, content);
                 self.steps.entry(key).or_default().push(result.clone());
             }
             self.steps.entry(step.key).or_default().push(result);

@@ -1,13 +1,18 @@
 //! A cache in a directory, which is an OCI image layout. Several caches are told apart by their tags.
 //!
 //! Writers hold `.lock` exclusively, so one does not remove what another has just written; readers hold nothing, and a blob
-//! that is removed under their hands is a miss. Files are written beside their place and renamed. Blobs that no manifest of
-//! `index.json` leads to are removed at the end, hence the directory does not grow with every build.
+//! that is removed under their hands is a miss. Files are written beside their place, as `NAME.new`, and renamed. At the end
+//! the blobs go that the cache had before under this tag, if no manifest of `index.json` leads to them any longer: the directory
+//! does not grow with every build, and what others keep in it stays. A writer that is killed leaves blobs that nothing leads to;
+//! one that writes the same later finds them, nobody removes them.
+//!
+//! The directory may belong to somebody else: only regular files are read, and a link that stands in the place of a file that is
+//! to be written is replaced, never followed.
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io::{self, Read},
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write as _},
     path::{Path, PathBuf},
     sync::Mutex,
 };
@@ -76,40 +81,46 @@ impl LayoutPlace {
         let blobs = self.dir.path("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(failed("create", &blobs))?;
         let path = self.dir.path(".lock");
-        let file = File::create(&path).map_err(failed("create", &path))?;
+        // Not truncated: a link may lead anywhere.
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(failed("create", &path))?;
         file.lock().map_err(failed("lock", &path))?;
         *lock = Some(file);
         Ok(())
     }
 
-    /// Removes blobs that nothing leads to. Nothing is removed when a document cannot be read.
-    fn sweep(&self, index: &Index) {
-        let mut used = BTreeSet::new();
-        let mut pending = index.manifests.clone();
+    /// What these manifests lead to, themselves included; `None` when one of them cannot be read.
+    fn led_to(&self, mut pending: Vec<Descriptor>) -> Option<BTreeSet<Digest>> {
+        let mut found = BTreeSet::new();
         while let Some(descriptor) = pending.pop() {
-            if !used.insert(descriptor.digest.hex()) {
+            if !found.insert(descriptor.digest) {
                 continue;
             }
-            let Ok(bytes) = layout_files::document(&self.dir, &descriptor) else {
-                return;
-            };
+            let bytes = layout_files::document(&self.dir, &descriptor).ok()?;
             if let Ok(index) = serde_json::from_slice::<Index>(&bytes) {
                 pending.extend(index.manifests);
-            } else if let Ok(manifest) = serde_json::from_slice::<Manifest>(&bytes) {
-                used.insert(manifest.config.digest.hex());
-                used.extend(manifest.layers.iter().map(|layer| layer.digest.hex()));
             } else {
-                return;
+                let manifest: Manifest = serde_json::from_slice(&bytes).ok()?;
+                found.insert(manifest.config.digest);
+                found.extend(manifest.layers.iter().map(|layer| layer.digest));
             }
         }
-        let Ok(entries) = fs::read_dir(self.dir.path("blobs/sha256")) else {
+        Some(found)
+    }
+
+    /// Removes what the replaced manifests led to and none of the index does. Nothing is removed when a document cannot be
+    /// read: what it leads to is not known.
+    fn sweep(&self, replaced: Vec<Descriptor>, index: &Index) {
+        let used = self.led_to(index.manifests.clone());
+        let (Some(old), Some(used)) = (self.led_to(replaced), used) else {
             return;
         };
-        for entry in entries.flatten() {
-            if !used.contains(&*entry.file_name().to_string_lossy()) {
-                // What stays is removed the next time.
-                fs::remove_file(entry.path()).ok();
-            }
+        for digest in old.difference(&used) {
+            // What stays takes room, and harms nobody.
+            fs::remove_file(self.path(digest)).ok();
         }
     }
 }
@@ -135,7 +146,7 @@ impl Place for LayoutPlace {
         }
         let mut reader = (upload.open)().map_err(failed("read", &path))?;
         let new = path.with_extension("new");
-        let copied = File::create(&new).and_then(|mut file| io::copy(&mut reader, &mut file));
+        let copied = create(&new).and_then(|mut file| io::copy(&mut reader, &mut file));
         let size = copied
             .inspect_err(|_| {
                 fs::remove_file(&new).ok();
@@ -163,11 +174,15 @@ impl Place for LayoutPlace {
             Err(error) if is_absent(&error) => Index::new(Vec::new()),
             other => other?,
         };
-        index.manifests.retain(|entry| !self.pick.is(entry));
+        let (replaced, others) = index
+            .manifests
+            .into_iter()
+            .partition(|entry| self.pick.is(entry));
+        index.manifests = others;
         index.manifests.push(documents.entry);
         replace(&self.dir.path("oci-layout"), layout_files::OCI_LAYOUT)?;
         replace(&path, &to_json(&index))?;
-        self.sweep(&index);
+        self.sweep(replaced, &index);
         let mut lock = self
             .lock
             .lock()
@@ -178,10 +193,20 @@ impl Place for LayoutPlace {
     }
 }
 
+/// Begins a file; what a writer that was killed has left goes, and a link with it.
+fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::create_new(path)
+}
+
 /// Gives a file its bytes at once.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), PlaceError> {
     let new = path.with_extension("new");
-    fs::write(&new, bytes)
+    create(&new)
+        .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs::rename(&new, path))
         .map_err(failed("write", path))
 }

@@ -14,6 +14,7 @@
 //!                        "diff_id":    the layer it made
 //!                        "blob":       the layer's descriptor, when its bytes are not here
 //!                        "created":    RFC 3339
+//!                        "parent":     chainID of the state that it ran on
 //!                        "content":    digest of what the layer holds, file times left out}],
 //!             "facts": [{"question": …, "answer": …}],      see `facts`
 //!             "mounts": [{"mount":   the cache mount: id, seed, mode, uid, gid
@@ -29,16 +30,27 @@
 //! record is there is executed when its bytes are needed.
 //!
 //! **Whole stores.** [`export_store`] writes the steps of all builds to a place, [`import_store`] puts what a place has into a
-//! store. The form is the same; steps have two more fields, `parent` and `label`, for lists and for pruning. Directories and
+//! store. The form is the same; steps have one more field, `label`, for lists. Directories and
 //! archives hold it, and a build can read the directory.
 //!
 //! **Cache mounts** travel when asked for, each as a layer (`mounts`). They are nobody's result: whatever goes wrong with one, the
 //! build goes on without.
 //!
 //! **Trust.** A record says that a key has a layer, and nobody can check that without executing the step: whoever may write
-//! to a cache decides what is in the images of those who import it. All else is checked: documents are limited in
-//! size and number, a record with a wrong digest, time, size or media type is refused with its whole document, and a layer's bytes have the
-//! digest and the diffID of the record before anything sees them.
+//! to a cache decides what is in the images of those who import it, and what they import stays in their stores as the result
+//! of these keys. That is all that a cache can do. What it says is treated so:
+//!
+//! | said                                | believed |
+//! |-------------------------------------|----------|
+//! | a document                          | up to a size, a number of records and of manifests; with a wrong digest, time, size or media type all of it is refused |
+//! | a blob has this digest and size     | never: bytes are counted and hashed on their way in, and there are no more of them than announced |
+//! | a blob holds this diffID, wrapped so| never before the store counts on it: the layer is read when it comes; a blob that is here already has to have been read ([`StepRecord`](super::StepRecord)s are checked at every lookup) |
+//! | a layer has this content            | never: a result is taken for an equal one when its table of contents, made here, says so |
+//! | the answer to a question            | for finding a result, which is the cache's word as well; never for executing and recording a step, and it is not kept |
+//! | paths, tables of contents, addresses| there are none: names are digests, tables are made of the layers, `urls` of descriptors are dropped |
+//!
+//! A build that fetches no layer, since the registry it pushes to has them, passes on what it was told of a layer's diffID; an
+//! image with a wrong one is refused by whoever unpacks it.
 //!
 //! **Failure.** A place that cannot be read is a warning. A layer that cannot be had when its bytes are needed is lost
 //! ([`Imports::lose`]): its records count no longer, and the build begins again from what is there, so that the step
@@ -76,7 +88,7 @@ pub use records::{Fact, Records, RecordsError, RemoteStep, StoredLayer, StoredMo
 pub use registry::RegistryPlace;
 pub use s3::{S3Place, S3Settings};
 pub use trail::{Finished, Trail};
-pub use whole::{Lost, WholeExported, WholeImported, export_store, import_store};
+pub use whole::{Lost, WholeExported, WholeImported, export_store, import_steps, import_store};
 
 /// The remote caches of a build: those it reads, and what it did, for those it writes.
 #[derive(Debug, Default)]

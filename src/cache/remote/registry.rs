@@ -9,7 +9,7 @@ use crate::{
     registry::{BlobSink, Client, Document, Pushed, Upload},
 };
 
-/// More platforms than an index has, for whoever puts one together to keep us busy.
+/// As many manifests of an index are looked at; no image is for more platforms.
 const MAX_MANIFESTS: usize = 32;
 
 /// A repository and a tag.
@@ -28,12 +28,14 @@ impl RegistryPlace {
         }
     }
 
-    fn of_manifest(&self, document: &Document) -> Result<Records, PlaceError> {
+    /// Reads a manifest and its config, of no more bytes than are left; takes them off.
+    fn of_manifest(&self, document: &Document, left: &mut u64) -> Result<Records, PlaceError> {
         let manifest: Manifest =
             serde_json::from_slice(&document.bytes).map_err(RecordsError::from)?;
-        let config =
-            self.client
-                .blob_bytes(&self.reference, &manifest.config, MAX_DOCUMENT_BYTES)?;
+        let config = self
+            .client
+            .blob_bytes(&self.reference, &manifest.config, *left)?;
+        *left = left.saturating_sub(manifest.config.size);
         Ok(Records::from_image(&manifest, &config)?)
     }
 }
@@ -48,8 +50,10 @@ impl Place for RegistryPlace {
             Err(error) if error.is_not_found() => return Err(PlaceError::Absent),
             other => other?,
         };
+        // For all documents together: an index may name large ones many times.
+        let mut left = MAX_DOCUMENT_BYTES;
         let Some(index) = document.index() else {
-            return Ok(vec![self.of_manifest(&document)?]);
+            return Ok(vec![self.of_manifest(&document, &mut left)?]);
         };
         let mut found = Vec::new();
         let wanted = index.manifests.iter().filter(|entry| {
@@ -61,7 +65,7 @@ impl Place for RegistryPlace {
         });
         for entry in wanted.take(MAX_MANIFESTS) {
             let child = self.reference.clone().with_digest(entry.digest);
-            match self.of_manifest(&self.client.manifest(&child)?) {
+            match self.of_manifest(&self.client.manifest(&child)?, &mut left) {
                 Ok(records) => found.push(records),
                 // An image for one platform may have none where that for another does.
                 Err(PlaceError::Records(RecordsError::NoRecords)) => {}

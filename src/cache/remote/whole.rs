@@ -2,7 +2,7 @@
 //!
 //! What an export names is there in full: a step whose layer has gone is left out, since no build behind could make use of its
 //! record alone. It looks without using: what the cache would drop next stays so. An import adds: layers first, each verified, then the
-//! records of the steps that made them. One that ends early leaves a store with fewer steps; one that is repeated goes on.
+//! records of the steps that made them. Facts are not kept: a store finds them out from the layers, which are here then. One that ends early leaves a store with fewer steps; one that is repeated goes on.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     Fact, LayerSource, MountChoice, MountError, MountPacker, Place, PlaceError, Records,
-    RemoteStep, StoredLayer,
+    RemoteStep, Selection, StoredLayer,
     export::{put_layers, put_mounts},
     imports::fetch_layer,
     mounts::restore_all,
@@ -25,11 +25,8 @@ use super::{
     records::MAX_LABEL_BYTES,
 };
 use crate::{
-    cache::{
-        facts::MAX_ANSWER_BYTES,
-        record::{Kept, key_of_result},
-    },
-    oci::{Descriptor, DiffId, Digest},
+    cache::{equal::key_of_result, facts::MAX_ANSWER_BYTES, record::Kept},
+    oci::{Descriptor, DiffId, Digest, Platform},
     reference::Reference,
     registry::{OnBytes, Pushed},
     snapshot::Style,
@@ -65,8 +62,6 @@ pub struct WholeImported {
     pub layers: usize,
     /// What these have, in bytes.
     pub bytes: u64,
-    /// Facts that the store did not have.
-    pub facts: usize,
     /// Cache mounts that the store did not have, or had older.
     pub mounts: usize,
     /// Steps whose layers are not in the place, or are damaged.
@@ -87,6 +82,13 @@ pub fn export_store(
     records
         .steps
         .retain(|step| diff_ids.contains(&step.diff_id));
+    let mut exported = WholeExported {
+        steps: records.steps.len(),
+        layers: records.layers.len(),
+        bytes: records.layers.iter().map(|layer| layer.blob.size).sum(),
+        left_out,
+        ..WholeExported::default()
+    };
     let mounts = mounts_of(store, since, choice)?;
     if !mounts.is_empty() {
         let before = place.records(&[]).unwrap_or_default();
@@ -94,14 +96,9 @@ pub fn export_store(
     }
     records.normalize();
     place.put_records(&records)?;
-    Ok(WholeExported {
-        steps: records.steps.len(),
-        layers: records.layers.len(),
-        bytes: records.layers.iter().map(|layer| layer.blob.size).sum(),
-        facts: records.facts.len(),
-        mounts: records.mounts.len(),
-        left_out,
-    })
+    exported.facts = records.facts.len();
+    exported.mounts = records.mounts.len();
+    Ok(exported)
 }
 
 /// The mounts of a store that are chosen.
@@ -255,14 +252,37 @@ pub fn import_store(
     let mut imported = WholeImported::default();
     let all = place.records(&[])?;
     imported.mounts = restore_all(store, style, place, &all, choice, lost.mount);
+    import_all(store, place, all, lost.layer, &mut imported)?;
+    Ok(imported)
+}
+
+/// As [`import_store`], without cache mounts; of an image, what it has for these platforms.
+pub fn import_steps(
+    store: &Store,
+    place: &dyn Place,
+    platforms: &[Platform],
+    lost: &(dyn Fn(&Descriptor, &PlaceError) + Sync),
+) -> Result<WholeImported, PlaceError> {
+    let mut imported = WholeImported::default();
+    let all = place.records(platforms)?;
+    import_all(store, place, all, lost, &mut imported)?;
+    Ok(imported)
+}
+
+fn import_all(
+    store: &Store,
+    place: &dyn Place,
+    all: Selection,
+    lost: &(dyn Fn(&Descriptor, &PlaceError) + Sync),
+    imported: &mut WholeImported,
+) -> Result<(), PlaceError> {
     for mut records in all {
         // Layers of mounts alone are no steps' business.
         let of_steps: BTreeSet<DiffId> = records.steps.iter().map(|step| step.diff_id).collect();
         records
             .layers
             .retain(|layer| of_steps.contains(&layer.diff_id));
-        let lost = lost.layer;
-        let here = fetch_layers(store, place, &records.layers, lost, &mut imported)?;
+        let here = fetch_layers(store, place, &records.layers, lost, imported)?;
         for (step, record, is_stored) in records.results() {
             if !is_stored || !here.contains(&step.diff_id) {
                 imported.without_layer += 1;
@@ -275,14 +295,8 @@ pub fn import_store(
             };
             imported.steps += usize::from(kept.keep(store, &step.key)?);
         }
-        for fact in &records.facts {
-            if store.step(StepFolder::Fact, &fact.question)? == Found::Absent {
-                store.put_step(StepFolder::Fact, &fact.question, fact.answer.as_bytes())?;
-                imported.facts += 1;
-            }
-        }
     }
-    Ok(imported)
+    Ok(())
 }
 
 /// Sees to it that the store has these layers; gives those that it has then.

@@ -21,12 +21,14 @@ use serde_json::{Value, json};
 
 use super::{check, explain};
 use crate::cli::{
+    ahead,
     args::DataFormat,
     build_args::BuildArgs,
     cache::Caches,
     call::Method,
     classify,
     diagnostics::{self, Failure, Kind, Source},
+    engine,
     environment::Environment,
     export::{self, Export},
     namespace,
@@ -112,6 +114,7 @@ pub(crate) fn run(
         cancel: &cancel,
         clock: jiff::Timestamp::now,
         resolv_conf: &resolv_conf,
+        made: None,
         scratch: scratch.path(),
     };
     let session = Session {
@@ -191,6 +194,7 @@ impl Session<'_> {
             if built.0.is_ok() || imports.n_lost() == n_lost || self.received.get().is_some() {
                 break built;
             }
+            imports.begin_again();
             services.first_vertex = self.renderer.next_vertex();
         };
         if self.received.get().is_some() {
@@ -214,7 +218,10 @@ impl Session<'_> {
         wanted: &Wanted,
         services: &Services<'_>,
     ) -> (Result<Built, Failure>, Explanation) {
-        let (result, explanation) = build::build_explained(self.request, services);
+        let targets = ahead::targets(&wanted.outputs, &wanted.names);
+        let (result, explanation) = ahead::uploading(&targets, services, |services| {
+            build::build_explained(self.request, services)
+        });
         let built = result
             .map_err(|error| self.failure(&error))
             .and_then(|result| self.export_all(wanted, result));
@@ -233,8 +240,8 @@ impl Session<'_> {
             now: (self.services.clock)().as_second(),
         };
         let mut exported = Vec::new();
-        for spec in &wanted.outputs {
-            exported.push(self.export(spec, &request, &result, wanted.engine.as_deref())?);
+        for (spec, engine) in wanted.outputs.iter().zip(&wanted.engines) {
+            exported.push(self.export(spec, &request, &result, engine.as_deref())?);
         }
         Ok((result, exported))
     }
@@ -334,8 +341,8 @@ fn interruption(received: &Received) -> Option<Failure> {
 /// What a command line wants of the result.
 struct Wanted {
     outputs: Vec<OutputSpec>,
-    /// The socket of the Docker engine that an output needs.
-    engine: Option<PathBuf>,
+    /// For each output, the socket of the Docker engine that it needs.
+    engines: Vec<Option<PathBuf>>,
     names: Vec<Reference>,
     annotations: Vec<Annotation>,
     with_warnings: bool,
@@ -367,11 +374,16 @@ impl Wanted {
         if outputs.is_empty() {
             outputs.push(OutputSpec::store());
         }
-        let engine = if outputs.iter().any(OutputSpec::uses_engine) {
-            Some(settings::engine(env)?)
-        } else {
-            None
-        };
+        let engines = outputs
+            .iter()
+            .map(|spec| {
+                if spec.uses_engine() {
+                    engine::socket(env, spec.engine_context()).map(Some)
+                } else {
+                    Ok(None)
+                }
+            })
+            .collect::<Result<_, _>>()?;
         let to_stdout = outputs.iter().filter(|spec| spec.uses_stdout()).count();
         if to_stdout > 1 {
             return Err(Failure::usage("only one output can go to standard output"));
@@ -399,7 +411,7 @@ impl Wanted {
         }
         Ok(Self {
             outputs,
-            engine,
+            engines,
             names,
             annotations: args
                 .annotation

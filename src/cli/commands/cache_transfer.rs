@@ -231,13 +231,12 @@ pub(super) fn import(
         steps,
         layers,
         bytes: size,
-        facts,
         mounts,
         without_layer,
     } = imported;
     if args.format == DataFormat::Json {
         return stdout::print_json(
-            &json!({"steps": steps, "layers": layers, "bytes": size, "facts": facts, "mounts": mounts, "withoutLayer": without_layer}),
+            &json!({"steps": steps, "layers": layers, "bytes": size, "mounts": mounts, "withoutLayer": without_layer}),
         );
     }
     let without = match without_layer {

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A member shorter than this is not cut between small files.
-const LEAST: u64 = 256 << 10;
+pub(super) const LEAST: u64 = 256 << 10;
 /// Mean number of bytes after [`LEAST`] until a cut.
 const MEAN: u64 = 768 << 10;
 /// A member this long is cut at the next border.

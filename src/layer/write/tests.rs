@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     layer::Content,
     oci::sha256,
-    tree::{Kind, Metadata, Timestamp},
+    tree::{Metadata, Timestamp},
 };
 
 fn put(path: &str, kind: Kind, bytes: &[u8]) -> Change {

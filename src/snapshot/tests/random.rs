@@ -68,7 +68,9 @@ fn random_steps_come_out_as_they_were() {
         let led_to = after(&blobs, &tree, overlay.diff(&tree).unwrap());
         let below = snapshots.stack(&tree).unwrap();
         let id = ChainId(crate::oci::sha256(format!("round {round}").as_bytes()));
-        let mut stack = vec![overlay.adopt(id).unwrap()];
+        let (adopted, remains) = overlay.adopt(id).unwrap();
+        remains.remove().unwrap();
+        let mut stack = vec![adopted];
         stack.extend(below);
         let on_adopted = snapshots.prepare(stack).unwrap();
         let on_unpacked = snapshots

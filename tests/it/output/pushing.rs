@@ -32,6 +32,18 @@ impl Pusher for StrictRegistry {
         Ok(())
     }
 
+    fn is_named(&self, to: &Destination, document: &Descriptor) -> bool {
+        let state = self.0.lock().unwrap();
+        match to.reference.digest() {
+            Some(digest) => {
+                assert_eq!(digest, document.digest);
+                let at = (to.reference.name(), digest);
+                state.content.contains(&at)
+            }
+            None => state.names.get(&to.reference.to_string()) == Some(&document.digest),
+        }
+    }
+
     fn push_document(
         &self,
         to: &Destination,
@@ -68,11 +80,16 @@ impl Pusher for StrictRegistry {
 
 fn push(fixture: &Fixture, spec: &str, images: &[Image]) -> (Exported, BTreeMap<String, Digest>) {
     let registry = StrictRegistry::default();
-    let layers = StoredLayers(&fixture.store);
+    let exported = push_to(&registry, &fixture.store, spec, images);
+    (exported, registry.0.into_inner().unwrap().names)
+}
+
+fn push_to(registry: &StrictRegistry, store: &Store, spec: &str, images: &[Image]) -> Exported {
+    let layers = StoredLayers(store);
     let services = Services {
-        store: &fixture.store,
+        store,
         layers: &layers,
-        pusher: Some(&registry),
+        pusher: Some(registry),
         engine: None,
         reporter: &Silent,
         vertex: Vertex(1),
@@ -86,8 +103,22 @@ fn push(fixture: &Fixture, spec: &str, images: &[Image]) -> (Exported, BTreeMap<
         now: 0,
     };
     let spec = OutputSpec::parse(spec).unwrap();
-    let exported = export(&spec, &request, &services, &mut Vec::new()).unwrap();
-    (exported, registry.0.into_inner().unwrap().names)
+    export(&spec, &request, &services, &mut Vec::new()).unwrap()
+}
+
+#[test]
+fn an_image_that_the_registry_has_is_not_pushed_again() {
+    let fixture = Fixture::new();
+    let images = [fixture.image("linux/amd64")];
+    let registry = StrictRegistry::default();
+    let spec = "type=registry,name=h.io/a:1";
+    let first = push_to(&registry, &fixture.store, spec, &images);
+    // A later build, which makes no layer. The registry refuses to be given a blob twice.
+    let later = Store::open(fixture.store.root()).unwrap();
+    assert_eq!(push_to(&registry, &later, spec, &images), first);
+    let other = push_to(&registry, &later, "type=registry,name=h.io/b:1", &images);
+    assert_eq!(other.descriptor, first.descriptor);
+    assert_eq!(registry.0.into_inner().unwrap().names.len(), 2);
 }
 
 #[test]

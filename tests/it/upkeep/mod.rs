@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
+mod full_disk;
 mod storm;
 mod transfer;
 
@@ -425,16 +426,31 @@ fn foreign_newer_and_broken_stores_are_left_alone() {
             .says("is not a store: it holds `thesis.txt`")
             .says("--root");
     }
+    env.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    env.build(&["-t", "app"])
+        .exits(3)
+        .says("is not a store: it holds `thesis.txt`");
     assert_eq!(dirs(&store), ["thesis.txt"]);
     fs::remove_file(store.join("thesis.txt")).expect("removed");
+    fs::remove_dir(&store).expect("removed");
+    fs::write(&store, "a file").expect("written");
+    env.build(&["-t", "app"])
+        .exits(3)
+        .says("root` is not a directory")
+        .says("--root");
+    assert_eq!(fs::read_to_string(&store).expect("untouched"), "a file");
+    fs::remove_file(&store).expect("removed");
 
     env.run(&["images"]).success();
     let before = dirs(&store);
     fs::write(store.join("rbuild.json"), r#"{"format":99}"#).expect("written");
-    env.run(&["cache", "prune", "--all"])
-        .exits(3)
-        .says("has format 99, newer than 1")
-        .says("hint:");
+    for command in [&["cache", "prune", "--all"][..], &["cache", "import", "."]] {
+        env.run(command)
+            .exits(3)
+            .says("has format 99, newer than 1")
+            .says("hint:");
+    }
+    env.build(&["-t", "app"]).exits(3).says("has format 99");
     fs::write(store.join("rbuild.json"), r#"{"for"#).expect("written");
     env.run(&["cache", "prune"])
         .exits(3)
@@ -466,4 +482,21 @@ fn steps_run_in_a_store_whose_name_is_relative() {
     env.run(&args).success();
     env.run(&["--root", "./other/", "cache", "verify"])
         .success();
+}
+
+#[test]
+fn directories_that_a_copy_of_a_store_has_lost_are_made_again() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    for dir in ["locks", "tmp", "mounts", "snapshots", "stat"] {
+        fs::remove_dir_all(env.path("root").join(dir)).expect("removed");
+    }
+    env.run(&["cache", "ls"]).success();
+    env.run(&["cache", "verify"]).success();
+    let again = build(&env, &["-t", "app"]).success();
+    assert_eq!(hits(&again), 3, "{again}");
+    fs::remove_dir_all(env.path("root/blobs")).expect("removed");
+    env.run(&["cache", "verify"]).exits(3).prints("app:latest");
+    build(&env, &["-t", "app"]).success();
+    env.run(&["save", "app", "-o", "app.tar"]).success();
 }
