@@ -153,7 +153,7 @@ mod tests {
         });
         let options = WriteOptions::default();
         let written = write_layer(changes.collect(), std::io::sink(), &options);
-        written.expect("it can be written").toc
+        written.expect("it can be written").toc.unpack()
     }
 
     #[test]
