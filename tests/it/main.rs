@@ -19,6 +19,7 @@ mod language_laws;
 mod output;
 mod plan;
 mod readme;
+mod refusals;
 mod registry;
 mod remote_cache;
 mod rootless;
