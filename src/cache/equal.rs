@@ -152,7 +152,7 @@ mod tests {
             content: Content::bytes(*b"x"),
         });
         let options = WriteOptions::default();
-        let written = write_layer(changes.collect(), std::io::sink(), &options);
+        let written = write_layer(changes.collect::<Vec<_>>(), std::io::sink(), &options);
         written.expect("it can be written").toc.unpack()
     }
 
