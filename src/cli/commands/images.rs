@@ -195,12 +195,35 @@ fn find_among(store: &Store, tags: &[Tag], text: &str) -> Result<Tag, Failure> {
         Err(error) => Failure::usage(error.to_string()),
     };
     let names: Vec<String> = tags.iter().map(|tag| tag.reference.familiar()).collect();
-    Err(
-        match rbuild::source::suggest(text, names.iter().map(String::as_str)) {
-            Some(near) => failure.with_hint(format!("did you mean `{near}`?")),
-            None => failure.with_hint("`rbuild images` lists what there is"),
-        },
-    )
+    Err(match nearest(text, &names) {
+        Some(near) => failure.with_hint(format!("did you mean `{near}`?")),
+        None => failure.with_hint("`rbuild images` lists what there is"),
+    })
+}
+
+/// The name that may be meant. Who leaves out the tag is not told apart by it, nor who leaves out where an image comes from.
+fn nearest<'a>(text: &str, names: &'a [String]) -> Option<&'a str> {
+    let bare = |name: &'a str| match name.rsplit_once(':') {
+        Some((bare, tag)) if !tag.contains('/') => bare,
+        _ => name,
+    };
+    let last = |name: &'a str| name.rsplit_once('/').map_or(name, |(_, last)| last);
+    let whole = |name: &'a str| name;
+    let (tagged, untagged) = (
+        [&whole as &dyn Fn(&'a str) -> &'a str, &last],
+        [&bare as &dyn Fn(&'a str) -> &'a str, &|name| {
+            last(bare(name))
+        }],
+    );
+    let has_tag = text
+        .rsplit_once(':')
+        .is_some_and(|(_, tag)| !tag.contains('/'));
+    let forms = if has_tag { tagged } else { untagged };
+    let near = forms.iter().find_map(|form| {
+        let near = rbuild::source::suggest(text, names.iter().map(|name| form(name)))?;
+        names.iter().find(|name| form(name) == near)
+    })?;
+    Some(near.strip_suffix(":latest").unwrap_or(near))
 }
 
 /// A name from the command line.
