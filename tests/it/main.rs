@@ -11,6 +11,7 @@ mod contexts;
 mod copy;
 mod cut_off;
 mod doctor;
+mod examples;
 mod explain;
 mod hardening;
 mod interrupt;
