@@ -247,6 +247,13 @@ fn plans(session: &Session<'_>) -> Result<(Vec<Plan>, Vec<Warning>), BuildError>
         }
         plans.push(planned.plan);
     }
+    // Every platform's plan says the same of them.
+    for unused in plans.first().iter().flat_map(|plan| &plan.unused_args) {
+        session.warn(match &unused.hint {
+            Some(hint) => format!("{} ({hint})", unused.message),
+            None => unused.message.clone(),
+        });
+    }
     Ok((plans, warnings))
 }
 

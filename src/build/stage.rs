@@ -2,6 +2,8 @@
 
 use std::{cell::RefCell, sync::Arc};
 
+use jiff::Timestamp;
+
 use super::{
     blobs::Fetch,
     copy_step, earlier,
@@ -21,7 +23,7 @@ use super::{
 };
 use crate::{
     cache::{
-        BaseState, CacheUse, Key, Lineage, Lookup, Miss, Question, Sight, StepRecord,
+        BaseState, CacheUse, Fresh, Key, Lineage, Lookup, Miss, Place, Question, Sight, StepRecord,
         WorkdirInputs, workdir_key,
     },
     copy::{self, CopyError},
@@ -569,11 +571,15 @@ impl Worker<'_> {
                 self.missed(step, task, keyed, miss)?;
             }
         }
+        let began = (self.session.services.clock)();
         let made = execute()?;
+        // A process: of other steps, files have their times from elsewhere.
+        let began = matches!(step.op, Op::Run(_)).then_some(began);
         // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
         if cache == CacheUse::On
-            && let Some(record) = self.equal_result(task, key, &made.content)?
+            && let Some(mut record) = self.equal_result(task, key, sight.place, &made, began)?
         {
+            record.label.clone_from(&step.label);
             key.record(store, &record)?;
             key.remember(store, &sight)?;
             self.finished(key, &record);
@@ -584,6 +590,7 @@ impl Worker<'_> {
             descriptor: made.layer.descriptor.clone(),
             created: made.layer.created.to_string(),
             content: Some(made.content),
+            began: began.map(|time| time.to_string()),
             label: step.label.clone(),
         };
         self.finished(key, &record);
@@ -619,16 +626,29 @@ impl Worker<'_> {
         earlier::layer(self.session, self.sight(step, &[]).place)
     }
 
-    /// An earlier result of the same instruction with the same content, here or in a remote cache.
+    /// An earlier result that is equal to what was made, here or in a remote cache.
     fn equal_result(
         &self,
         task: &Task<'_>,
         key: &Key,
-        content: &Digest,
+        place: Place,
+        made: &Made,
+        began: Option<Timestamp>,
     ) -> Result<Option<StepRecord>, StepError> {
-        match key.equal_result(self.session.services.store, content)? {
+        let store = self.session.services.store;
+        if let Some(record) = key.equal_result(store, &made.content)? {
+            return Ok(Some(record));
+        }
+        let fresh = Fresh {
+            diff_id: made.layer.diff_id,
+            blob: &made.layer.descriptor.digest,
+            toc: made.layer.made.as_ref().map(|layer| &**layer.toc()),
+            content: &made.content,
+            executed: began.map(|began| (began, made.layer.created)),
+        };
+        match place.equal_result(store, fresh)? {
             Some(record) => Ok(Some(record)),
-            None => self.imported_equal(task, key, content),
+            None => self.imported_equal(task, key, &made.content),
         }
     }
 

@@ -28,9 +28,8 @@
 //! (see [`KeyBuilder`]). The version of the encoding is in the key; a change of what a step does with the same
 //! inputs needs a new one.
 //!
-//! **Early cut-off.** A step that is executed again, because what it starts from has changed, often makes what it made before.
-//! [`Key::equal_result`] finds that layer by the instruction and by [`content_digest`], which leaves file times out; keeping it
-//! keeps all that follows cached.
+//! **Early cut-off.** A step that is executed again often makes what it made before, file times aside ([`content_digest`]). The
+//! earlier layer is kept then, and with it all that follows stays cached; see `equal`.
 //!
 //! **Records.** A [`StepRecord`] is kept by key. Records are valid or absent (`store`); a record whose layer has gone is a
 //! miss. Beside them is kept how the step at each [`Place`] looked last time ([`Sight`]), which is what tells why a step
@@ -39,6 +38,7 @@
 //! machines through [`remote`] caches.
 
 mod content;
+mod equal;
 mod facts;
 mod files;
 mod key;
@@ -49,6 +49,7 @@ pub mod remote;
 mod steps;
 
 pub use content::content_digest;
+pub use equal::Fresh;
 pub use facts::Question;
 pub use files::FileEntry;
 pub use key::{Input, Key, KeyBuilder};

@@ -451,6 +451,7 @@ mod tests {
             descriptor: Descriptor::of(MediaType::OCI_LAYER, b"layer"),
             created: "2026-01-01T00:00:00Z".to_owned(),
             content: None,
+            began: None,
             label: String::new(),
         };
         let known = LayerRecord {

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Key, KeyBuilder, Sight, content_digest};
+use super::{Input, Key, Sight, equal::key_of_result};
 use crate::{
     layer::{Encoding, Toc},
     oci::{ChainId, Descriptor, DiffId, Digest, MediaType, to_json},
@@ -33,18 +33,16 @@ pub struct StepRecord {
     /// result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Digest>,
+    /// When the process began that made it, RFC 3339; `None` where none did or nobody knows. Together with `created` it tells
+    /// file times that were set from those of writing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<String>,
     /// What progress called the step, for lists of what the cache holds.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
 
 impl StepRecord {
-    /// Whether its layer has this content, by the store's own table of contents. What the record says of that is not asked.
-    pub fn has_content(&self, store: &Store, content: &Digest) -> Result<bool, StoreError> {
-        let toc = toc_of(store, self)?;
-        Ok(toc.is_some_and(|toc| content_digest(&toc) == *content))
-    }
-
     /// A record and the state that its step ran on, out of the bytes that the store keeps; `None` when they are none.
     pub fn read(bytes: &[u8]) -> Option<(Self, Option<ChainId>)> {
         let stored: Stored = serde_json::from_slice(bytes).ok()?;
@@ -111,10 +109,14 @@ struct Stored {
 /// The name of the input that is the state before.
 const PARENT: &str = "parent";
 
+fn parent_of(inputs: &[Input]) -> Option<ChainId> {
+    let parent = inputs.iter().find(|input| input.name == PARENT)?;
+    parent.value.parse().ok().map(ChainId)
+}
+
 impl Stored {
     fn parent(&self) -> Option<ChainId> {
-        let parent = self.inputs.iter().find(|input| input.name == PARENT)?;
-        parent.value.parse().ok().map(ChainId)
+        parent_of(&self.inputs)
     }
 }
 
@@ -227,10 +229,15 @@ impl Key {
         };
         store.put_step(StepFolder::Key, self.digest(), &to_json(&stored))?;
         if let Some(content) = &record.content {
-            let key = self.key_of_result(content);
+            let key = key_of_result(self.definition(), content);
             store.put_step(StepFolder::Key, &key, &to_json(&stored))?;
         }
         Ok(())
+    }
+
+    /// The state that the step runs on; `None` for one that looks at none.
+    pub(super) fn parent(&self) -> Option<ChainId> {
+        parent_of(self.inputs())
     }
 
     /// Remembers how the step looks, for telling later why it missed. To be done after every hit and execution: it costs two
@@ -238,40 +245,13 @@ impl Key {
     pub fn remember(&self, store: &Store, sight: &Sight<'_>) -> Result<(), StoreError> {
         sight.remember(store, self)
     }
-
-    /// An earlier result of the same instruction, on whatever inputs, with the same content; its blob is in the
-    /// store. A step that had to be executed again keeps that layer, so that what follows stays cached.
-    pub fn equal_result(
-        &self,
-        store: &Store,
-        content: &Digest,
-    ) -> Result<Option<StepRecord>, StoreError> {
-        let found = result_of(store, &self.key_of_result(content))?;
-        match found {
-            Some(record) if record.has_content(store, content)? => Ok(Some(record)),
-            _ => Ok(None),
-        }
-    }
-
-    fn key_of_result(&self, content: &Digest) -> Digest {
-        key_of_result(self.definition(), content)
-    }
-}
-
-/// Where the latest result with this content is kept. The definition belongs to it, because an instruction may be
-/// there for the file times alone.
-pub(super) fn key_of_result(definition: &Digest, content: &Digest) -> Digest {
-    *KeyBuilder::new("equal result")
-        .input("definition", definition)
-        .input("content", content)
-        .finish()
-        .digest()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
+        cache::{KeyBuilder, content_digest},
         layer::{WriteOptions, write_layer},
         oci::sha256,
     };
@@ -298,6 +278,7 @@ mod tests {
             descriptor: written.descriptor,
             created: "2026-01-01T00:00:00Z".to_owned(),
             content: None,
+            began: None,
             label: String::new(),
         }
     }

@@ -13,8 +13,8 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
-    build_args::BuildArgs, cache_args::CacheArgs, registry_args::RegistryArgs, run_args::RunArgs,
-    values::Pair,
+    build_args::BuildArgs, cache_args::CacheArgs, cache_spec::CacheFrom,
+    registry_args::RegistryArgs, run_args::RunArgs, values::Pair,
 };
 
 const AFTER_HELP: &str = "\
@@ -169,17 +169,20 @@ pub(crate) struct PullArgs {
 #[derive(Debug, Args)]
 pub(crate) struct WarmArgs {
     /// Images to fetch
-    #[arg(value_name = "IMAGE", required_unless_present = "file")]
+    #[arg(value_name = "IMAGE", required_unless_present_any = ["file", "cache_from"])]
     pub(crate) images: Vec<String>,
-    /// Fetch all images that this Dockerfile names, those that triggers of other images name excepted; may be repeated
+    /// Fetch all images that this Dockerfile names, in FROM, COPY --from, mounts, or by ONBUILD of its bases; may be repeated
     #[arg(short, long, value_name = "PATH")]
     pub(crate) file: Vec<PathBuf>,
+    /// Take in a cache, with all layers that it has, as for a build: type=registry|local|s3|gha,KEY=VALUE…; may be repeated
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) cache_from: Vec<CacheFrom>,
     /// Set an ARG that names of images use; without a value, take it from the environment
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub(crate) build_arg: Vec<Pair>,
-    /// The platform to pick of an image for several [default: $DOCKER_DEFAULT_PLATFORM, or this machine's]
-    #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
-    pub(crate) platform: Option<String>,
+    /// Platforms to pick of an image for several [default: $DOCKER_DEFAULT_PLATFORM, or this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_delimiter = ',')]
+    pub(crate) platform: Vec<String>,
     #[command(flatten)]
     pub(crate) registries: RegistryArgs,
     #[command(flatten)]

@@ -59,7 +59,7 @@ pub(crate) struct BuildArgs {
     /// Push the result to the registry that its name says; short for `-o type=registry`
     #[arg(long, help_heading = "Output")]
     pub(crate) push: bool,
-    /// Load the result into the Docker engine of $DOCKER_HOST; short for `-o type=docker`
+    /// Load the result into the Docker engine; short for `-o type=docker`
     #[arg(long, help_heading = "Output")]
     pub(crate) load: bool,
     /// Set a label of the image

@@ -66,13 +66,7 @@ impl Caches {
         });
         settings
             .insecure
-            .extend(froms.chain(tos).filter_map(|place| match place {
-                PlaceSpec::Registry {
-                    reference,
-                    insecure: true,
-                } => Some(reference.registry().to_owned()),
-                _ => None,
-            }));
+            .extend(froms.chain(tos).filter_map(insecure));
         let client = |settings| {
             let client = Client::new(settings).map_err(|e| classify::failure(&e))?;
             Ok::<_, Failure>(Arc::new(client))
@@ -226,6 +220,28 @@ impl Caches {
                 Err(error)
             }
         }
+    }
+}
+
+/// A place that is read, with a client of its own.
+pub(crate) fn open(
+    spec: &PlaceSpec,
+    mut settings: Settings,
+    env: &Environment,
+) -> Result<Box<dyn Place>, Failure> {
+    settings.insecure.extend(insecure(spec));
+    let client = Client::new(settings).map_err(|e| classify::failure(&e))?;
+    place(spec, &Arc::new(client), env)
+}
+
+/// The registry that a place asks to be spoken to without encryption.
+fn insecure(spec: &PlaceSpec) -> Option<String> {
+    match spec {
+        PlaceSpec::Registry {
+            reference,
+            insecure: true,
+        } => Some(reference.registry().to_owned()),
+        _ => None,
     }
 }
 

@@ -17,6 +17,7 @@ mod call;
 mod classify;
 mod commands;
 mod diagnostics;
+mod engine;
 mod environment;
 mod explain;
 mod export;

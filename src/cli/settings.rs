@@ -195,19 +195,6 @@ pub(crate) fn docker_config_path(env: &Environment) -> Option<PathBuf> {
         .map(|dir| dir.join("config.json"))
 }
 
-/// The socket of the Docker engine: `$DOCKER_HOST`, or where engines listen by default.
-pub(crate) fn engine(env: &Environment) -> Result<PathBuf, Failure> {
-    let Some(host) = env.text("DOCKER_HOST") else {
-        return Ok(PathBuf::from("/var/run/docker.sock"));
-    };
-    match host.strip_prefix("unix://") {
-        Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
-        _ => Err(Failure::usage(format!(
-            "$DOCKER_HOST is `{host}`; images are loaded through sockets only (unix:///PATH)"
-        ))),
-    }
-}
-
 /// How to talk to registries.
 pub(crate) fn registry(env: &Environment) -> Result<RegistrySettings, Failure> {
     let mut settings = RegistrySettings {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rbuild::{
-    oci::{Descriptor, MediaType, Platform},
+    oci::{Descriptor, Index, MediaType, Platform, to_json},
     progress::{Event, Reporter, Vertex},
     reference::Reference,
     registry::{self, BlobSink, Client, Pushed, Upload},
@@ -51,29 +51,70 @@ impl Transfer<'_> {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<Descriptor, TransferError> {
+        let platforms = std::slice::from_ref(platform);
+        let (descriptor, _) = self.pull_all(vertex, reference, platforms)?;
+        Ok(descriptor)
+    }
+
+    /// Fetches the images of some platforms, and names them: a manifest where it is one for all, or else an index of
+    /// these alone. Gives what has the name, and the manifest of each platform.
+    pub(crate) fn pull_all(
+        &self,
+        vertex: Vertex,
+        reference: &Reference,
+        platforms: &[Platform],
+    ) -> Result<(Descriptor, Vec<Descriptor>), TransferError> {
         self.task(vertex, format!("pull {}", reference.familiar()), || {
-            let image = self.registry.image(reference, platform)?;
-            let from = reference
-                .clone()
-                .with_digest(image.document.descriptor.digest);
-            let layers: Vec<&Descriptor> = image
-                .manifest
-                .layers
-                .iter()
-                .filter(|layer| layer.urls.is_empty())
-                .collect();
-            each(&layers, |layer| self.pull_blob(vertex, &from, layer))?;
-            self.put(&image.manifest.config, &image.config_bytes)?;
-            self.put(&image.document.descriptor, &image.document.bytes)?;
-            let mut descriptor = image.document.descriptor.clone();
-            descriptor.platform = Some(image.config.platform.clone());
+            let mut images = Vec::new();
+            for platform in platforms {
+                images.push(self.pull_one(vertex, reference, platform)?);
+            }
+            let mut distinct: Vec<Descriptor> = Vec::new();
+            for image in &images {
+                if distinct.iter().all(|other| other.digest != image.digest) {
+                    distinct.push(image.clone());
+                }
+            }
+            let named = if let [only] = distinct.as_slice() {
+                only.clone()
+            } else {
+                let bytes = to_json(&Index::new(distinct));
+                let descriptor = Descriptor::of(MediaType::OCI_INDEX, &bytes);
+                self.put(&descriptor, &bytes)?;
+                descriptor
+            };
             let name = match reference.tag() {
                 Some(_) => reference.clone().without_digest(),
                 None => reference.clone(),
             };
-            self.store.set_tags(&[name], &descriptor)?;
-            Ok(descriptor)
+            self.store.set_tags(&[name], &named)?;
+            Ok((named, images))
         })
+    }
+
+    /// Fetches the image of one platform. Gives its manifest.
+    fn pull_one(
+        &self,
+        vertex: Vertex,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Descriptor, TransferError> {
+        let image = self.registry.image(reference, platform)?;
+        let from = reference
+            .clone()
+            .with_digest(image.document.descriptor.digest);
+        let layers: Vec<&Descriptor> = image
+            .manifest
+            .layers
+            .iter()
+            .filter(|layer| layer.urls.is_empty())
+            .collect();
+        each(&layers, |layer| self.pull_blob(vertex, &from, layer))?;
+        self.put(&image.manifest.config, &image.config_bytes)?;
+        self.put(&image.document.descriptor, &image.document.bytes)?;
+        let mut descriptor = image.document.descriptor.clone();
+        descriptor.platform = Some(image.config.platform.clone());
+        Ok(descriptor)
     }
 
     fn put(&self, descriptor: &Descriptor, mut bytes: &[u8]) -> Result<(), StoreError> {

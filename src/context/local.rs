@@ -419,6 +419,7 @@ impl Tree for LocalTree {
 
     fn is_ignored(&self, path: &Path) -> bool {
         !path.as_os_str().is_empty()
+            && self.patterns.judge_path(path).is_match()
             && matches!(self.stat(path), Ok(Some(_)))
             && matches!(self.node(path), Ok(None))
     }

@@ -130,6 +130,23 @@ impl Dockerfile {
         .with_hint("remove the `# syntax=` line, or set it to docker/dockerfile:1"))
     }
 
+    /// Whether the file, or the `BUILDKIT_SYNTAX` build argument, asks for the language with what is still being tried out:
+    /// `docker/dockerfile:1-labs`.
+    pub fn has_labs(&self, build_arg: Option<&str>) -> bool {
+        let of_file = self
+            .directives
+            .syntax
+            .as_ref()
+            .map(|word| word.value.as_str());
+        let image = build_arg.or(of_file).unwrap_or_default();
+        let image = image.split([' ', '@']).next().unwrap_or_default();
+        let tag = image
+            .rsplit('/')
+            .next()
+            .and_then(|name| name.split_once(':'));
+        tag.is_some_and(|(_, tag)| tag == "labs" || tag.ends_with("-labs"))
+    }
+
     /// Whether the build cannot go on.
     pub fn has_errors(&self) -> bool {
         self.diagnostics
@@ -188,6 +205,29 @@ mod tests {
                 .check_syntax(Some("example/llb"))
                 .is_err()
         );
+    }
+
+    #[test]
+    fn labs_are_asked_for_by_tag() {
+        let has =
+            |syntax: &str| parse(&format!("# syntax={syntax}\nFROM scratch\n")).has_labs(None);
+        for syntax in [
+            "docker/dockerfile:labs",
+            "docker/dockerfile:1.7-labs",
+            "r:5/dockerfile:1-labs@sha256:00 x",
+        ] {
+            assert!(has(syntax), "{syntax}");
+        }
+        for syntax in [
+            "docker/dockerfile:1",
+            "docker/dockerfile",
+            "r:5/labs/dockerfile",
+        ] {
+            assert!(!has(syntax), "{syntax}");
+        }
+        let file = parse("FROM scratch\n");
+        assert!(!file.has_labs(None));
+        assert!(file.has_labs(Some("docker/dockerfile:1-labs")));
     }
 
     #[test]

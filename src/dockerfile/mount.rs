@@ -265,6 +265,16 @@ impl Mount {
                 }
             }
         }
+        if self.kind == MountType::Tmpfs
+            && let Some(source) = &self.source
+            && !source.trim_matches(['/', '.']).is_empty()
+        {
+            // BuildKit looks for it in the new, empty file system, when the step runs.
+            return Err(invalid(format!(
+                "tmpfs mount has no source {}",
+                quoted(source)
+            )));
+        }
         if self.kind == MountType::Secret {
             let problem = if self.from.is_some() {
                 Some("secret mount should not have a from")

@@ -172,6 +172,7 @@ fn to_estargz(
             descriptor,
             created: super::rfc3339(0),
             content: None,
+            began: None,
             label: "layer for an output".to_owned(),
         };
         key.record(store, &record)?;
@@ -244,6 +245,7 @@ fn remembered(
         descriptor,
         created: super::rfc3339(limit.unwrap_or(0)),
         content: None,
+        began: None,
         label: "layer for an output".to_owned(),
     };
     key.record(store, &record)?;

@@ -36,7 +36,7 @@ use std::{
 };
 
 use crate::{
-    oci::{ConfigFile, Descriptor, DiffId, Digest},
+    oci::{ANNOTATION_CREATED, ConfigFile, Descriptor, DiffId, Digest},
     progress::{Event, Reporter, Vertex},
     reference::Reference,
     store::Store,
@@ -222,6 +222,7 @@ fn export_image(
     if spec.store {
         // A name in the store promises that the image can be used offline.
         ensure_all(&images, services)?;
+        let names = stored_names(spec, &names, documents.root.digest);
         services.store.set_tags(&names, &documents.root)?;
         for name in &names {
             services.status(format!("naming to {name} done"));
@@ -231,6 +232,18 @@ fn export_image(
         push::push(services, &documents, &names, spec.by_digest, spec.insecure)?;
     }
     Ok(exported(request, &documents, names))
+}
+
+/// What the store calls an image.
+fn stored_names(spec: &ImageSpec, names: &[Reference], digest: Digest) -> Vec<Reference> {
+    let mut stored = names.to_vec();
+    if spec.canonical {
+        stored.extend(names.iter().map(|name| name.at_digest(digest)));
+    }
+    if let (true, Some(prefix)) = (names.is_empty(), &spec.dangling) {
+        stored.push(prefix.at_digest(digest));
+    }
+    stored
 }
 
 fn export_archive(
@@ -258,7 +271,15 @@ fn export_archive(
         (None, None) => return Err(OutputError::NoEngineNamed),
     }
     services.status("sending tarball done");
-    Ok(exported(request, &documents, names))
+    let mut exported = exported(request, &documents, names);
+    // As the archive's own index has it, and as BuildKit tells it.
+    if let Some(descriptor) = &mut exported.descriptor {
+        let annotations = &mut descriptor.annotations;
+        annotations
+            .entry(ANNOTATION_CREATED.to_owned())
+            .or_insert(created);
+    }
+    Ok(exported)
 }
 
 fn write_archive(

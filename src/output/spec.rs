@@ -77,6 +77,8 @@ pub struct ArchiveSpec {
     pub format: ArchiveFormat,
     /// The archive, or the directory; `None` for `type=docker` when a Docker engine gets the image.
     pub dest: Option<Dest>,
+    /// The Docker context that names the engine: `context`.
+    pub context: Option<String>,
     /// Whether it is an archive (`tar=true`, the default) or a directory.
     pub tar: bool,
     /// What the image is to be like.
@@ -105,7 +107,7 @@ impl ArchiveFormat {
 /// `type=image` and `type=registry`.
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "four options that the user sets one by one"
+    reason = "options that the user sets one by one"
 )]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSpec {
@@ -117,6 +119,10 @@ pub struct ImageSpec {
     pub by_digest: bool,
     /// Whether the registry may be spoken to over plain HTTP or with an unknown certificate.
     pub insecure: bool,
+    /// Whether the store knows it by `NAME@DIGEST` too: `name-canonical`.
+    pub canonical: bool,
+    /// The repository under which the store knows an image without a name, by digest: `dangling-name-prefix`.
+    pub dangling: Option<Reference>,
     /// What the image is to be like.
     pub image: ImageOptions,
 }
@@ -319,6 +325,14 @@ impl OutputSpec {
         }
     }
 
+    /// The Docker context whose engine it wants, when it names one.
+    pub fn engine_context(&self) -> Option<&str> {
+        match self {
+            Self::Archive(spec) => spec.context.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The output that leaves the image in the local store, which is the default.
     pub fn store() -> Self {
         Self::Image(ImageSpec {
@@ -326,7 +340,9 @@ impl OutputSpec {
             push: false,
             by_digest: false,
             insecure: false,
-            image: ImageOptions::new(true),
+            canonical: false,
+            dangling: None,
+            image: ImageOptions::new(),
         })
     }
 
@@ -335,8 +351,9 @@ impl OutputSpec {
         Self::Archive(ArchiveSpec {
             format: ArchiveFormat::Docker,
             dest: None,
+            context: None,
             tar: true,
-            image: ImageOptions::new(false),
+            image: ImageOptions::new(),
         })
     }
 
@@ -352,14 +369,22 @@ impl OutputSpec {
             push: true,
             by_digest: false,
             insecure: false,
-            image: ImageOptions::new(true),
+            canonical: false,
+            dangling: None,
+            image: ImageOptions::new(),
         })
+    }
+}
+
+impl Default for ImageOptions {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 impl ImageOptions {
     /// An image without names and with nothing special.
-    pub const fn new(oci_media_types: bool) -> Self {
+    pub const fn new() -> Self {
         Self {
             names: Vec::new(),
             layers: LayerOptions {
@@ -368,7 +393,7 @@ impl ImageOptions {
                 force: false,
                 rewrite_timestamp: false,
             },
-            oci_media_types,
+            oci_media_types: true,
             annotations: Vec::new(),
             epoch: None,
         }

@@ -111,6 +111,7 @@ impl Planner<'_> {
             if heredoc.expand {
                 content = self.expand_text(at, command, &content, Expander::heredoc())?;
             }
+            check_inline_name(&heredoc.name).map_err(|message| error(command, message))?;
             inline.push(CopySource::Inline {
                 name: heredoc.name.clone(),
                 content,
@@ -295,6 +296,18 @@ fn is_symbolic_clause(clause: &str) -> bool {
     rest.split(['-', '+', '=']).all(|permissions| {
         matches!(permissions, "u" | "g" | "o") || permissions.chars().all(|c| "rwxXst".contains(c))
     })
+}
+
+/// Refuses a heredoc whose name is no file's name: it is written into an empty directory.
+pub(super) fn check_inline_name(name: &str) -> Result<(), String> {
+    match paths::clean(&format!("/{name}")).trim_start_matches('/') {
+        "" => Err(format!("heredoc name {} is a directory", quoted(name))),
+        file if file.contains('/') => Err(format!(
+            "heredoc name {} is a path into a directory that does not exist",
+            quoted(name)
+        )),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

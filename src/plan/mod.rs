@@ -106,6 +106,9 @@ pub struct Plan {
     /// Findings that do not stop the build.
     #[serde(skip)]
     pub warnings: Vec<Diagnostic>,
+    /// Findings about build arguments that no `ARG` declares.
+    #[serde(skip)]
+    pub unused_args: Vec<Diagnostic>,
 }
 
 /// One stage.

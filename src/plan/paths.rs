@@ -59,7 +59,8 @@ pub(super) fn join_dest(workdir: &str, dest: &str) -> String {
     path
 }
 
-fn absolute(path: &str) -> String {
+/// The path from the root, in which it is if it is relative. Absolute ones stay as they are written.
+pub(super) fn absolute(path: &str) -> String {
     if path.starts_with('/') {
         path.to_owned()
     } else {

@@ -285,7 +285,6 @@ impl<'a> Planner<'a> {
         stages.sort_by_key(|stage| self.states[stage.id.0].replaced_by.is_none());
         let mut warnings: Vec<Diagnostic> = self.linter.warnings().iter().map(diagnostic).collect();
         warnings.extend_from_slice(&self.excused);
-        warnings.extend(args::unused(&self.build_args, &self.declared));
         Plan {
             platform: self.options.platform.clone(),
             stages,
@@ -299,6 +298,7 @@ impl<'a> Planner<'a> {
                 .or(self.options.hostname.as_ref())
                 .cloned(),
             warnings,
+            unused_args: args::unused(&self.build_args, &self.declared),
         }
     }
 

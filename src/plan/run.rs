@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use super::{
-    Device, Mount, MountKind, Network, Op, Origin, RunOp, Script, Sharing, args, label,
-    lower::error, paths, planner::Planner, report::Need, state::Command,
+    Device, Mount, MountKind, Network, Op, Origin, RunOp, Script, Sharing, args,
+    copy::check_inline_name, label, lower::error, paths, planner::Planner, report::Need,
+    state::Command,
 };
 use crate::{
     dockerfile::{
@@ -26,6 +27,17 @@ impl Planner<'_> {
         command: &Command<'_>,
         run: &Run,
     ) -> Result<(), Diagnostic> {
+        if !run.devices.is_empty() {
+            let syntax = self.options.build_args.get("BUILDKIT_SYNTAX");
+            if !self.file.has_labs(syntax.map(String::as_str)) {
+                return Err(error(
+                    command,
+                    "device feature is only supported in Dockerfile frontend 1.14.0-labs or later"
+                        .to_owned(),
+                )
+                .with_hint("begin the file with `# syntax=docker/dockerfile:1-labs`"));
+            }
+        }
         let read = self.read_mounts(at, command, run)?;
         let mut scripts = Vec::new();
         let argv = match (&run.command, command.instruction.script()) {
@@ -40,6 +52,7 @@ impl Planner<'_> {
                 self.with_shell(at, &content)
             }
             (CommandLine::Shell(_), Some(dockerfile::Script::File { name, content })) => {
+                check_inline_name(name).map_err(|message| error(command, message))?;
                 scripts.push(Script {
                     name: name.to_owned(),
                     content,
@@ -62,7 +75,8 @@ impl Planner<'_> {
         let text = self.progress_text(at, &written(&command.instruction), true, &masked);
         let state = &self.states[at];
         let created_by = format!("RUN {} # buildkit", self.run_history(at, &argv));
-        let workdir = paths::clean(&state.workdir());
+        // Not cleaned: what is missing of it is made as it is written.
+        let workdir = paths::absolute(&state.workdir());
         let op = RunOp {
             argv,
             scripts,

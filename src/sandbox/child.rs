@@ -10,7 +10,7 @@ use std::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
-    path::Path,
+    path::{Component, Path, PathBuf},
 };
 
 use rustix::{
@@ -265,21 +265,39 @@ pub(super) fn resource(name: &str) -> Option<Resource> {
     })
 }
 
-/// Enters the working directory; what is missing of it is made, and belongs to the user, as in BuildKit.
-fn go_to(cwd: &Path, (uid, gid): (u32, u32)) -> Result<(), Failure> {
+/// Enters the working directory. What is missing of it is made, and belongs to the user, as in BuildKit; what only the
+/// spelling asks for, as `/a/../b` does for `/a`, is root's, as runc makes it.
+fn go_to(cwd: &Path, owner: (u32, u32)) -> Result<(), Failure> {
     if let Err(Errno::NOENT) = process::chdir(cwd) {
-        for dir in cwd.ancestors().collect::<Vec<_>>().into_iter().rev() {
-            match fs::mkdirat(CWD, dir, Mode::from_raw_mode(0o755)) {
-                Ok(()) => fs::chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                    .during_at("set the owner of the working directory", dir)?,
-                Err(Errno::EXIST) => {}
-                Err(error) => {
-                    return Err(Failure::new("make the working directory", error).at(dir));
+        let mut cleaned = PathBuf::from("/");
+        for part in cwd.components() {
+            match part {
+                Component::ParentDir => drop(cleaned.pop()),
+                part => cleaned.push(part),
+            }
+        }
+        make_all(&cleaned, Some(owner))?;
+        make_all(cwd, None)?;
+    }
+    process::chdir(cwd).during_at("enter the working directory", cwd)
+}
+
+fn make_all(dir: &Path, owner: Option<(u32, u32)>) -> Result<(), Failure> {
+    for dir in dir.ancestors().collect::<Vec<_>>().into_iter().rev() {
+        match fs::mkdirat(CWD, dir, Mode::from_raw_mode(0o755)) {
+            Ok(()) => {
+                if let Some((uid, gid)) = owner {
+                    fs::chown(dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+                        .during_at("set the owner of the working directory", dir)?;
                 }
+            }
+            Err(Errno::EXIST) => {}
+            Err(error) => {
+                return Err(Failure::new("make the working directory", error).at(dir));
             }
         }
     }
-    process::chdir(cwd).during_at("enter the working directory", cwd)
+    Ok(())
 }
 
 fn become_user(spec: &ProcessSpec) -> Result<(), Failure> {

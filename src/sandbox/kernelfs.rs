@@ -56,7 +56,7 @@ pub(super) const LINKS: [(&str, &str); 5] = [
 ];
 
 /// Bytes that `/dev/shm` holds unless a step is told otherwise.
-const SHM_BYTES: u64 = 64 << 20;
+pub(super) const SHM_BYTES: u64 = 64 << 20;
 
 /// Where the three lie in a root, links followed.
 #[derive(Debug)]

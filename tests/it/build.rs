@@ -121,6 +121,64 @@ fn names_come_and_go() {
 }
 
 #[test]
+fn a_misspelt_image_is_told_the_nearest_name_by_every_command() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nLABEL a=b\n");
+    env.build(&["-t", "app", "-t", "ghcr.io/me/tool:v1"])
+        .success();
+    for (name, near) in [
+        ("ap", "app"),
+        ("app:latset", "app"),
+        ("tool", "ghcr.io/me/tool:v1"),
+        ("ghcr.io/me/tol", "ghcr.io/me/tool:v1"),
+        ("tool:v2", "ghcr.io/me/tool:v1"),
+    ] {
+        for args in [
+            &["inspect", name][..],
+            &["save", "-o", "x.tar", name],
+            &["tag", name, "new"],
+            &["rmi", name],
+            &["push", name],
+            &["run", name],
+        ] {
+            env.run(args)
+                .exits(1)
+                .says(&format!("no image `{name}"))
+                .says(&format!("did you mean `{near}`?"));
+        }
+    }
+    env.run(&["inspect", "something-else"])
+        .exits(1)
+        .says("`rbuild images` lists what there is");
+}
+
+#[test]
+fn a_build_argument_that_nothing_declares_is_told_once() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch AS other\nARG there\nFROM scratch\nARG colour\nLABEL a=$colour\n");
+    let built = env
+        .build(&[
+            "--platform=linux/amd64,linux/arm64",
+            "--build-arg=color=red",
+            "--build-arg=there=1",
+            "--build-arg=nowhere=2",
+            "--build-arg=HTTP_PROXY=x",
+            "--build-arg=BUILDKIT_INLINE_CACHE=1",
+            "--build-arg=TARGETARCH=x",
+        ])
+        .success();
+    let said = |text: &str| built.stderr.matches(text).count();
+    let color = "WARNING: no ARG declares the build argument color (did you mean colour?)\n";
+    assert_eq!(said(color), 1, "{built}");
+    assert_eq!(
+        said("WARNING: no ARG declares the build argument nowhere\n"),
+        1,
+        "{built}"
+    );
+    assert_eq!(said("no ARG declares"), 2, "{built}");
+}
+
+#[test]
 fn an_error_shows_the_line_and_exits_with_1() {
     let env = TestEnv::new();
     env.dockerfile("FROM scratch\nRUM x\nCOPY a\n");

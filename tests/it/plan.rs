@@ -111,10 +111,11 @@ fn show(analysis: &Analysis, text: &str) -> String {
     match &analysis.outcome {
         Ok(Planned::Plan(plan)) => {
             let mut out = plan.to_string();
-            if !plan.warnings.is_empty() {
+            let mut warnings = plan.warnings.iter().chain(&plan.unused_args).peekable();
+            if warnings.peek().is_some() {
                 out.push('\n');
             }
-            out.extend(plan.warnings.iter().map(|w| show_diagnostic(w, text)));
+            out.extend(warnings.map(|w| show_diagnostic(w, text)));
             out
         }
         Ok(Planned::NeedsImages(needed)) => needed

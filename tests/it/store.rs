@@ -133,6 +133,7 @@ fn run_steps(root: &Path) {
             descriptor: Descriptor::of(MediaType::OCI_LAYER, layer.as_bytes()),
             created: "1970-01-01T00:00:00Z".to_owned(),
             content: None,
+            began: None,
             label: String::new(),
         };
         let known = LayerRecord {
@@ -172,6 +173,7 @@ fn write_forever(root: &Path) {
             descriptor: Descriptor::new(MediaType::OCI_LAYER, digest, size),
             created: String::new(),
             content: None,
+            began: None,
             label: String::new(),
         };
         let _turn = store.lock_step(key.digest()).unwrap();

@@ -157,7 +157,7 @@ fn records(trail: &Trail, stored: Vec<StoredLayer>) -> Records {
         blob: Some(step.record.descriptor),
         created: step.record.created,
         content: step.record.content,
-        parent: None,
+        parent: step.parent,
         label: String::new(),
     });
     Records {

@@ -13,10 +13,11 @@ use super::{Place, PlaceError, Records, StoredLayer, StoredMount};
 use crate::{
     cache::{
         Key, Question, StepRecord,
-        record::{holds, is_wrapped_as_told, key_of_result},
+        equal::key_of_result,
+        record::{holds, is_wrapped_as_told},
     },
     layer::Toc,
-    oci::{Descriptor, DiffId, Digest},
+    oci::{ChainId, Descriptor, DiffId, Digest},
     reference::Reference,
     registry::BlobSink,
     store::{BlobWriter, CacheMountId, LayerRecord, Store, StoreError},
@@ -49,6 +50,8 @@ pub struct Loaded {
 #[derive(Debug, Clone)]
 struct Found {
     record: StepRecord,
+    /// The state that the step ran on.
+    parent: Option<ChainId>,
     stored: bool,
 }
 
@@ -98,7 +101,8 @@ impl Imports {
         self.pick(loaded.steps.get(key.digest()), store)
     }
 
-    /// A result of the same instruction with the same content.
+    /// A result of the same instruction on the same state with the same content. On another state the layer would lead to
+    /// no state that is known, and cost a transfer.
     pub fn find_equal(
         &self,
         loaded: &Loaded,
@@ -106,10 +110,13 @@ impl Imports {
         content: &Digest,
         store: &Store,
     ) -> Result<Option<StepRecord>, StoreError> {
+        let parent = key.parent();
         let key = key_of_result(key.definition(), content);
         let found = loaded.steps.get(&key).map(|results| {
             // What has no bytes is no better than what was just made.
-            let stored = results.iter().filter(|result| result.stored);
+            let stored = results
+                .iter()
+                .filter(|result| result.stored && result.parent == parent);
             stored.cloned().collect::<Vec<_>>()
         });
         self.pick(found.as_ref(), store)
@@ -299,7 +306,11 @@ impl Loaded {
             }
         }
         for (step, record, stored) in records.results() {
-            let result = Found { record, stored };
+            let result = Found {
+                record,
+                parent: step.parent,
+                stored,
+            };
             if let Some(content) = &step.content {
                 let key = key_of_result(&step.definition, content);
                 self.steps.entry(key).or_default().push(result.clone());

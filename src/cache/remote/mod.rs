@@ -14,6 +14,7 @@
 //!                        "diff_id":    the layer it made
 //!                        "blob":       the layer's descriptor, when its bytes are not here
 //!                        "created":    RFC 3339
+//!                        "parent":     chainID of the state that it ran on
 //!                        "content":    digest of what the layer holds, file times left out}],
 //!             "facts": [{"question": …, "answer": …}],      see `facts`
 //!             "mounts": [{"mount":   the cache mount: id, seed, mode, uid, gid
@@ -29,7 +30,7 @@
 //! record is there is executed when its bytes are needed.
 //!
 //! **Whole stores.** [`export_store`] writes the steps of all builds to a place, [`import_store`] puts what a place has into a
-//! store. The form is the same; steps have two more fields, `parent` and `label`, for lists and for pruning. Directories and
+//! store. The form is the same; steps have one more field, `label`, for lists. Directories and
 //! archives hold it, and a build can read the directory.
 //!
 //! **Cache mounts** travel when asked for, each as a layer (`mounts`). They are nobody's result: whatever goes wrong with one, the
@@ -87,7 +88,7 @@ pub use records::{Fact, Records, RecordsError, RemoteStep, StoredLayer, StoredMo
 pub use registry::RegistryPlace;
 pub use s3::{S3Place, S3Settings};
 pub use trail::{Finished, Trail};
-pub use whole::{Lost, WholeExported, WholeImported, export_store, import_store};
+pub use whole::{Lost, WholeExported, WholeImported, export_store, import_steps, import_store};
 
 /// The remote caches of a build: those it reads, and what it did, for those it writes.
 #[derive(Debug, Default)]

@@ -346,6 +346,7 @@ impl Records {
                 descriptor,
                 created: step.created.clone(),
                 content: step.content,
+                began: None,
                 label: step.label.clone(),
             };
             Some((step, record, here.is_some()))

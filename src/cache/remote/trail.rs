@@ -9,7 +9,7 @@ use std::{
 use super::Fact;
 use crate::{
     cache::{Key, Question, StepRecord},
-    oci::Digest,
+    oci::{ChainId, Digest},
     store::CacheMountId,
 };
 
@@ -20,6 +20,8 @@ pub struct Finished {
     pub key: Digest,
     /// What it was asked to do.
     pub definition: Digest,
+    /// The state that it ran on.
+    pub parent: Option<ChainId>,
     /// Its layer.
     pub record: StepRecord,
     /// Whether the layer is one of the final image.
@@ -46,6 +48,7 @@ impl Trail {
         let step = Finished {
             key: *key.digest(),
             definition: *key.definition(),
+            parent: key.parent(),
             record: record.clone(),
             in_image,
         };

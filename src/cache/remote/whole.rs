@@ -17,7 +17,7 @@ use std::{
 
 use super::{
     Fact, LayerSource, MountChoice, MountError, MountPacker, Place, PlaceError, Records,
-    RemoteStep, StoredLayer,
+    RemoteStep, Selection, StoredLayer,
     export::{put_layers, put_mounts},
     imports::fetch_layer,
     mounts::restore_all,
@@ -25,11 +25,8 @@ use super::{
     records::MAX_LABEL_BYTES,
 };
 use crate::{
-    cache::{
-        facts::MAX_ANSWER_BYTES,
-        record::{Kept, key_of_result},
-    },
-    oci::{Descriptor, DiffId, Digest},
+    cache::{equal::key_of_result, facts::MAX_ANSWER_BYTES, record::Kept},
+    oci::{Descriptor, DiffId, Digest, Platform},
     reference::Reference,
     registry::{OnBytes, Pushed},
     snapshot::Style,
@@ -255,14 +252,37 @@ pub fn import_store(
     let mut imported = WholeImported::default();
     let all = place.records(&[])?;
     imported.mounts = restore_all(store, style, place, &all, choice, lost.mount);
+    import_all(store, place, all, lost.layer, &mut imported)?;
+    Ok(imported)
+}
+
+/// As [`import_store`], without cache mounts; of an image, what it has for these platforms.
+pub fn import_steps(
+    store: &Store,
+    place: &dyn Place,
+    platforms: &[Platform],
+    lost: &(dyn Fn(&Descriptor, &PlaceError) + Sync),
+) -> Result<WholeImported, PlaceError> {
+    let mut imported = WholeImported::default();
+    let all = place.records(platforms)?;
+    import_all(store, place, all, lost, &mut imported)?;
+    Ok(imported)
+}
+
+fn import_all(
+    store: &Store,
+    place: &dyn Place,
+    all: Selection,
+    lost: &(dyn Fn(&Descriptor, &PlaceError) + Sync),
+    imported: &mut WholeImported,
+) -> Result<(), PlaceError> {
     for mut records in all {
         // Layers of mounts alone are no steps' business.
         let of_steps: BTreeSet<DiffId> = records.steps.iter().map(|step| step.diff_id).collect();
         records
             .layers
             .retain(|layer| of_steps.contains(&layer.diff_id));
-        let lost = lost.layer;
-        let here = fetch_layers(store, place, &records.layers, lost, &mut imported)?;
+        let here = fetch_layers(store, place, &records.layers, lost, imported)?;
         for (step, record, is_stored) in records.results() {
             if !is_stored || !here.contains(&step.diff_id) {
                 imported.without_layer += 1;
@@ -276,7 +296,7 @@ pub fn import_store(
             imported.steps += usize::from(kept.keep(store, &step.key)?);
         }
     }
-    Ok(imported)
+    Ok(())
 }
 
 /// Sees to it that the store has these layers; gives those that it has then.

@@ -28,6 +28,7 @@ use crate::cli::{
     call::Method,
     classify,
     diagnostics::{self, Failure, Kind, Source},
+    engine,
     environment::Environment,
     export::{self, Export},
     namespace,
@@ -239,8 +240,8 @@ impl Session<'_> {
             now: (self.services.clock)().as_second(),
         };
         let mut exported = Vec::new();
-        for spec in &wanted.outputs {
-            exported.push(self.export(spec, &request, &result, wanted.engine.as_deref())?);
+        for (spec, engine) in wanted.outputs.iter().zip(&wanted.engines) {
+            exported.push(self.export(spec, &request, &result, engine.as_deref())?);
         }
         Ok((result, exported))
     }
@@ -340,8 +341,8 @@ fn interruption(received: &Received) -> Option<Failure> {
 /// What a command line wants of the result.
 struct Wanted {
     outputs: Vec<OutputSpec>,
-    /// The socket of the Docker engine that an output needs.
-    engine: Option<PathBuf>,
+    /// For each output, the socket of the Docker engine that it needs.
+    engines: Vec<Option<PathBuf>>,
     names: Vec<Reference>,
     annotations: Vec<Annotation>,
     with_warnings: bool,
@@ -373,11 +374,16 @@ impl Wanted {
         if outputs.is_empty() {
             outputs.push(OutputSpec::store());
         }
-        let engine = if outputs.iter().any(OutputSpec::uses_engine) {
-            Some(settings::engine(env)?)
-        } else {
-            None
-        };
+        let engines = outputs
+            .iter()
+            .map(|spec| {
+                if spec.uses_engine() {
+                    engine::socket(env, spec.engine_context()).map(Some)
+                } else {
+                    Ok(None)
+                }
+            })
+            .collect::<Result<_, _>>()?;
         let to_stdout = outputs.iter().filter(|spec| spec.uses_stdout()).count();
         if to_stdout > 1 {
             return Err(Failure::usage("only one output can go to standard output"));
@@ -405,7 +411,7 @@ impl Wanted {
         }
         Ok(Self {
             outputs,
-            engine,
+            engines,
             names,
             annotations: args
                 .annotation

@@ -145,17 +145,27 @@ fn manifests(store: &Store, image: &Descriptor) -> Vec<(Option<Platform>, Manife
 
 /// The image that a command line names: by name, or by the beginning of its digest or image ID.
 pub(crate) fn find(store: &Store, text: &str) -> Result<Tag, Failure> {
-    let named = Reference::parse(text);
-    if let Ok(reference) = &named {
-        let descriptor = store.tag(reference).map_err(|e| classify::failure(&e))?;
+    if let Ok(reference) = Reference::parse(text) {
+        let descriptor = store.tag(&reference).map_err(|e| classify::failure(&e))?;
         if let Some(descriptor) = descriptor {
             return Ok(Tag {
-                reference: reference.clone().with_default_tag(),
+                reference: reference.with_default_tag(),
                 descriptor,
             });
         }
     }
     let tags = store.tags().map_err(|e| classify::failure(&e))?;
+    find_among(store, &tags, text)
+}
+
+/// The same among all names, for whoever looks for several.
+fn find_among(store: &Store, tags: &[Tag], text: &str) -> Result<Tag, Failure> {
+    let named = Reference::parse(text).map(Reference::with_default_tag);
+    if let Ok(reference) = &named
+        && let Ok(at) = tags.binary_search_by(|tag| tag.reference.cmp(reference))
+    {
+        return Ok(tags[at].clone());
+    }
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
     if hex.len() >= 4 && hex.chars().all(|c| c.is_ascii_hexdigit()) {
         let mut found: Vec<Tag> = tags
@@ -180,20 +190,40 @@ pub(crate) fn find(store: &Store, text: &str) -> Result<Tag, Failure> {
     let failure = match named {
         Ok(reference) => Failure::new(
             Kind::Build,
-            format!(
-                "no image `{}` in the store",
-                reference.with_default_tag().familiar()
-            ),
+            format!("no image `{}` in the store", reference.familiar()),
         ),
         Err(error) => Failure::usage(error.to_string()),
     };
     let names: Vec<String> = tags.iter().map(|tag| tag.reference.familiar()).collect();
-    Err(
-        match rbuild::source::suggest(text, names.iter().map(String::as_str)) {
-            Some(near) => failure.with_hint(format!("did you mean `{near}`?")),
-            None => failure.with_hint("`rbuild images` lists what there is"),
-        },
-    )
+    Err(match nearest(text, &names) {
+        Some(near) => failure.with_hint(format!("did you mean `{near}`?")),
+        None => failure.with_hint("`rbuild images` lists what there is"),
+    })
+}
+
+/// The name that may be meant. Who leaves out the tag is not told apart by it, nor who leaves out where an image comes from.
+fn nearest<'a>(text: &str, names: &'a [String]) -> Option<&'a str> {
+    let bare = |name: &'a str| match name.rsplit_once(':') {
+        Some((bare, tag)) if !tag.contains('/') => bare,
+        _ => name,
+    };
+    let last = |name: &'a str| name.rsplit_once('/').map_or(name, |(_, last)| last);
+    let whole = |name: &'a str| name;
+    let (tagged, untagged) = (
+        [&whole as &dyn Fn(&'a str) -> &'a str, &last],
+        [&bare as &dyn Fn(&'a str) -> &'a str, &|name| {
+            last(bare(name))
+        }],
+    );
+    let has_tag = text
+        .rsplit_once(':')
+        .is_some_and(|(_, tag)| !tag.contains('/'));
+    let forms = if has_tag { tagged } else { untagged };
+    let near = forms.iter().find_map(|form| {
+        let near = rbuild::source::suggest(text, names.iter().map(|name| form(name)))?;
+        names.iter().find(|name| form(name) == near)
+    })?;
+    Some(near.strip_suffix(":latest").unwrap_or(near))
 }
 
 /// A name from the command line.
@@ -224,19 +254,17 @@ pub(crate) fn tag(store: &Store, args: &TagArgs) -> Result<(), Failure> {
 
 /// `rbuild rmi`: all or nothing.
 pub(crate) fn remove(store: &Store, args: &RmiArgs) -> Result<(), Failure> {
+    let tags = store.tags().map_err(|e| classify::failure(&e))?;
     let mut doomed: Vec<Tag> = Vec::new();
     for text in &args.images {
-        let image = find(store, text)?;
+        let image = find_among(store, &tags, text)?;
         let by_name = Reference::parse(text)
             .is_ok_and(|reference| reference.with_default_tag() == image.reference);
         if by_name {
             doomed.push(image);
         } else {
-            let tags = store.tags().map_err(|e| classify::failure(&e))?;
-            doomed.extend(
-                tags.into_iter()
-                    .filter(|tag| tag.descriptor.digest == image.descriptor.digest),
-            );
+            let same = |tag: &&Tag| tag.descriptor.digest == image.descriptor.digest;
+            doomed.extend(tags.iter().filter(same).cloned());
         }
     }
     let names: Vec<Reference> = doomed.iter().map(|tag| tag.reference.clone()).collect();

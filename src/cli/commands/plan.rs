@@ -38,7 +38,7 @@ pub(crate) fn run(args: &PlanArgs, env: &Environment) -> Result<(), Failure> {
     }
     let colour = settings::colour(env);
     let plan = plan(&source, options, colour)?;
-    for warning in &plan.warnings {
+    for warning in plan.warnings.iter().chain(&plan.unused_args) {
         diagnostics::warn(&diagnostics::render_warning(&source, warning, colour));
     }
     match args.format {

@@ -83,6 +83,9 @@ fn ignored_paths_are_known_to_be_ignored() {
     let rule = tree.ignored_by(Path::new("a/x")).unwrap();
     assert_eq!((rule.line, rule.text.as_str()), (2, "a"));
     assert!(tree.ignored_by(Path::new("b")).is_none());
+    // What lies behind a link is not there under the link's name, but nothing ignores it.
+    std::os::unix::fs::symlink("a", dir.0.path().join("link")).unwrap();
+    assert!(!dir.tree("b").is_ignored(Path::new("link/x")));
 }
 
 #[test]

@@ -33,16 +33,10 @@ const IMAGE_KEYS: [&str; 10] = [
 ];
 
 /// What BuildKit has and this program does not, and why.
-const UNSUPPORTED: [(&str, &str); 8] = [
+const UNSUPPORTED: [(&str, &str); 5] = [
     ("attestation-prefix", "no attestations are made"),
     ("attestation-inline", "no attestations are made"),
     ("oci-artifact", "no attestations are made"),
-    (
-        "context",
-        "images are loaded into the engine of $DOCKER_HOST",
-    ),
-    ("dangling-name-prefix", "name the image with `-t`"),
-    ("name-canonical", "images are addressed by tag or by digest"),
     ("prefer-nondist-layers", "all layers are distributed"),
     (
         "compatibility-version",
@@ -197,6 +191,16 @@ impl Options {
             (None, ArchiveFormat::Oci) => Some(Dest::Stdout),
             (None, ArchiveFormat::Docker) => None,
         };
+        let context = match (self.take("context"), &dest) {
+            (Some(name), Some(_)) => {
+                return Err(wrong(
+                    "context",
+                    &name,
+                    "there is a `dest`, so no engine is used",
+                ));
+            }
+            (context, _) => context.filter(|name| !name.is_empty()),
+        };
         let tar = self.flag("tar")?.unwrap_or(true);
         if !tar && dest.is_none() {
             return Err(SpecProblem::NoDest {
@@ -207,11 +211,12 @@ impl Options {
         if !tar && dest == Some(Dest::Stdout) {
             return Err(SpecProblem::DirectoryToStdout { kind: self.kind });
         }
-        let image = self.image_options(format == ArchiveFormat::Oci)?;
-        self.done(&["dest", "tar"])?;
+        let image = self.image_options()?;
+        self.done(&["dest", "tar", "context"])?;
         Ok(OutputSpec::Archive(ArchiveSpec {
             format,
             dest,
+            context,
             tar,
             image,
         }))
@@ -223,29 +228,41 @@ impl Options {
         let by_digest = self.flag("push-by-digest")?.unwrap_or(false);
         let insecure = self.flag("registry.insecure")?.unwrap_or(false);
         let store = self.flag("store")?.unwrap_or(!registry);
+        let canonical = self.flag("name-canonical")?.unwrap_or(false);
+        let dangling = match self.take("dangling-name-prefix") {
+            None => None,
+            Some(prefix) => Some(
+                Reference::parse(&prefix)
+                    .map_err(|error| wrong("dangling-name-prefix", &prefix, &error.to_string()))?,
+            ),
+        };
         if self.flag("unpack")? == Some(true) {
             let reason = "images are unpacked when a step needs them";
             return Err(unsupported("unpack", "true", reason));
         }
-        let image = self.image_options(true)?;
+        let image = self.image_options()?;
         self.done(&[
             "push",
             "push-by-digest",
             "registry.insecure",
             "store",
             "unpack",
+            "name-canonical",
+            "dangling-name-prefix",
         ])?;
         Ok(OutputSpec::Image(ImageSpec {
             store,
             push: push || by_digest,
             by_digest,
             insecure,
+            canonical,
+            dangling,
             image,
         }))
     }
 
-    fn image_options(&mut self, oci_by_default: bool) -> Result<ImageOptions, SpecProblem> {
-        let mut options = ImageOptions::new(oci_by_default);
+    fn image_options(&mut self) -> Result<ImageOptions, SpecProblem> {
+        let mut options = ImageOptions::new();
         if let Some(names) = self.take("name") {
             for name in names.split(',').filter(|name| !name.is_empty()) {
                 let reference = Reference::parse(name)
@@ -260,7 +277,7 @@ impl Options {
         if !options.oci_media_types
             && matches!(options.layers.compression, Some(Compression::Zstd { .. }))
         {
-            let reason = "Docker's media types have no zstd; add `oci-mediatypes=true`";
+            let reason = "Docker's media types have no zstd; leave out `oci-mediatypes=false`";
             return Err(unsupported("compression", "zstd", reason));
         }
         // As in BuildKit: what makes a layer eStargz for its readers are annotations, which Docker's types do not have.

@@ -84,9 +84,9 @@ fn image_options_are_read() {
 }
 
 #[test]
-fn docker_archives_have_dockers_types_unless_told_otherwise() {
-    assert!(!image_of("type=docker,dest=x").oci_media_types);
-    assert!(image_of("type=docker,dest=x,oci-mediatypes=true").oci_media_types);
+fn documents_have_oci_types_unless_told_otherwise() {
+    assert!(image_of("type=docker,dest=x").oci_media_types);
+    assert!(!image_of("type=docker,dest=x,oci-mediatypes=false").oci_media_types);
     assert!(image_of("type=oci,dest=x").oci_media_types);
     assert!(!image_of("type=image,oci-mediatypes=false").oci_media_types);
 }
@@ -162,8 +162,16 @@ fn what_cannot_be_done_is_refused_exactly() {
             "`compression-level=23`: expected 0 to 22",
         ),
         (
-            "type=docker,dest=x,compression=zstd",
-            "`compression=zstd` is not supported: Docker's media types have no zstd; add `oci-mediatypes=true`",
+            "type=docker,dest=x,compression=zstd,oci-mediatypes=false",
+            "`compression=zstd` is not supported: Docker's media types have no zstd; leave out `oci-mediatypes=false`",
+        ),
+        (
+            "type=docker,dest=x,context=desktop",
+            "`context=desktop`: there is a `dest`, so no engine is used",
+        ),
+        (
+            "type=image,dangling-name-prefix=UPPER",
+            "`dangling-name-prefix=UPPER`: invalid reference format: repository name (library/UPPER) must be lowercase",
         ),
         (
             "type=oci,force-compression=yes",

@@ -19,7 +19,8 @@ use rustix::{
 
 use super::super::{
     error::{During as _, Failure},
-    kernelfs::{DEVICES, LINKS},
+    keeper::{Mounted, Mounting},
+    kernelfs::{DEVICES, LINKS, SHM_BYTES},
     mount::{Root, fd_path, make_dir},
     mounts::Proxy,
     spec::{MountKind, MountSpec},
@@ -36,6 +37,8 @@ pub(super) struct Furniture {
     proxies: Vec<Proxy>,
     /// Places in the root where writing is refused.
     readonly: Vec<PathBuf>,
+    /// What would be mounted.
+    mounted: Vec<Mounted>,
 }
 
 /// Something put somewhere.
@@ -87,6 +90,7 @@ impl Furniture {
             placed: Vec::new(),
             proxies: Vec::new(),
             readonly: Vec::new(),
+            mounted: Vec::new(),
         })
     }
 
@@ -98,6 +102,11 @@ impl Furniture {
     /// Places in the root where writing is refused: relative, links followed.
     pub(super) fn readonly(&self) -> &[PathBuf] {
         &self.readonly
+    }
+
+    /// What would be mounted, in this order.
+    pub(super) fn mounted(&self) -> &[Mounted] {
+        &self.mounted
     }
 
     /// Sockets to be served while the step runs.
@@ -117,7 +126,7 @@ impl Furniture {
     }
 
     /// Fills `/dev`. Devices that may not be made here are given by name: they have to be shown in another way.
-    pub(super) fn dev(&mut self) -> Result<Vec<&'static str>, Failure> {
+    pub(super) fn dev(&mut self, shm_size: Option<u64>) -> Result<Vec<&'static str>, Failure> {
         let dev = self.kernel_dir("dev")?;
         let mut missing = Vec::new();
         for (name, major, minor) in DEVICES {
@@ -139,7 +148,18 @@ impl Furniture {
         for (name, mode) in [("pts", 0o755), ("mqueue", 0o1777), ("shm", 0o1777)] {
             make_with_mode(&dev, OsStr::new(name), mode)?;
         }
+        self.tell(
+            Path::new("dev/shm"),
+            Mounting::Memory(Some(shm_size.unwrap_or(SHM_BYTES))),
+        );
         Ok(missing)
+    }
+
+    /// Takes note of what would be mounted, and covers what is there.
+    fn tell(&mut self, place: &Path, kind: Mounting) {
+        self.mounted.retain(|other| !other.place.starts_with(place));
+        let place = place.to_owned();
+        self.mounted.push(Mounted { place, kind });
     }
 
     /// Puts what `spec` says at its place.
@@ -147,8 +167,9 @@ impl Furniture {
         let target = &spec.target;
         match &spec.kind {
             MountKind::Own { source, readonly } => self.own(target, source, *readonly),
-            MountKind::Tmpfs { .. } => {
+            MountKind::Tmpfs { size } => {
                 let place = self.ready(target)?;
+                self.tell(&place, Mounting::Memory(*size));
                 self.put_dir(&place, 0o1777).map(drop)
             }
             MountKind::Bytes {
@@ -196,6 +217,7 @@ impl Furniture {
         if readonly {
             self.readonly.push(place.clone());
         }
+        self.tell(&place, Mounting::Disk { readonly });
         self.fill(&place, End::Return(source.to_owned()), |dir, name| {
             fs::renameat(CWD, source, dir, name)
         })
@@ -428,7 +450,7 @@ mod tests {
         let before = shown(&root);
         let mut furniture = Furniture::new(&root, &work).unwrap();
         furniture.kernel_dir("proc").unwrap();
-        furniture.dev().unwrap();
+        furniture.dev(None).unwrap();
         let etc = Path::new("/etc/hosts");
         furniture.bytes(etc, b"ours", 0o644, (0, 0)).unwrap();
         let own = at.path().join("own");

@@ -58,7 +58,7 @@ fn furnish(furniture: &mut Furniture, spec: &ProcessSpec) -> Result<keeper::Kept
     let kept = keeper::Kept {
         proc: furniture.kernel_dir("proc")?,
         sys: furniture.kernel_dir("sys")?,
-        devices: furniture.dev()?,
+        devices: furniture.dev(spec.shm_size)?,
     };
     for (path, content) in [
         ("/etc/resolv.conf", &spec.resolv_conf),
@@ -143,6 +143,8 @@ fn start_keeper(
             .try_clone_to_owned()
             .during_at("open", path)?,
         readonly: furniture.readonly().to_vec(),
+        mounted: furniture.mounted().to_vec(),
+        offline: spec.network == Network::None,
         hostname: spec.hostname.clone(),
         kept,
     };

@@ -3,16 +3,15 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    io::Write as _,
     os::{
         fd::{AsFd as _, AsRawFd as _, OwnedFd},
-        unix::ffi::{OsStrExt as _, OsStringExt as _},
+        unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
 };
 
 use rustix::{
-    fs::{self, Access, AtFlags, CWD, FileType, MemfdFlags, Mode, OFlags, ResolveFlags, Stat},
+    fs::{self, AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Stat},
     io::Errno,
 };
 
@@ -20,7 +19,7 @@ use super::{
     super::{
         kernelfs::{MASKED_PROC, MASKED_SYS},
         supervisor::{
-            sys::{self, Answer, RawStat, RawStatx},
+            sys::{self, Answer},
             tracee::Tracee,
         },
     },
@@ -102,7 +101,11 @@ impl Keeper {
         }
     }
 
-    fn spot(&self, caller: &Tracee, (dir, path, last): (i32, usize, Last)) -> Result<Spot, Errno> {
+    pub(super) fn spot(
+        &self,
+        caller: &Tracee,
+        (dir, path, last): (i32, usize, Last),
+    ) -> Result<Spot, Errno> {
         let path = caller.path(path)?;
         if path.is_empty() {
             return Ok(Spot::Native(None));
@@ -153,7 +156,7 @@ impl Keeper {
         )
     }
 
-    fn is_readonly(&self, path: &Path) -> bool {
+    pub(super) fn is_readonly(&self, path: &Path) -> bool {
         self.readonly.iter().any(|place| path.starts_with(place))
     }
 
@@ -190,7 +193,8 @@ impl Keeper {
                 self.look(caller, place, true)?;
                 let host = Path::new("/sys").join(path);
                 if is_dir(&self.stat_of(caller, place, true)?) {
-                    return self.sys.open(path, &list(&host, |_| true)?);
+                    let shown = |name: &OsStr| !self.is_hidden(&path.join(name));
+                    return self.sys.open(path, &list(&host, shown)?);
                 }
                 as_user(caller, || fs::open(&host, flags, Mode::empty()))
             }
@@ -248,36 +252,21 @@ impl Keeper {
         known.then(|| Path::new("/dev").join(name))
     }
 
-    /// What a process sees as mounted: its root and what is shown to it.
-    fn mounts(&self, file: &[u8]) -> Result<OwnedFd, Errno> {
-        let stat = fs::fstat(&self.view.root)?;
-        let device = format!("{}:{}", fs::major(stat.st_dev), fs::minor(stat.st_dev));
-        let text = match file {
-            b"mounts" => "rootfs / rootfs rw,relatime 0 0\n\
-                proc /proc proc rw,nosuid,nodev,noexec,relatime 0 0\n\
-                sysfs /sys sysfs ro,nosuid,nodev,noexec,relatime 0 0\n"
-                .to_owned(),
-            b"mountinfo" => format!(
-                "1 0 {device} / / rw,relatime - rootfs rootfs rw\n\
-                2 1 0:4 / /proc rw,nosuid,nodev,noexec,relatime - proc proc rw\n\
-                3 1 0:5 / /sys ro,nosuid,nodev,noexec,relatime - sysfs sysfs ro\n"
-            ),
-            _ => "device rootfs mounted on / with fstype rootfs\n\
-                device proc mounted on /proc with fstype proc\n\
-                device sysfs mounted on /sys with fstype sysfs\n"
-                .to_owned(),
-        };
-        let fd = fs::memfd_create("mounts", MemfdFlags::CLOEXEC)?;
-        let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        let mut file = std::fs::File::from(fd);
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        // Opened anew it has a position of its own, and cannot be written.
-        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-        fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    /// Whether a file of `/sys` is not the step's business.
+    fn is_hidden(&self, path: &Path) -> bool {
+        let of_network = path.strip_prefix("class/net").ok();
+        let interface = of_network.and_then(|path| path.iter().next());
+        MASKED_SYS.iter().any(|masked| path.starts_with(masked))
+            || (self.offline && interface.is_some_and(|name| name != "lo"))
     }
 
     /// Opens a place to look at.
-    fn look(&self, caller: &Tracee, place: &Place, follow: bool) -> Result<OwnedFd, Errno> {
+    pub(super) fn look(
+        &self,
+        caller: &Tracee,
+        place: &Place,
+        follow: bool,
+    ) -> Result<OwnedFd, Errno> {
         let mut flags = OFlags::PATH | OFlags::CLOEXEC;
         if !follow {
             flags |= OFlags::NOFOLLOW;
@@ -313,7 +302,7 @@ impl Keeper {
                 caller.as_itself(|| fs::open(name, flags, Mode::empty()))
             }
             Place::Sys(path) => {
-                if MASKED_SYS.iter().any(|masked| path.starts_with(masked)) {
+                if self.is_hidden(path) {
                     return Err(Errno::NOENT);
                 }
                 fs::open(Path::new("/sys").join(path), flags, Mode::empty())
@@ -356,110 +345,11 @@ impl Keeper {
     }
 
     /// How a link's target is called in the step.
-    fn seen(&self, target: &Path) -> PathBuf {
+    pub(super) fn seen(&self, target: &Path) -> PathBuf {
         match self.view.inside(target) {
             Some(inside) => Path::new("/").join(inside),
             None => target.to_owned(),
         }
-    }
-
-    fn stat(&self, caller: &Tracee, object: (i32, usize, Last), buffer: usize) -> Verdict {
-        let Spot::Shown(place) = self.spot(caller, object)? else {
-            return Ok(Some(Answer::Native));
-        };
-        let fd = self.look(caller, &place, object.2 == Last::Follow)?;
-        let raw = RawStat::of(fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
-        caller.write(caller.word(buffer), &raw.0)?;
-        Ok(Some(Answer::Value(0)))
-    }
-
-    fn statx(&self, caller: &Tracee) -> Verdict {
-        let flags = caller.signed(2);
-        let last = if flags & libc::AT_SYMLINK_NOFOLLOW == 0 {
-            Last::Follow
-        } else {
-            Last::Keep
-        };
-        let Spot::Shown(place) = self.spot(caller, (caller.signed(0), 1, last))? else {
-            return Ok(Some(Answer::Native));
-        };
-        let fd = self.look(caller, &place, last == Last::Follow)?;
-        let raw =
-            RawStatx::of(fd.as_fd(), flags, caller.number(3)).map_err(|_gone| Errno::NOENT)?;
-        caller.write(caller.word(4), &raw.0)?;
-        Ok(Some(Answer::Value(0)))
-    }
-
-    fn statfs(&self, caller: &Tracee) -> Verdict {
-        let object = (libc::AT_FDCWD, 0, Last::Follow);
-        let Spot::Shown(place) = self.spot(caller, object)? else {
-            return Ok(Some(Answer::Native));
-        };
-        let fd = self.look(caller, &place, true)?;
-        let raw = sys::raw_statfs(fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
-        caller.write(caller.word(1), &raw)?;
-        Ok(Some(Answer::Value(0)))
-    }
-
-    fn access(&self, caller: &Tracee, object: (i32, usize, Last), wanted: u32) -> Verdict {
-        let wanted = Access::from_bits_retain(wanted);
-        let place = match self.spot(caller, object)? {
-            Spot::Native(Some(path))
-                if wanted.contains(Access::WRITE_OK) && self.is_readonly(&path) =>
-            {
-                return Err(Errno::ROFS);
-            }
-            Spot::Native(_) => return Ok(Some(Answer::Native)),
-            Spot::Shown(place) => place,
-        };
-        let fd = self.look(caller, &place, object.2 == Last::Follow)?;
-        if wanted.contains(Access::WRITE_OK) && matches!(place, Place::Sys(_)) {
-            return Err(Errno::ROFS);
-        }
-        let name = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        // By the ids of the file system, which are the caller's for the moment.
-        as_user(caller, || {
-            fs::accessat(CWD, &*name, wanted, AtFlags::EACCESS)
-        })?;
-        Ok(Some(Answer::Value(0)))
-    }
-
-    fn readlink(&self, caller: &Tracee, (dir, path): (i32, usize), buffer: usize) -> Verdict {
-        let place = match self.spot(caller, (dir, path, Last::Keep))? {
-            Spot::Native(_) => return Ok(Some(Answer::Native)),
-            Spot::Shown(place) => place,
-        };
-        let target = match &place {
-            Place::Root(path) => {
-                let target = fs::readlinkat(&self.view.root, path, Vec::new())?;
-                OsString::from_vec(target.into_bytes())
-            }
-            Place::Proc(path) if path == Path::new("self") => {
-                caller.process().ok_or(Errno::NOENT)?.to_string().into()
-            }
-            Place::Proc(path) if path == Path::new("thread-self") => {
-                let process = caller.process().ok_or(Errno::NOENT)?;
-                format!("{process}/task/{}", caller.thread()).into()
-            }
-            Place::Proc(path) => {
-                self.look(caller, &place, false)?;
-                let target = caller.as_itself(|| fs::readlink(path, Vec::new()))?;
-                let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-                self.seen(&target).into()
-            }
-            Place::Sys(path) => {
-                self.look(caller, &place, false)?;
-                let target = fs::readlink(Path::new("/sys").join(path), Vec::new())?;
-                OsString::from_vec(target.into_bytes())
-            }
-        };
-        let room = usize::try_from(caller.signed(buffer + 1)).map_err(|_negative| Errno::INVAL)?;
-        if room == 0 {
-            return Err(Errno::INVAL);
-        }
-        let bytes = &target.as_bytes()[..target.len().min(room)];
-        caller.write(caller.word(buffer), bytes)?;
-        Ok(Some(Answer::Value(i64::try_from(bytes.len()).unwrap_or(0))))
     }
 
     /// `linkat` that follows a link: how a file made without a name gets one, by way of `/proc/self/fd`.
@@ -508,7 +398,10 @@ impl Keeper {
 }
 
 /// Opens as the caller's user would: what it may not read by itself it may not read through us.
-fn as_user<T>(caller: &Tracee, action: impl Fn() -> Result<T, Errno>) -> Result<T, Errno> {
+pub(super) fn as_user<T>(
+    caller: &Tracee,
+    action: impl Fn() -> Result<T, Errno>,
+) -> Result<T, Errno> {
     let identity = caller.real_identity();
     sys::set_file_ids(identity.user(), identity.group());
     let result = action();

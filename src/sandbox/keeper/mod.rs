@@ -7,6 +7,7 @@
 //! ```text
 //! calls    which are announced                     mirror   directories of /proc and /sys, as real ones in the root
 //! view     where a path leads: Native or a Place   files    what is done to a Place
+//! mounted  what a step is told of mounts           answers  what is said of a Place
 //! ```
 //!
 //! What holds whatever a step does (a thread can change a path after it was looked at): a call that the kernel makes is
@@ -17,9 +18,11 @@
 //! Another step's world, one with paths or users that the kernel does not have, would be another [`view::View`] and more
 //! of `files`: the calls, the loop and the members are the same.
 
+mod answers;
 mod calls;
 mod files;
 mod mirror;
+mod mounted;
 mod view;
 
 use std::{
@@ -32,8 +35,11 @@ use rustix::{
     process::{self, Pid, Signal},
 };
 
-pub(super) use self::calls::filter;
 use self::{calls::Call, mirror::Mirror, view::View};
+pub(super) use self::{
+    calls::filter,
+    mounted::{Mounted, Mounting},
+};
 use super::{
     error::{During as _, Failure},
     mount::fd_path,
@@ -69,6 +75,10 @@ pub(super) struct Charge {
     pub(super) root: OwnedFd,
     /// Places in the root where writing is refused: relative, free of links.
     pub(super) readonly: Vec<PathBuf>,
+    /// What would be mounted elsewhere.
+    pub(super) mounted: Vec<Mounted>,
+    /// Whether there is no network.
+    pub(super) offline: bool,
     /// The name of the machine.
     pub(super) hostname: String,
     pub(super) kept: Kept,
@@ -93,6 +103,8 @@ pub(super) fn serve(charge: Charge) -> Result<(), Failure> {
             },
         },
         readonly: charge.readonly,
+        mounted: charge.mounted,
+        offline: charge.offline,
         hostname: charge.hostname,
         proc: Mirror::new(charge.kept.proc),
         sys: Mirror::new(charge.kept.sys),
@@ -105,6 +117,8 @@ struct Keeper {
     listener: OwnedFd,
     view: View,
     readonly: Vec<PathBuf>,
+    mounted: Vec<Mounted>,
+    offline: bool,
     hostname: String,
     proc: Mirror,
     sys: Mirror,

@@ -333,6 +333,31 @@ pub(in crate::sandbox) fn raw_statfs(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> 
     }
 }
 
+/// The same for a file system in memory that holds `size` bytes and is empty.
+pub(in crate::sandbox) fn in_memory(mut raw: Vec<u8>, size: u64) -> Vec<u8> {
+    /// `TMPFS_MAGIC`, and a page.
+    const MAGIC: u64 = 0x0102_1994;
+    const PAGE: u64 = 4096;
+    let blocks = size.div_ceil(PAGE);
+    // Kind, size of a block, blocks, and those that are free for root and for all.
+    for (index, word) in [MAGIC, PAGE, blocks, blocks, blocks]
+        .into_iter()
+        .enumerate()
+    {
+        raw[8 * index..8 * index + 8].copy_from_slice(&word.to_ne_bytes());
+    }
+    // The size of a fragment is what blocks are counted in.
+    raw[72..80].copy_from_slice(&PAGE.to_ne_bytes());
+    raw
+}
+
+/// Bytes of memory that the machine has.
+pub(in crate::sandbox) fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram * u64::from(info.mem_unit)
+}
+
+const _: () = assert!(mem::size_of::<libc::statfs>() == 120);
 const _: () = assert!(mem::size_of::<Notification>() == 80);
 const _: () = assert!(mem::size_of::<Response>() == 24);
 const _: () = assert!(mem::size_of::<AddFd>() == 24);

@@ -143,7 +143,7 @@ fn a_docker_archive_loads_elsewhere() {
     let exported = fixture.export(&spec, std::slice::from_ref(&image));
     assert_eq!(
         exported.descriptor.unwrap().media_type,
-        MediaType::DOCKER_MANIFEST
+        MediaType::OCI_MANIFEST
     );
     let files: BTreeMap<_, _> = unpack(&fs::read(&path).unwrap()).into_iter().collect();
     let manifest: serde_json::Value = serde_json::from_slice(&files["manifest.json"]).unwrap();

@@ -12,6 +12,7 @@ mod engine;
 mod estargz;
 mod files;
 mod loading;
+mod program;
 mod pushing;
 
 use std::{

@@ -1,7 +1,9 @@
 //! The registry client against a registry that lies, refuses and breaks off, and against real ones.
 
 mod access;
+mod credentials;
 mod joining;
+mod lies;
 mod patience;
 mod pulling;
 mod pushing;

@@ -12,7 +12,9 @@ use rbuild::oci::{Descriptor, Manifest, MediaType, sha256, to_json};
 use super::support::{FakeRegistry, Fault, Outcome, TestEnv};
 
 mod hostile;
+mod moto;
 mod places;
+mod second_runner;
 
 /// Seven steps with layers in three stages, of which each makes something that no other execution makes.
 const DOCKERFILE: &str = "\

@@ -69,6 +69,13 @@ impl Connection {
                     self.stream.shutdown(Shutdown::Both)?;
                     return Ok(());
                 }
+                Some(Fault::Endless) => {
+                    writer.write_all(b"HTTP/1.1 200 Fake\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                    let piece = [&b"10000\r\n"[..], &vec![b'x'; 0x10000], b"\r\n"].concat();
+                    loop {
+                        writer.write_all(&piece)?;
+                    }
+                }
                 Some(Fault::Late(time)) => std::thread::sleep(*time),
                 Some(Fault::ForgetUploads) => self.state.lock().expect("no panic").uploads.clear(),
                 _ => {}

@@ -55,6 +55,8 @@ pub(crate) enum Fault {
     Body(Vec<u8>),
     /// More or other headers in an otherwise right answer.
     Headers(Vec<(&'static str, String)>),
+    /// A body that goes on until the other side has had enough, of no declared length.
+    Endless,
     /// The right answer, but `Range` is not understood.
     NoRanges,
     /// The right answer after this time.

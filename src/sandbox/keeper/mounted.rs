@@ -1,0 +1,133 @@
+//! What a step is told of mounts: its root, what is shown to it, and what would be mounted for it elsewhere.
+
+use std::{
+    fmt::Write as _,
+    io::Write as _,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{self, MemfdFlags, Mode, OFlags},
+    io::Errno,
+};
+
+use super::{super::supervisor::sys, Keeper};
+
+/// Something that lies at a place in the root for the time of the step.
+#[derive(Debug, Clone)]
+pub(in crate::sandbox) struct Mounted {
+    /// Where: relative, free of links.
+    pub(in crate::sandbox) place: PathBuf,
+    pub(in crate::sandbox) kind: Mounting,
+}
+
+/// What it would be, mounted.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::sandbox) enum Mounting {
+    /// A file system in memory of so many bytes; `None`: half of the machine's memory.
+    Memory(Option<u64>),
+    /// A directory on disk.
+    Disk {
+        /// Whether it cannot be written.
+        readonly: bool,
+    },
+}
+
+/// A line of the list: source, place, file system, options of the mount, options of the file system.
+type Line = (&'static str, String, &'static str, String, String);
+
+impl Keeper {
+    /// `/proc/PID/mounts` and its kin.
+    pub(super) fn mounts(&self, file: &[u8]) -> Result<OwnedFd, Errno> {
+        let line = |source, place: &str, kind, flags: &str| {
+            (
+                source,
+                place.to_owned(),
+                kind,
+                flags.to_owned(),
+                String::new(),
+            )
+        };
+        let of_kernel = "rw,nosuid,nodev,noexec,relatime";
+        let mut lines: Vec<Line> = vec![
+            line("overlay", "/", "overlay", "rw,relatime"),
+            line("proc", "/proc", "proc", of_kernel),
+            line("sysfs", "/sys", "sysfs", &of_kernel.replace("rw", "ro")),
+            line("tmpfs", "/dev", "tmpfs", "rw,nosuid"),
+        ];
+        lines.extend(self.mounted.iter().map(Mounted::line));
+        let stat = fs::fstat(&self.view.root)?;
+        let device = format!("{}:{}", fs::major(stat.st_dev), fs::minor(stat.st_dev));
+        let mut text = String::new();
+        for (number, (source, place, kind, flags, options)) in (1..).zip(&lines) {
+            let all = [flags.as_str(), options].join(if options.is_empty() { "" } else { "," });
+            let written = match file {
+                b"mounts" => writeln!(text, "{source} {place} {kind} {all} 0 0"),
+                b"mountinfo" => {
+                    let above = i32::from(number > 1);
+                    let access = if options.is_empty() {
+                        "rw".to_owned()
+                    } else {
+                        format!("rw,{options}")
+                    };
+                    writeln!(
+                        text,
+                        "{number} {above} {device} / {place} {flags} - {kind} {source} {access}"
+                    )
+                }
+                _ => writeln!(
+                    text,
+                    "device {source} mounted on {place} with fstype {kind}"
+                ),
+            };
+            written.map_err(|_never| Errno::IO)?;
+        }
+        let fd = fs::memfd_create("mounts", MemfdFlags::CLOEXEC)?;
+        let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        let mut file = std::fs::File::from(fd);
+        file.write_all(text.as_bytes()).map_err(failed)?;
+        // Opened anew it has a position of its own, and cannot be written.
+        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    /// The size of the file system in memory that `place` would be in, if it would be in one.
+    pub(super) fn memory_at(&self, place: &Path) -> Option<u64> {
+        let above = |mounted: &&Mounted| place.starts_with(&mounted.place);
+        let found = self.mounted.iter().rev().find(above)?;
+        match found.kind {
+            Mounting::Memory(size) => Some(size.unwrap_or_else(|| sys::memory() / 2)),
+            Mounting::Disk { .. } => None,
+        }
+    }
+}
+
+impl Mounted {
+    fn line(&self) -> Line {
+        // As the kernel writes what would end a word.
+        let place = Path::new("/").join(&self.place).display().to_string();
+        let place = place.replace('\\', "\\134").replace(' ', "\\040");
+        let place = place.replace('\t', "\\011").replace('\n', "\\012");
+        match self.kind {
+            Mounting::Memory(size) => {
+                let options = size.map_or(String::new(), |size| format!("size={}k", size / 1024));
+                (
+                    "tmpfs",
+                    place,
+                    "tmpfs",
+                    "rw,nosuid,relatime".to_owned(),
+                    options,
+                )
+            }
+            Mounting::Disk { readonly } => {
+                let flags = if readonly {
+                    "ro,relatime"
+                } else {
+                    "rw,relatime"
+                };
+                ("overlay", place, "overlay", flags.to_owned(), String::new())
+            }
+        }
+    }
+}
