@@ -88,11 +88,15 @@ impl Setup {
     #[track_caller]
     fn misses(&self, args: &[&str], index: usize, cause: &Value, change: &str) {
         let (predicted, built) = self.both(args);
-        for (steps, result) in [(&predicted, "will-run"), (&built, "executed")] {
+        // Whoever runs may make what was there before.
+        for (steps, wanted) in [
+            (&predicted, &["will-run"][..]),
+            (&built, &["executed", "unchanged"]),
+        ] {
             assert_eq!(steps[index]["causes"], json!([cause]), "{change}");
             let results = results(steps);
             assert_eq!(results[..index], vec!["cached"; index], "{change}");
-            assert_eq!(results[index], result, "{change}: {steps:?}");
+            assert!(wanted.contains(&results[index]), "{change}: {steps:?}");
         }
     }
 }
