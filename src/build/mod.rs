@@ -26,6 +26,7 @@ mod made;
 mod planning;
 mod remote;
 mod request;
+mod reuse;
 mod root;
 mod run_step;
 mod schedule;

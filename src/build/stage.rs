@@ -2,19 +2,16 @@
 
 use std::{cell::RefCell, sync::Arc};
 
-use jiff::Timestamp;
-
 use super::{
     blobs::Fetch,
-    copy_step, earlier,
+    copy_step,
     error::{BuildError, FailedImage, FailedStep, StepError},
     explain::{Keyed, Prediction},
     image::Entry,
     image_source::ImageError,
     inputs,
     later::Later,
-    made::{Made, record_layer, write},
-    request::NoCache,
+    made::{record_layer, write},
     root::{Root, RootLayer},
     run_step,
     schedule::{Abandoned, Results},
@@ -22,13 +19,9 @@ use super::{
     shared::{Claims, is_in_image},
 };
 use crate::{
-    cache::{
-        BaseState, CacheUse, Fresh, Key, Lineage, Lookup, Miss, Place, Question, Sight, StepRecord,
-        WorkdirInputs, workdir_key,
-    },
+    cache::{BaseState, CacheUse, Lineage, Question, WorkdirInputs, workdir_key},
     copy::{self, CopyError},
     explain::{MissReason, StepResult},
-    layer::LayerBlob,
     oci::{Digest, History},
     plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
@@ -493,177 +486,5 @@ impl Worker<'_> {
                 Ok(root.tree(self.session.fetch(vertex))?)
             }
         }
-    }
-
-    /// Takes the layer that the step made earlier, or executes it. Of several processes and threads that want the
-    /// same step, one executes it.
-    pub(super) fn cached(
-        &self,
-        step: &Step,
-        task: &Task<'_>,
-        keyed: &Keyed,
-        execute: impl FnOnce() -> Result<Made, StepError>,
-    ) -> Result<Outcome, StepError> {
-        let store = self.session.services.store;
-        let key = &keyed.key;
-        let cache = self.cache_use();
-        let layer = |record: StepRecord| RootLayer {
-            diff_id: record.diff_id,
-            descriptor: record.descriptor,
-            created: record
-                .created
-                .parse()
-                .unwrap_or_else(|_| (self.session.services.clock)()),
-            description: step.label.clone(),
-            made: None,
-        };
-        if self.session.predicts {
-            let depends = self.depends_on(step).filter(|_| cache == CacheUse::On);
-            let lookup = match depends {
-                Some(_) => Lookup::Miss(Miss::Absent),
-                None => key.lookup(store, cache)?,
-            };
-            return match lookup {
-                Lookup::Hit(record) => Ok(Outcome::Cached(layer(*record))),
-                Lookup::Miss(miss) => match self.imported(key)? {
-                    Some(record) if depends.is_none() => Ok(Outcome::Cached(layer(record))),
-                    _ => Ok(Outcome::Predicted(self.predicted(step, keyed, miss)?)),
-                },
-            };
-        }
-        let sight = self.sight(step, &keyed.files);
-        if let Lookup::Hit(mut record) = key.lookup(store, cache)? {
-            // Lists call the step what progress calls it now: its number may be another one.
-            if record.label != step.label {
-                record.label.clone_from(&step.label);
-                key.record(store, &record)?;
-            }
-            key.remember(store, &sight)?;
-            self.finished(key, &record);
-            return Ok(Outcome::Cached(layer(*record)));
-        }
-        let mut caught_up = Ok(());
-        let mut wait = || {
-            // Whoever has the lock may wait for one that this stage still holds.
-            caught_up = self.later.catch_up();
-            caught_up.is_ok() && !self.session.is_over()
-        };
-        let turn = store.wait_for_step(key.digest(), &mut wait)?;
-        caught_up?;
-        let turn = turn.ok_or(StepError::Canceled)?;
-        match key.lookup(store, cache)? {
-            Lookup::Hit(record) => {
-                key.remember(store, &sight)?;
-                self.finished(key, &record);
-                return Ok(Outcome::Cached(layer(*record)));
-            }
-            Lookup::Miss(miss) => {
-                if let Some(mut record) = self.imported(key)? {
-                    record.label.clone_from(&step.label);
-                    key.record(store, &record)?;
-                    key.remember(store, &sight)?;
-                    self.finished(key, &record);
-                    return Ok(Outcome::Cached(layer(record)));
-                }
-                if keyed.is_claimed {
-                    return Err(StepError::Unproven);
-                }
-                self.missed(step, task, keyed, miss)?;
-            }
-        }
-        let began = (self.session.services.clock)();
-        let made = execute()?;
-        // A process: of other steps, files have their times from elsewhere.
-        let began = matches!(step.op, Op::Run(_)).then_some(began);
-        // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
-        if cache == CacheUse::On
-            && let Some(mut record) = self.equal_result(task, key, sight.place, &made, began)?
-        {
-            record.label.clone_from(&step.label);
-            key.record(store, &record)?;
-            key.remember(store, &sight)?;
-            self.finished(key, &record);
-            return Ok(Outcome::Unchanged(layer(record)));
-        }
-        let record = StepRecord {
-            diff_id: made.layer.diff_id,
-            descriptor: made.layer.descriptor.clone(),
-            created: made.layer.created.to_string(),
-            content: Some(made.content),
-            began: began.map(|time| time.to_string()),
-            label: step.label.clone(),
-        };
-        self.finished(key, &record);
-        if !matches!(step.op, Op::Run(_)) || !keyed.files.is_empty() {
-            record_layer(store, &made.layer)?;
-            key.record(store, &record)?;
-            key.remember(store, &sight)?;
-            return Ok(Outcome::Made(made.layer));
-        }
-        let (key, lineage, layer) = (key.clone(), self.lineage.clone(), made.layer.clone());
-        let (place, text) = (sight.place, step.text.clone());
-        self.later.leave(move || {
-            record_layer(store, &layer)?;
-            key.record(store, &record)?;
-            let sight = Sight {
-                place,
-                text: &text,
-                lineage: &lineage,
-                files: &[],
-            };
-            key.remember(store, &sight)?;
-            drop(turn);
-            Ok(())
-        });
-        Ok(Outcome::Made(made.layer))
-    }
-
-    /// The layer that the step made last time; `None` also when nothing from earlier is wanted.
-    pub(super) fn earlier(&self, step: &Step) -> Option<Arc<LayerBlob>> {
-        if self.cache_use() == CacheUse::Off {
-            return None;
-        }
-        earlier::layer(self.session, self.sight(step, &[]).place)
-    }
-
-    /// An earlier result that is equal to what was made, here or in a remote cache.
-    fn equal_result(
-        &self,
-        task: &Task<'_>,
-        key: &Key,
-        place: Place,
-        made: &Made,
-        began: Option<Timestamp>,
-    ) -> Result<Option<StepRecord>, StepError> {
-        let store = self.session.services.store;
-        if let Some(record) = key.equal_result(store, &made.content)? {
-            return Ok(Some(record));
-        }
-        let fresh = Fresh {
-            diff_id: made.layer.diff_id,
-            blob: &made.layer.descriptor.digest,
-            toc: made.layer.made.as_ref().map(|layer| &**layer.toc()),
-            content: &made.content,
-            executed: began.map(|began| (began, made.layer.created)),
-        };
-        match place.equal_result(store, fresh)? {
-            Some(record) => Ok(Some(record)),
-            None => self.imported_equal(task, key, &made.content),
-        }
-    }
-
-    pub(super) fn cache_use(&self) -> CacheUse {
-        let is_off = match &self.session.request.no_cache {
-            NoCache::Never => false,
-            NoCache::Always => true,
-            NoCache::Stages(names) => names.iter().any(|name| {
-                self.stage
-                    .alias
-                    .as_deref()
-                    .unwrap_or(&self.stage.name)
-                    .eq_ignore_ascii_case(name)
-            }),
-        };
-        if is_off { CacheUse::Off } else { CacheUse::On }
     }
 }
