@@ -2,7 +2,12 @@
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -179,4 +184,51 @@ fn an_isolation_that_is_not_possible_says_what_to_change() {
         "{outcome}"
     );
     assert!(outcome.stderr.contains("SYS_CHROOT"), "{outcome}");
+}
+
+#[test]
+fn a_killed_build_leaves_no_process() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM base\nRUN true\n");
+    if build_on(&env, "chroot", &[]).is_none() {
+        return;
+    }
+    // Nothing else has this in its command line.
+    let mark = env.path("").display().to_string();
+    env.dockerfile(&format!(
+        "FROM base\nRUN (setsid sh -c 'sleep 300; : {mark}' &); sh -c 'echo begun; sleep 300; : {mark}'\n"
+    ));
+    let context = format!("base=oci-layout://{}", TestEnv::base().display());
+    let args = ["build", "--progress=plain", "--isolation", "chroot"];
+    let mut build = env
+        .command(&args)
+        .args(["--build-context", &context, "context"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("rbuild starts");
+    let stderr = BufReader::new(build.stderr.take().expect("a pipe"));
+    let has_begun = stderr
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line.ends_with(" begun"));
+    let steps = || {
+        let processes = fs::read_dir("/proc").expect("a list");
+        let command = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).ok();
+        let lines = processes.filter_map(Result::ok).filter_map(command);
+        let is_step = |line: &Vec<u8>| {
+            let text = String::from_utf8_lossy(line);
+            text.contains("sleep 300") && text.contains(&mark)
+        };
+        lines.filter(is_step).count()
+    };
+    let before = steps();
+    build.kill().expect("it can be killed");
+    build.wait().expect("it ends");
+    assert!(has_begun && before > 0, "{before} processes");
+    let start = Instant::now();
+    while steps() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", steps());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    env.run(&["cache", "verify"]).success();
 }
