@@ -27,7 +27,7 @@ fn dockerfile(lines: usize) -> String {
              \x20 make -j8 all && \\\n\
              \x20 make install\n\
              RUN <<EOF\nset -e\necho $NAME\nEOF\n\
-             COPY <<one <<'two' /etc/\none\none\ntwo\ntwo\n\
+             COPY <<one <<'two' /etc/\n1\none\n2\ntwo\n\
              LABEL org.example.stage={stage} org.example.title=\"Stage {stage}\"\n\
              HEALTHCHECK --interval=30s CMD [\"/bin/check\", \"--fast\"]\n\
              EXPOSE 8080/tcp 9090\n\
