@@ -620,3 +620,15 @@ fn workdir_makes_what_is_missing_for_its_user() {
     );
     assert_eq!(make_workdir("/etc", "7", passwd), text(""));
 }
+
+#[test]
+fn a_name_that_no_file_system_takes_is_no_fault() {
+    let name = "a".repeat(1 << 17);
+    let expected = format!("file {name} 0644 0 0 x");
+    check(
+        &op(&["f"], &format!("/{name}")),
+        "file f 0644 0 0 x",
+        "",
+        &expected,
+    );
+}

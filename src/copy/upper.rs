@@ -46,7 +46,7 @@ enum Slot {
 struct Entry {
     /// Where its name is among all names.
     name: u32,
-    length: u16,
+    length: u32,
     slot: Slot,
     /// Where the entries in this directory are; [`NONE`] when there are none.
     children: u32,
@@ -256,7 +256,7 @@ impl Upper {
     fn name(&self, entry: u32) -> &OsStr {
         let Entry { name, length, .. } = *self.at(entry);
         let start = name as usize;
-        OsStr::from_bytes(&self.names[start..start + usize::from(length)])
+        OsStr::from_bytes(&self.names[start..start + length as usize])
     }
 
     fn children_of(&self, entry: u32) -> &[u32] {
@@ -305,7 +305,7 @@ impl Upper {
         let entry = u32::try_from(self.entries.len()).expect(WHY);
         self.entries.push(Entry {
             name: u32::try_from(self.names.len()).expect(WHY),
-            length: u16::try_from(name.len()).expect("no system has longer names"),
+            length: u32::try_from(name.len()).expect(WHY),
             slot: Slot::Open,
             children: NONE,
         });
