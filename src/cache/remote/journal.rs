@@ -40,8 +40,8 @@ impl Journal {
         let new = path.with_extension("new");
         remove(&new)?;
         let mut file = File::create_new(&new)?;
-        let lines: String = begun.iter().map(|digest| format!("{digest}\n")).collect();
-        file.write_all(lines.as_bytes())?;
+        let lines: Vec<String> = begun.iter().map(line).collect();
+        file.write_all(lines.concat().as_bytes())?;
         fs::rename(&new, &path)?;
         Ok(Self { path, file, begun })
     }
@@ -49,7 +49,7 @@ impl Journal {
     /// Notes that a blob is about to be added.
     pub(super) fn begin(&mut self, blob: &Digest) -> io::Result<()> {
         if self.begun.insert(*blob) {
-            self.file.write_all(format!("{blob}\n").as_bytes())?;
+            self.file.write_all(line(blob).as_bytes())?;
         }
         Ok(())
     }
@@ -63,6 +63,10 @@ impl Journal {
     pub(super) fn end(self) -> io::Result<()> {
         remove(&self.path)
     }
+}
+
+fn line(blob: &Digest) -> String {
+    format!("{blob}\n")
 }
 
 /// Removes a file that may be gone.
