@@ -189,7 +189,7 @@ fn a_mount_that_cannot_be_had_or_sent_is_a_warning() {
     build(&runner(&env, "four"), &[to, "--cache-mounts=all"])
         .success()
         .says("the cache mount words is not exported: `.wh.x` cannot be in a layer")
-        .says("1 steps");
+        .says("1 step and");
 }
 
 #[test]
