@@ -9,7 +9,7 @@ use std::{
 };
 
 /// A buffer that holds more is let go after use: few members are so long.
-const MOST_KEPT: usize = 1536 << 10;
+const MOST_KEPT: usize = 1280 << 10;
 
 /// Bytes, and behind them room that was written to before.
 #[derive(Debug, Default)]

@@ -140,7 +140,8 @@ impl Packer {
 
 fn at_least(room: &mut Vec<u8>, length: usize) -> &mut [u8] {
     if room.len() < length {
-        room.resize(length, 0);
+        // Only what is written to will be memory.
+        *room = vec![0; length];
     }
     room
 }
