@@ -9,7 +9,7 @@ use crate::{
     layer::{Change, LayerTree},
     oci::ChainId,
     sandbox::{Rootfs, Rung},
-    snapshot::{Blank, Checkout, Marks, Overlay, Remains, Shelf, SnapshotError, Snapshots},
+    snapshot::{Blank, Checkout, Leftovers, Marks, Overlay, Shelf, SnapshotError, Snapshots},
 };
 
 /// What steps have left for the next ones.
@@ -19,6 +19,7 @@ pub(super) struct Left {
     whole: Mutex<HashMap<ChainId, Checkout>>,
     /// The states that the build has on disk.
     pub(super) shelf: Shelf,
+    leftovers: Leftovers,
 }
 
 impl Left {
@@ -90,24 +91,20 @@ impl Ground {
         }
     }
 
-    /// Keeps the result for the next step. What is to be removed then is given.
-    pub(super) fn adopt(
-        self,
-        left: &Left,
-        chain: ChainId,
-    ) -> Result<Option<Remains>, SnapshotError> {
+    /// Keeps the result for the next step.
+    pub(super) fn adopt(self, left: &Left, chain: ChainId) -> Result<(), SnapshotError> {
         match self {
             Self::Overlay(overlay) => {
                 let (snapshot, remains) = overlay.adopt(chain)?;
                 left.shelf.put(snapshot);
-                Ok(Some(remains))
+                left.leftovers.take(remains);
             }
             Self::Whole(checkout) => {
                 if let Some(checkout) = checkout.renew()? {
                     left.leave(chain, checkout);
                 }
-                Ok(None)
             }
         }
+        Ok(())
     }
 }

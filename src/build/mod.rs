@@ -189,6 +189,7 @@ pub fn build_explained(
 ) -> (Result<BuildResult, BuildError>, Explanation) {
     let session = Session::new(request, services);
     let mut outcome = run(&session);
+    services.sandbox.rest();
     session.contexts.save();
     if services.cancel.is_canceled() && !session.has_failed() {
         outcome = Err(BuildError::Interrupted);

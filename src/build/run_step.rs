@@ -169,6 +169,8 @@ fn execute(
             host: Platform::host().to_string(),
         });
     }
+    // Beside fetching and unpacking.
+    session.services.sandbox.expect();
     let command = op.argv.join(" ");
     let tree = worker.tree_to_unpack(task.vertex, rung)?;
     let user = session.users.find(&op.user, &tree);
@@ -250,9 +252,7 @@ fn execute(
     }
     let made = write(session, ground.changes(&tree)?, step.label.clone())?;
     let chain = ChainId::after(worker.root.chain(), made.layer.diff_id);
-    if let Some(remains) = ground.adopt(&session.left, chain)? {
-        worker.later.leave(|| Ok(remains.remove()?));
-    }
+    ground.adopt(&session.left, chain)?;
     Ok(made)
 }
 
@@ -267,10 +267,9 @@ fn use_the_time(worker: &Worker<'_>, step: &Step, rung: Rung) -> Result<(), Step
     if matches!(next, Some(step) if matches!(step.op, Op::Run(_))) {
         if matches!(rung, Rung::Native | Rung::Userns) {
             let blank = worker.session.services.snapshots.blank()?;
-            worker.session.services.sandbox.expect(Some(&blank.work()));
             worker.blank.replace(Some(blank));
         } else {
-            worker.session.services.sandbox.expect(None);
+            worker.session.services.sandbox.expect();
         }
     }
     Ok(())

@@ -227,12 +227,14 @@ impl Key {
             inputs: self.inputs().to_vec(),
             definition: Some(*self.definition()),
         };
-        store.put_step(StepFolder::Key, self.digest(), &to_json(&stored))?;
-        if let Some(content) = &record.content {
-            let key = key_of_result(self.definition(), content);
-            store.put_step(StepFolder::Key, &key, &to_json(&stored))?;
+        let bytes = to_json(&stored);
+        match &record.content {
+            Some(content) => {
+                let by_content = key_of_result(self.definition(), content);
+                store.put_step_twice([self.digest(), &by_content], &bytes)
+            }
+            None => store.put_step(StepFolder::Key, self.digest(), &bytes),
         }
-        Ok(())
     }
 
     /// The state that the step runs on; `None` for one that looks at none.

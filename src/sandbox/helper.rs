@@ -4,10 +4,14 @@
 //! cannot offer. It talks with the program over the socket that is its standard input:
 //!
 //! ```text
-//! program → helper   length (4 bytes, little-endian), ProcessSpec as JSON; a byte with the standard streams, if asked for;
+//! program → helper   length (4 bytes, little-endian), ProcessSpec as JSON; a byte with the standard streams;
 //!                    then numbers of signals for the step, a byte each
 //! helper → program   length, Report as JSON
 //! ```
+//!
+//! After a report that says so, it waits for another step: starting a program takes longer than all else that is done for a
+//! step. Of one step nothing is there for the next: its processes have ended, its mounts are gone, and each has namespaces of
+//! its own but for that of mounts, in which the helper makes them; the step itself gets a copy.
 //!
 //! The step's process is process 1 of a namespace of process numbers and dies with the helper; the helper kills it
 //! when the socket is closed at the other end. So whatever of the three is killed, the rest goes, too, and with the
@@ -31,6 +35,7 @@ use rustix::{
         RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags,
     },
+    pipe::PipeFlags,
     process,
 };
 use serde::{Deserialize, Serialize};
@@ -39,7 +44,7 @@ use super::{
     chroot,
     error::{During as _, Failure},
     probe,
-    scene::{self, Scene},
+    scene::{self, Apart, Scene},
     spec::{Exit, ProcessSpec, Rootfs, Streams},
     step::{self, Start},
     sys,
@@ -53,7 +58,12 @@ pub(super) const ROLE: &str = "rbuild-sandbox";
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Report {
     /// The step ran.
-    Ended(Exit),
+    Ended {
+        /// How it ended.
+        exit: Exit,
+        /// Whether the helper waits for another one.
+        again: bool,
+    },
     /// It could not be run.
     Failed(Failure),
 }
@@ -101,10 +111,19 @@ pub fn maybe_helper(
 
 fn serve() -> std::io::Result<()> {
     let mut socket = UnixStream::from(rustix::io::dup(sys::standard(0))?);
-    let spec: ProcessSpec = receive(&mut socket)?;
-    let streams = receive_streams(&socket, spec.streams)?;
-    let report = run(&spec, &socket, &streams).map_or_else(Report::Failed, Report::Ended);
-    send(&mut socket, &report)
+    // Modes are what we say, not what the caller's mask leaves of them.
+    process::umask(Mode::empty());
+    let mut apart = Apart::default();
+    loop {
+        let spec: ProcessSpec = receive(&mut socket)?;
+        let streams = receive_streams(&socket, spec.streams)?;
+        let report = run(&spec, &socket, &streams, &mut apart).unwrap_or_else(Report::Failed);
+        drop(streams);
+        send(&mut socket, &report)?;
+        if !matches!(report, Report::Ended { again: true, .. }) {
+            return Ok(());
+        }
+    }
 }
 
 /// Sends a message.
@@ -127,26 +146,36 @@ pub(super) fn receive<T: serde::de::DeserializeOwned>(from: &mut UnixStream) -> 
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// Sends the standard streams that a process is to have.
-pub(super) fn send_streams(to: &UnixStream, streams: Streams) -> std::io::Result<()> {
-    let numbers = shared(streams);
-    if numbers == 0 {
-        return Ok(());
+/// Sends the standard streams that a process is to have; gives the other ends of those for its output, where they are not
+/// this program's own.
+pub(super) fn send_streams(
+    to: &UnixStream,
+    streams: Streams,
+) -> std::io::Result<Option<[OwnedFd; 2]>> {
+    let pipes = match streams {
+        Streams::Same => None,
+        Streams::Output | Streams::Input => {
+            let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC);
+            Some([pipe()?, pipe()?])
+        }
+    };
+    let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
+    for number in 0..shared(streams) {
+        fds.push(sys::standard(number.into()));
     }
-    let fds: Vec<BorrowedFd<'_>> = (0..numbers).map(sys::standard).collect();
+    for (_, write) in pipes.iter().flatten() {
+        fds.push(write.as_fd());
+    }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     let byte = [IoSlice::new(b"s")];
     rustix::net::sendmsg(to, &byte, &mut ancillary, SendFlags::empty())?;
-    Ok(())
+    Ok(pipes.map(|pipes| pipes.map(|(read, _)| read)))
 }
 
-/// Receives them.
+/// Receives them; gives those that are the program's own. The others take the places of this process's.
 fn receive_streams(from: &UnixStream, streams: Streams) -> std::io::Result<Vec<OwnedFd>> {
-    if shared(streams) == 0 {
-        return Ok(Vec::new());
-    }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
@@ -157,11 +186,16 @@ fn receive_streams(from: &UnixStream, streams: Streams) -> std::io::Result<Vec<O
         RecvAncillaryMessage::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    Ok(fds.flatten().collect())
+    let mut all: Vec<OwnedFd> = fds.flatten().collect();
+    let pipes = all.split_off(all.len().min(shared(streams).into()));
+    for (number, pipe) in (1..).zip(pipes) {
+        sys::replace_descriptor(number, pipe)?;
+    }
+    Ok(all)
 }
 
-/// How many of the standard streams are this program's own.
-fn shared(streams: Streams) -> i32 {
+/// How many of the standard streams, from the first on, are this program's own.
+fn shared(streams: Streams) -> u8 {
     match streams {
         Streams::Output => 0,
         Streams::Input => 1,
@@ -169,27 +203,46 @@ fn shared(streams: Streams) -> i32 {
     }
 }
 
-fn run(spec: &ProcessSpec, socket: &UnixStream, streams: &[OwnedFd]) -> Result<Exit, Failure> {
-    // Modes are what we say, not what the caller's mask leaves of them.
-    process::umask(Mode::empty());
-    let signals = sys::signal_fd(&[libc::SIGCHLD]).during("watch for the end of the step")?;
+fn run(
+    spec: &ProcessSpec,
+    socket: &UnixStream,
+    streams: &[OwnedFd],
+    apart: &mut Apart,
+) -> Result<Report, Failure> {
     if let Rootfs::Chroot { path, work } = &spec.rootfs {
-        return chroot::run(spec, (path, work), socket, signals.as_fd(), streams);
+        let signals = watch_for_the_end()?;
+        let exit = chroot::run(spec, (path, work), socket, signals.as_fd(), streams)?;
+        return Ok(Report::Ended { exit, again: false });
     }
-    scene::enter_namespaces(spec)?;
-    let place = spec.rootfs.work().join("root");
-    let mut scene = Scene::set_up(spec, &place)?;
+    apart.enter(spec)?;
+    let signals = watch_for_the_end()?;
+    let place = scene::root_place(spec);
+    let mut scene = Scene::set_up(spec)?;
+    let proxies = scene.take_proxies();
+    // Threads of this process serve them, and it cannot fork any more.
+    let mut again = apart.is_as_before() && proxies.is_empty();
     let exit = match step::start(spec, &scene, &place, true, streams)? {
-        Start::Running(step) => step::attend(&step, scene.take_proxies(), socket, signals.as_fd())?,
-        Start::NotStarted(exit) => exit,
-        Start::ProcDenied => match step::start(spec, &scene, &place, false, streams)? {
-            Start::Running(step) => {
-                step::attend(&step, scene.take_proxies(), socket, signals.as_fd())?
+        Start::Running(step) => step::attend(&step, proxies, socket, signals.as_fd())?,
+        Start::NotStarted(exit) => not_started(exit)?,
+        Start::ProcDenied => {
+            again = false;
+            match step::start(spec, &scene, &place, false, streams)? {
+                Start::Running(step) => step::attend(&step, proxies, socket, signals.as_fd())?,
+                Start::NotStarted(exit) => not_started(exit)?,
+                Start::ProcDenied => return Err(Failure::new("mount /proc", Errno::PERM)),
             }
-            Start::NotStarted(exit) => exit,
-            Start::ProcDenied => return Err(Failure::new("mount /proc", Errno::PERM)),
-        },
+        }
     };
-    scene.take_down(spec, &place)?;
+    scene.take_down(spec)?;
+    Ok(Report::Ended { exit, again })
+}
+
+/// A step that does not run has nothing more to say.
+fn not_started(exit: Exit) -> Result<Exit, Failure> {
+    step::release_output()?;
     Ok(exit)
+}
+
+fn watch_for_the_end() -> Result<OwnedFd, Failure> {
+    sys::signal_fd(&[libc::SIGCHLD]).during("watch for the end of the step")
 }

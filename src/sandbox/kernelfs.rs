@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{
     error::{During as _, Failure},
-    mount::{Root, attr, bind, fd_path, is_dir, mount_new, open_host, restrict},
+    mount::{Root, attr, bind, is_dir, mount_new, open_host, restrict},
     stubs::{Keep, Kind, Stubs},
 };
 
@@ -198,27 +198,8 @@ fn device(root: &Root, path: &Path, major: u32, minor: u32) -> Result<(), Failur
 ///
 /// Engines do this with a control group, which takes rights that not every root has. Needed where the first user namespace
 /// is the step's; in others the kernel opens no devices anyway.
-pub(super) fn disarm_devices(root: &Root, places: &Places) -> Result<(), Failure> {
-    restrict(root.fd(), attr::NODEV, false).during("disarm device files")?;
-    let keep = |name: &str, flags: MountFlags, own: bool| {
-        let path = places.dev.join(name);
-        if root.stat(&path)?.is_none() {
-            // Something was mounted over `/dev`.
-            return Ok(());
-        }
-        let itself = root.at(&path)?;
-        if !own {
-            bind(&itself, &itself).during_at("bind", &path)?;
-        }
-        let mounted = root.at(&path)?;
-        rustix::mount::mount_remount(fd_path(&mounted), MountFlags::BIND | flags, "")
-            .during_at("keep the device", &path)
-    };
-    for (name, ..) in DEVICES {
-        keep(name, MountFlags::NOSUID, false)?;
-    }
-    // Terminals are devices, too.
-    keep("pts", MountFlags::NOSUID | MountFlags::NOEXEC, true)
+pub(super) fn disarm_devices(root: &Root) -> Result<(), Failure> {
+    restrict(root.fd(), attr::NODEV, false).during("disarm device files")
 }
 
 /// Mounts `/proc` for the process number namespace of the calling process.

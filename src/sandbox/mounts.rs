@@ -59,24 +59,21 @@ pub(super) struct Proxy {
 }
 
 impl<'a> Mounter<'a> {
-    /// A mounter that keeps its own things in directories of `work`, a path of the host.
+    /// A mounter that keeps its own things in the file system mounted at `private`, a path of the host, and what has to be
+    /// on disk in the directory `scratch`, which it makes.
     pub(super) fn new(
         root: &'a Root,
         stubs: &'a mut Stubs,
-        work: &Path,
+        private: &Path,
+        scratch: PathBuf,
         userxattr: bool,
     ) -> Result<Self, Failure> {
-        let private_path = work.join("private");
-        make_dir(&private_path)?;
-        let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        mount_new("tmpfs", Root::open(&private_path)?.fd(), flags, "mode=700")
-            .during_at("mount a tmpfs on", &private_path)?;
         Ok(Self {
             root,
             stubs,
-            private: Root::open(&private_path)?,
-            private_path,
-            scratch: work.join("scratch"),
+            private: Root::open(private)?,
+            private_path: private.to_owned(),
+            scratch,
             userxattr,
             count: 0,
             proxies: Vec::new(),

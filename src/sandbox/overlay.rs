@@ -33,10 +33,88 @@ pub(super) struct Writable<'a> {
     pub(super) work: &'a Path,
 }
 
-/// Mounts an overlay of `lower` (topmost first) at the directory `target` of the host. `empty` is a directory to make
-/// up the numbers with: an overlay needs one lower directory, and two when nothing can be written.
-///
-/// Changes the working directory of the calling process.
+/// The directories of an overlay, opened: what is mounted over them later does not matter.
+#[derive(Debug)]
+pub(super) struct Stack {
+    lower: Vec<OwnedFd>,
+    /// The upper directory and the kernel's own one.
+    changes: Option<(OwnedFd, OwnedFd)>,
+}
+
+impl Stack {
+    /// Opens `lower` (topmost first) and the directories for changes. `empty` is a directory to make up the numbers with:
+    /// an overlay needs one lower directory, and two when nothing can be written.
+    pub(super) fn open(
+        lower: &[impl AsRef<Path>],
+        writable: Option<Writable<'_>>,
+        empty: &Path,
+    ) -> Result<Self, Failure> {
+        if lower.len() > MAX_LOWER {
+            return Err(Failure::new(
+                format!("stack {} layers", lower.len()),
+                Errno::TOOBIG,
+            ));
+        }
+        let mut fds = lower
+            .iter()
+            .map(|path| open_dir(path.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let needed = if writable.is_some() { 1 } else { 2 };
+        if fds.len() < needed {
+            make_dir(empty)?;
+            fds.push(open_dir(empty)?);
+        }
+        if fds.len() < needed {
+            let second = empty.with_extension("2");
+            make_dir(&second)?;
+            fds.push(open_dir(&second)?);
+        }
+        let changes = match writable {
+            Some(Writable { upper, work }) => Some((open_dir(upper)?, open_dir(work)?)),
+            None => None,
+        };
+        Ok(Self {
+            lower: fds,
+            changes,
+        })
+    }
+
+    /// Mounts the overlay at the directory `target` of the host.
+    ///
+    /// Changes the working directory of the calling process.
+    pub(super) fn mount(&self, target: &Path, userxattr: bool) -> Result<(), Failure> {
+        let names = self.lower.iter().map(|fd| fd.as_raw_fd().to_string());
+        let names: Vec<_> = names.collect();
+        let directories = match &self.changes {
+            Some((upper, work)) => {
+                let (upper, work) = (upper.as_raw_fd(), work.as_raw_fd());
+                format!(",upperdir={upper},workdir={work}")
+            }
+            None => String::new(),
+        };
+        let options = format!(
+            "lowerdir={},index=off,metacopy=off,redirect_dir=nofollow{directories}{}",
+            names.join(":"),
+            if userxattr { ",userxattr" } else { "" },
+        );
+        let target_fd = open_dir(target)?;
+        process::chdir("/proc/self/fd").during("go to `/proc/self/fd`")?;
+        let attempt = |options: &str| {
+            super::mount::mount_new("overlay", &target_fd, MountFlags::empty(), options)
+        };
+        // Without `volatile` the kernel writes everything out when the overlay goes away. A step's changes are read back
+        // at once and kept elsewhere, so that is time for nothing. Before Linux 5.10 it is an error.
+        let result = if self.changes.is_some() {
+            attempt(&format!("{options},volatile")).or_else(|_unknown| attempt(&options))
+        } else {
+            attempt(&options)
+        };
+        process::chdir("/").during("leave `/proc/self/fd`")?;
+        result.during_at("mount an overlay on", target)
+    }
+}
+
+/// Opens the directories of an overlay and mounts it, see [`Stack`].
 pub(super) fn mount(
     target: &Path,
     lower: &[impl AsRef<Path>],
@@ -44,57 +122,7 @@ pub(super) fn mount(
     userxattr: bool,
     empty: &Path,
 ) -> Result<(), Failure> {
-    if lower.len() > MAX_LOWER {
-        return Err(Failure::new(
-            format!("stack {} layers", lower.len()),
-            Errno::TOOBIG,
-        ));
-    }
-    let mut fds = lower
-        .iter()
-        .map(|path| open_dir(path.as_ref()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let needed = if writable.is_some() { 1 } else { 2 };
-    if fds.len() < needed {
-        make_dir(empty)?;
-        fds.push(open_dir(empty)?);
-    }
-    if fds.len() < needed {
-        let second = empty.with_extension("2");
-        make_dir(&second)?;
-        fds.push(open_dir(&second)?);
-    }
-    let names: Vec<_> = fds.iter().map(|fd| fd.as_raw_fd().to_string()).collect();
-    let changes = match writable {
-        Some(Writable { upper, work }) => Some((open_dir(upper)?, open_dir(work)?)),
-        None => None,
-    };
-    let directories = match &changes {
-        Some((upper, work)) => {
-            let (upper, work) = (upper.as_raw_fd(), work.as_raw_fd());
-            format!(",upperdir={upper},workdir={work}")
-        }
-        None => String::new(),
-    };
-    let options = format!(
-        "lowerdir={},index=off,metacopy=off,redirect_dir=nofollow{directories}{}",
-        names.join(":"),
-        if userxattr { ",userxattr" } else { "" },
-    );
-    let target_fd = open_dir(target)?;
-    process::chdir("/proc/self/fd").during("go to `/proc/self/fd`")?;
-    let attempt = |options: &str| {
-        super::mount::mount_new("overlay", &target_fd, MountFlags::empty(), options)
-    };
-    // Without `volatile` the kernel writes everything out when the overlay goes away. A step's changes are read back
-    // at once and kept elsewhere, so that is time for nothing. Before Linux 5.10 it is an error.
-    let result = if changes.is_some() {
-        attempt(&format!("{options},volatile")).or_else(|_unknown| attempt(&options))
-    } else {
-        attempt(&options)
-    };
-    process::chdir("/").during("leave `/proc/self/fd`")?;
-    result.during_at("mount an overlay on", target)
+    Stack::open(lower, writable, empty)?.mount(target, userxattr)
 }
 
 fn open_dir(path: &Path) -> Result<OwnedFd, Failure> {

@@ -1,5 +1,5 @@
-//! Helpers before and after their step: one that is started ahead saves the next step the wait, and nobody waits for
-//! one that has reported and only has to end.
+//! Helpers before and after their steps: one that has run a step and is as it was before runs the next one, one that is
+//! started ahead saves a step the wait, and nobody waits for one that only has to end.
 
 use std::{
     io,
@@ -17,11 +17,11 @@ use super::helper::ROLE;
 /// A helper, and the socket that it listens on.
 pub(super) type Helper = (Child, UnixStream);
 
-/// Starts helpers and sees them end. Dropping it ends those that were started in vain: they find their socket closed.
+/// Starts helpers and sees them end. Dropping it ends those that have nothing to do: they find their socket closed.
 #[derive(Debug)]
 pub(super) struct Ready {
     program: PathBuf,
-    waiting: Mutex<Option<Helper>>,
+    waiting: Mutex<Vec<Helper>>,
     ending: Mutex<Vec<Child>>,
 }
 
@@ -29,7 +29,7 @@ impl Ready {
     pub(super) const fn new(program: PathBuf) -> Self {
         Self {
             program,
-            waiting: Mutex::new(None),
+            waiting: Mutex::new(Vec::new()),
             ending: Mutex::new(Vec::new()),
         }
     }
@@ -41,8 +41,8 @@ impl Ready {
             .arg0(role)
             .env_clear()
             .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
             // The terminal's interrupt is for the program, which then cancels.
             .process_group(0)
             .spawn()?;
@@ -52,22 +52,28 @@ impl Ready {
     /// Starts a helper for a step to come, unless one waits.
     pub(super) fn prepare(&self) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.is_none() {
+        if waiting.is_empty() {
             // When it fails, so will the step's own attempt, which tells.
-            *waiting = self.start(ROLE).ok();
+            waiting.extend(self.start(ROLE).ok());
         }
     }
 
-    /// The helper that waits, or a new one.
+    /// A helper that waits, or a new one.
     pub(super) fn take(&self) -> io::Result<Helper> {
         let waiting = {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.take()
+            waiting.pop()
         };
         match waiting {
             Some(helper) => Ok(helper),
             None => self.start(ROLE),
         }
+    }
+
+    /// Takes back a helper that waits for another step.
+    pub(super) fn give_back(&self, helper: Helper) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push(helper);
     }
 
     /// Takes over a helper that is about to end.
@@ -76,19 +82,27 @@ impl Ready {
         ending.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
         ending.push(child);
     }
+
+    /// Tells the helpers that wait to end.
+    pub(super) fn dismiss(&self) {
+        let waiting = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *waiting)
+        };
+        for (child, socket) in waiting {
+            drop(socket);
+            self.see_off(child);
+        }
+    }
 }
 
 impl Drop for Ready {
     fn drop(&mut self) {
-        let waiting = self
-            .waiting
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        self.dismiss();
         let ending = self
             .ending
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        ending.extend(waiting.take().map(|(child, _)| child));
         for child in ending {
             let _gone = child.wait().is_ok();
         }

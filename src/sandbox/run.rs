@@ -27,7 +27,6 @@ use super::{
     helper::{self, Report},
     probe::{self, Probe, Question},
     ready::{Helper, Ready},
-    scene,
     spec::{Exit, ProcessSpec},
 };
 use crate::progress::Stream;
@@ -125,8 +124,8 @@ impl Sandbox {
     /// Runs a process, hands its output to `sink` as it comes, and returns when it and all that it started are gone.
     ///
     /// The process is number 1 of a namespace of its own; what it leaves behind is killed with it. When this program
-    /// is killed, the process is, too. Nothing stays mounted. Directories `root`, `private`, `overlay`, `empty` and
-    /// `scratch` may be left in `work`.
+    /// is killed, the process is, too. Nothing stays mounted. What the kernel put into the directory `work` may be left, and
+    /// a directory `scratch` beside it.
     pub fn run(
         &self,
         spec: &ProcessSpec,
@@ -147,13 +146,14 @@ impl Sandbox {
         self.go(spec, (cancel, None), sink, meanwhile)
     }
 
-    /// Has the next process start sooner. `work` is the working directory of its root, if it has an overlay.
-    pub fn expect(&self, work: Option<&Path>) {
+    /// Has the next process start sooner.
+    pub fn expect(&self) {
         self.helpers.prepare();
-        for name in scene::WORK_DIRS {
-            // The helper makes what is not there.
-            let _early = work.map(|work| std::fs::create_dir(work.join(name)));
-        }
+    }
+
+    /// Lets go of what is kept for further processes; they can be run all the same.
+    pub fn rest(&self) {
+        self.helpers.dismiss();
     }
 
     /// The same, with signals passed on to the process.
@@ -179,24 +179,31 @@ impl Sandbox {
             return Ok(Exit::Canceled);
         }
         let (mut child, mut socket) = self.helpers.take().map_err(start_failed)?;
+        let talk = |source| SandboxError::Helper {
+            action: "talk to",
+            source,
+        };
         let sent = helper::send(&mut socket, spec)
             .and_then(|()| helper::send_streams(&socket, spec.streams));
         let result = match sent {
-            Ok(()) => {
+            Ok(outputs) => {
                 meanwhile();
-                attend(&mut child, &mut socket, (cancel, signals), sink)
+                attend(&mut child, &mut socket, outputs, (cancel, signals), sink)
             }
-            Err(source) => Err(SandboxError::Helper {
-                action: "talk to",
-                source,
-            }),
+            Err(source) => Err(talk(source)),
         };
-        drop(socket);
-        if let Ok(Some(Report::Ended(exit))) = result {
-            // It has taken everything down, and has nothing more to do.
-            self.helpers.see_off(child);
+        if let Ok(Some(Report::Ended { exit, again })) = result {
+            // It has taken everything down. Signals that came too late for the step are still on their way to it, and a request to
+            // cancel closed its socket.
+            if again && signals.is_none() && !cancel.is_canceled() {
+                self.helpers.give_back((child, socket));
+            } else {
+                drop(socket);
+                self.helpers.see_off(child);
+            }
             return Ok(exit);
         }
+        drop(socket);
         let status = child.wait().map_err(|source| SandboxError::Helper {
             action: "wait for",
             source,
@@ -243,7 +250,7 @@ type Heard = Result<Option<Report>, SandboxError>;
 
 fn finish(heard: Heard, status: ExitStatus, cancel: &Cancel) -> Result<Exit, SandboxError> {
     match heard? {
-        Some(Report::Ended(exit)) => Ok(exit),
+        Some(Report::Ended { exit, .. }) => Ok(exit),
         Some(Report::Failed(_)) | None if cancel.is_canceled() => Ok(Exit::Canceled),
         Some(Report::Failed(failure)) => Err(SandboxError::Setup(failure)),
         None => Err(SandboxError::HelperDied {
@@ -256,6 +263,7 @@ fn finish(heard: Heard, status: ExitStatus, cancel: &Cancel) -> Result<Exit, San
 fn attend(
     child: &mut Child,
     socket: &mut UnixStream,
+    outputs: Option<[OwnedFd; 2]>,
     (cancel, signals): (&Cancel, Option<&Signals>),
     sink: &mut dyn FnMut(Stream, &[u8]),
 ) -> Heard {
@@ -263,10 +271,8 @@ fn attend(
         action: "talk to",
         source,
     };
-    let mut outputs = [
-        (Stream::Stdout, child.stdout.take().map(OwnedFd::from)),
-        (Stream::Stderr, child.stderr.take().map(OwnedFd::from)),
-    ];
+    let (stdout, stderr) = outputs.map_or((None, None), |[out, err]| (Some(out), Some(err)));
+    let mut outputs = [(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
     let mut heard: Option<Option<Report>> = None;
     let mut deadline: Option<Instant> = None;
     let mut buffer = vec![0; 1 << 16];

@@ -1,10 +1,13 @@
 //! The root of a step with everything mounted: set up before it, taken down after it.
 
-use std::{os::fd::AsFd as _, path::Path};
+use std::{
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use rustix::{
     io::Errno,
-    mount::UnmountFlags,
+    mount::{MountFlags, UnmountFlags},
     net::{AddressFamily, SocketFlags, SocketType},
     process::{self, Signal, WaitOptions},
 };
@@ -21,9 +24,6 @@ use super::{
     sys::{self, Fork},
 };
 
-/// Directories that an overlay always needs in its working directory.
-pub(super) const WORK_DIRS: [&str; 3] = ["root", "overlay", "private"];
-
 /// A root with everything mounted.
 #[derive(Debug)]
 pub(super) struct Scene {
@@ -35,25 +35,35 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    /// Mounts everything; the root at `place`, a path of the host.
-    pub(super) fn set_up(spec: &ProcessSpec, place: &Path) -> Result<Self, Failure> {
-        make_dir(place)?;
+    /// Mounts everything; the root at [`root_place`].
+    pub(super) fn set_up(spec: &ProcessSpec) -> Result<Self, Failure> {
         let work = spec.rootfs.work();
+        let scratch = work.with_file_name("scratch");
+        let stack = match &spec.rootfs {
+            Rootfs::Overlay { lower, upper, .. } => {
+                let empty = scratch.join("empty");
+                if lower.is_empty() {
+                    make_dir(&scratch)?;
+                }
+                let changes = Writable { upper, work };
+                Some(overlay::Stack::open(lower, Some(changes), &empty)?)
+            }
+            Rootfs::Dir { .. } | Rootfs::Chroot { .. } => None,
+        };
+        // What is the sandbox's own is in memory: making and removing a directory on disk can take longer than a step.
+        mount::mount_new(
+            "tmpfs",
+            Root::open(work)?.fd(),
+            MountFlags::NOSUID | MountFlags::NODEV,
+            "mode=700",
+        )
+        .during_at("mount a tmpfs on", work)?;
+        let place = &root_place(spec);
+        make_dir(place)?;
         let userxattr = match &spec.rootfs {
-            Rootfs::Overlay {
-                lower,
-                upper,
-                work,
-                userxattr,
-            } => {
-                let overlay_work = work.join("overlay");
-                make_dir(&overlay_work)?;
-                let changes = Writable {
-                    upper,
-                    work: &overlay_work,
-                };
-                let empty = work.join("empty");
-                overlay::mount(place, lower, Some(changes), *userxattr, &empty)?;
+            Rootfs::Overlay { userxattr, .. } => {
+                let stack = stack.expect("an overlay has a stack");
+                stack.mount(place, *userxattr)?;
                 *userxattr
             }
             Rootfs::Dir { path, .. } | Rootfs::Chroot { path, .. } => {
@@ -66,7 +76,7 @@ impl Scene {
         let root = Root::open(place)?;
         let mut stubs = Stubs::default();
         let places = kernelfs::mount_sys_and_dev(&root, &mut stubs, spec.shm_size, spec.insecure)?;
-        let mut mounter = Mounter::new(&root, &mut stubs, work, userxattr)?;
+        let mut mounter = Mounter::new(&root, &mut stubs, work, scratch, userxattr)?;
         for (path, content) in [
             ("/etc/resolv.conf", &spec.resolv_conf),
             ("/etc/hosts", &spec.etc_hosts),
@@ -80,7 +90,7 @@ impl Scene {
         }
         let (proxies, strangers) = mounter.finish();
         if !spec.insecure && matches!(IdMap::current(), Ok(IdMap::Full)) {
-            kernelfs::disarm_devices(&root, &places)?;
+            kernelfs::disarm_devices(&root)?;
         }
         Ok(Self {
             root,
@@ -97,9 +107,10 @@ impl Scene {
     }
 
     /// Unmounts the root and takes away what was put into it to mount on.
-    pub(super) fn take_down(self, spec: &ProcessSpec, place: &Path) -> Result<(), Failure> {
-        // With everything that is mounted on it; the root itself stays reachable by its descriptor.
-        rustix::mount::unmount(place, UnmountFlags::DETACH).during("unmount the root")?;
+    pub(super) fn take_down(self, spec: &ProcessSpec) -> Result<(), Failure> {
+        // With everything that is mounted below; the root itself stays reachable by its descriptor.
+        rustix::mount::unmount(spec.rootfs.work(), UnmountFlags::DETACH)
+            .during("unmount the root")?;
         self.stubs.remove(&self.root)?;
         drop(self.root);
         match &spec.rootfs {
@@ -109,24 +120,60 @@ impl Scene {
     }
 }
 
-/// Moves this process into namespaces of its own.
-pub(super) fn enter_namespaces(spec: &ProcessSpec) -> Result<(), Failure> {
-    let mut flags = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    if spec.network == Network::None {
-        flags |= libc::CLONE_NEWNET;
-    }
-    match sys::unshare(flags | libc::CLONE_NEWCGROUP) {
-        // A kernel without control groups.
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
-            sys::unshare(flags).during("enter new namespaces")?;
+/// Where the root is mounted: in the sandbox's own file system, which lies on the directory for its use.
+pub(super) fn root_place(spec: &ProcessSpec) -> PathBuf {
+    spec.rootfs.work().join("root")
+}
+
+/// How this process is kept apart.
+#[derive(Debug, Default)]
+pub(super) struct Apart {
+    has_mounts: bool,
+    /// Something was entered that there is no way out of.
+    is_bound: bool,
+}
+
+impl Apart {
+    /// Moves this process into namespaces of its own, for a step. From the second step on it stays in that of mounts, of which the
+    /// step gets a copy.
+    pub(super) fn enter(&mut self, spec: &ProcessSpec) -> Result<(), Failure> {
+        let mut flags = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        if spec.network == Network::None {
+            flags |= libc::CLONE_NEWNET;
+            self.is_bound = true;
         }
-        // Some filters refuse `unshare` and let `clone` pass.
-        Err(error) => go_on_in_child(flags)
-            .map_err(|_refused| error)
-            .during("enter new namespaces")?,
-        Ok(()) => {}
+        if self.has_mounts {
+            sys::unshare(flags).during("enter new namespaces")?;
+        } else {
+            flags |= libc::CLONE_NEWNS;
+            match sys::unshare(flags | libc::CLONE_NEWCGROUP) {
+                // A kernel without control groups.
+                Err(error) if Errno::from_io_error(&error) == Some(Errno::INVAL) => {
+                    sys::unshare(flags).during("enter new namespaces")?;
+                }
+                // Some filters refuse `unshare` and let `clone` pass.
+                Err(error) => {
+                    go_on_in_child(flags)
+                        .map_err(|_refused| error)
+                        .during("enter new namespaces")?;
+                    self.is_bound = true;
+                }
+                Ok(()) => {}
+            }
+            mount::isolate()?;
+            self.has_mounts = true;
+        }
+        name_host(spec)
     }
-    mount::isolate()?;
+
+    /// Whether another step can be run after this one.
+    pub(super) const fn is_as_before(&self) -> bool {
+        !self.is_bound
+    }
+}
+
+/// Gives the namespaces that this process has entered what a step expects of them.
+fn name_host(spec: &ProcessSpec) -> Result<(), Failure> {
     match rustix::system::sethostname(spec.hostname.as_bytes()) {
         Ok(()) | Err(Errno::PERM) => {}
         Err(error) => return Err(Failure::new("set the host name", error)),

@@ -111,7 +111,8 @@ pub enum Rootfs {
         /// The directory that takes the changes.
         #[serde(with = "wire::path")]
         upper: PathBuf,
-        /// An empty directory on the file system of `upper`, for the sandbox's own use; to be removed afterwards.
+        /// An empty directory on the file system of `upper`, for the kernel and the sandbox; to be removed afterwards, as a
+        /// directory `scratch` beside it, should there be one.
         #[serde(with = "wire::path")]
         work: PathBuf,
         /// Whether opaque marks and the like are `user.overlay.*` attributes, as a user namespace needs. Holds for the
@@ -123,7 +124,8 @@ pub enum Rootfs {
         /// The directory.
         #[serde(with = "wire::path")]
         path: PathBuf,
-        /// An empty directory for the sandbox's own use; to be removed afterwards.
+        /// An empty directory for the sandbox's own use; to be removed afterwards, as a directory `scratch` beside it, should
+        /// there be one.
         #[serde(with = "wire::path")]
         work: PathBuf,
     },

@@ -7,7 +7,8 @@
 //!   <chainID>/lock           held shared by whoever uses the snapshot, alone by whoever removes it; boot in which it was made
 //!   <chainID>/settled        it is known to be on disk as a whole
 //!   <chainID>/usage          what it takes up, once that was measured, see `usage`
-//!   tmp/<pid>-<n>/           being made or used by one step: fs | upper, work | files; lock, held alone
+//!   stubs/                   the bottom of all overlays, see `stubs`
+//!   tmp/<pid>-<n>/           being made or used by one step: fs | upper, work, scratch | files; lock, held alone
 //! ```
 //! A snapshot is made in `tmp` and renamed into place, so it is whole or absent; who comes second throws its own away. A kill leaves
 //! directories in `tmp` whose lock nobody holds: [`Snapshots::sweep`] removes them. A power cut may leave a snapshot without all of its
@@ -26,6 +27,7 @@
 mod apply;
 mod checkout;
 mod diff;
+mod leftovers;
 mod lock;
 mod overlay;
 pub mod owner;
@@ -33,6 +35,7 @@ mod place;
 mod remove;
 mod shelf;
 mod stage;
+mod stubs;
 mod usage;
 mod xattr;
 
@@ -48,6 +51,7 @@ use std::{
 
 pub use checkout::Checkout;
 pub use diff::{Changed, diff_upper};
+pub use leftovers::Leftovers;
 pub use overlay::{Blank, Overlay, Remains};
 pub use remove::remove_tree;
 pub use shelf::Shelf;

@@ -12,6 +12,7 @@ use super::{
     diff::diff_upper,
     lock::{Held, Scratch},
     owner::Owner,
+    stubs,
 };
 use crate::{
     layer::{Change, LayerTree},
@@ -41,21 +42,22 @@ impl Blank {
 #[derive(Debug)]
 #[must_use = "it stays on disk"]
 pub struct Remains {
-    work: PathBuf,
-    /// Nobody removes the snapshot that it lies in.
+    dirs: [PathBuf; 2],
+    /// Nobody removes the snapshot that they lie in.
     _held: Arc<Held>,
 }
 
 impl Remains {
     /// Removes it.
     pub fn remove(self) -> Result<(), SnapshotError> {
-        super::remove_tree(&self.work)
+        self.dirs.iter().try_for_each(|dir| super::remove_tree(dir))
     }
 }
 
-/// What takes the changes of a step, and what its overlay and sandbox work in.
+/// What takes the changes of a step, and what its overlay and sandbox work in. The last is made when it is needed.
 const UPPER: &str = "upper";
 const WORK: &str = "work";
+const SCRATCH: &str = "scratch";
 
 /// The directories of an overlay for one step, to be mounted by the sandbox. They are removed when this value is
 /// dropped, whatever rights the step left on them.
@@ -63,6 +65,8 @@ const WORK: &str = "work";
 pub struct Overlay {
     snapshots: Snapshots,
     stack: Vec<Snapshot>,
+    /// The lowest directory, see [`super::stubs`].
+    stubs: PathBuf,
     scratch: Scratch,
     /// Files in `upper` that are no changes, once that was found out.
     unchanged: Vec<PathBuf>,
@@ -75,6 +79,7 @@ impl Overlay {
         stack: Vec<Snapshot>,
     ) -> Result<Self, SnapshotError> {
         let overlay = Self {
+            stubs: stubs::prepared(&snapshots.dir)?,
             snapshots,
             stack,
             scratch,
@@ -93,9 +98,10 @@ impl Overlay {
         self.snapshots.style
     }
 
-    /// The lower directories, topmost first; none for a step on an empty root.
+    /// The lower directories, topmost first: those of the state, then the stubs.
     pub fn lower(&self) -> Vec<PathBuf> {
-        self.stack.iter().map(Snapshot::fs).collect()
+        let stack = self.stack.iter().map(Snapshot::fs);
+        stack.chain([self.stubs.clone()]).collect()
     }
 
     /// The snapshots of the lower directories, topmost first.
@@ -140,7 +146,7 @@ impl Overlay {
         std::fs::rename(&upper, &fs).at("rename", &upper)?;
         let snapshot = self.snapshots.publish(self.scratch, chain_id)?;
         let remains = Remains {
-            work: snapshot.path.join(WORK),
+            dirs: [WORK, SCRATCH].map(|name| snapshot.path.join(name)),
             _held: Arc::clone(&snapshot.held),
         };
         Ok((snapshot, remains))

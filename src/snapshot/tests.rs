@@ -399,6 +399,31 @@ fn what_a_step_changed_is_found() {
 }
 
 #[test]
+fn stubs_show_where_a_state_has_none_and_are_no_changes() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base()]);
+    let step = |script: &str| {
+        let stack = snapshots.stack(&tree).unwrap();
+        let mut overlay = snapshots.prepare(stack).unwrap();
+        run(&overlay, script)?;
+        let changes = overlay.diff(&tree).unwrap();
+        let mut paths = paths(&changes);
+        paths.retain(|path| path != "/");
+        Some(paths)
+    };
+    let Some(nothing) = step("test -f etc/hosts && test -f etc/resolv.conf && ! test -s etc/hosts")
+    else {
+        return;
+    };
+    assert_eq!(nothing, [""; 0]);
+    assert_eq!(step("touch etc/new").unwrap(), ["etc/", "etc/new"]);
+    assert_eq!(step("rm -r etc && touch etc").unwrap(), ["etc"]);
+}
+
+#[test]
 fn checkouts_find_the_same_changes() {
     if !is_root() {
         return;

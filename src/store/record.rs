@@ -138,6 +138,18 @@ impl Store {
         self.write_record(&self.step_path(folder, key), bytes)
     }
 
+    /// Remembers the same bytes by two keys, as [`Store::put_step`] twice; on disk they are one file where that can be.
+    pub fn put_step_twice(&self, keys: [&Digest; 2], bytes: &[u8]) -> Result<(), StoreError> {
+        let [path, other] = keys.map(|key| self.step_path(StepFolder::Key, key));
+        self.write_record(&path, bytes)?;
+        let parent = other.parent().unwrap_or(&self.root);
+        fs::create_dir_all(parent).at("create", parent)?;
+        if self.workspace.link(&path, &other).is_ok() {
+            return Ok(());
+        }
+        self.write_record(&other, bytes)
+    }
+
     /// The bytes of a step's record.
     pub fn step(&self, folder: StepFolder, key: &Digest) -> Result<Found<Vec<u8>>, StoreError> {
         let path = self.step_path(folder, key);

@@ -85,6 +85,20 @@ impl Workspace {
         rename(&temp, path)
     }
 
+    /// Gives the file `from` the name `path`, too; a file of that name goes.
+    pub(super) fn link(&self, from: &Path, path: &Path) -> io::Result<()> {
+        match fs::hard_link(from, path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => return other,
+        }
+        let temp = self.path();
+        fs::hard_link(from, &temp)?;
+        let renamed = fs::rename(&temp, path);
+        // It stays when both were the same file already.
+        fs::remove_file(&temp).ok();
+        renamed
+    }
+
     /// [`Workspace::replace`], with the bytes and the name on disk when it returns.
     pub(super) fn replace_durably(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
         let (temp, mut file) = self.file()?;
