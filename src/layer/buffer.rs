@@ -38,9 +38,7 @@ impl Buffer {
 
     fn room(&mut self, wanted: usize) -> &mut [u8] {
         let end = self.length + wanted;
-        if let Some(missing) = end.checked_sub(self.bytes.len()) {
-            // Most members are about as long as any other, so twice as much would lie idle.
-            self.bytes.reserve_exact(missing);
+        if self.bytes.len() < end {
             self.bytes.resize(end, 0);
         }
         &mut self.bytes[self.length..end]
@@ -60,10 +58,15 @@ impl Deref for Buffer {
 pub(super) struct Buffers(Mutex<Vec<Buffer>>);
 
 impl Buffers {
-    /// An empty one.
-    pub(super) fn take(&self) -> Buffer {
+    /// An empty one that will hold as many bytes.
+    pub(super) fn take(&self, length: u64) -> Buffer {
+        let length = usize::try_from(length).unwrap_or(0);
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.pop().unwrap_or_default()
+        let fitting = kept.pop().filter(|it| it.bytes.capacity() >= length);
+        fitting.unwrap_or_else(|| Buffer {
+            bytes: Vec::with_capacity(length),
+            length: 0,
+        })
     }
 
     /// Takes one back.
@@ -84,10 +87,10 @@ mod tests {
     #[test]
     fn nothing_of_the_last_use_is_seen() {
         let buffers = Buffers::default();
-        let mut first = buffers.take();
+        let mut first = buffers.take(13);
         first.extend(b"the first use");
         buffers.put(first);
-        let mut second = buffers.take();
+        let mut second = buffers.take(3);
         assert_eq!(*second, *b"");
         let used = second.extend_with(100, |room| {
             assert_eq!(room.len(), 100);

@@ -316,7 +316,7 @@ impl<'a> Layout<'a> {
         let mut digester = Digester::new();
         let mut reader = content.open().map_err(|source| read_error(path, source))?;
         self.pieces(size, |layout, start, length| {
-            let mut bytes = layout.buffers.take();
+            let mut bytes = layout.buffers.take(length);
             append(&mut reader, length, &mut bytes)
                 .map_err(|source| read_error(path, source))?
                 .check(path, start, size)?;

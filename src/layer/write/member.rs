@@ -115,7 +115,7 @@ impl Parts {
                 length,
             } = part
             {
-                let mut bytes = buffers.take();
+                let mut bytes = buffers.take(*length);
                 file.read(*start, *length, &mut bytes)?;
                 *part = Part::Read(bytes);
             }
@@ -139,7 +139,7 @@ impl Parts {
                 composition: known,
             });
         }
-        let mut raw = buffers.take();
+        let mut raw = buffers.take(self.length);
         let mut digests = Vec::new();
         let mut composition = known.is_none().then(Composition::default);
         for part in self.parts {
