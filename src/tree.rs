@@ -146,6 +146,13 @@ pub struct TreeError {
     pub source: io::Error,
 }
 
+/// The longest name that the file systems of Linux take, in bytes.
+pub const MAX_NAME: usize = 255;
+/// The longest path that Linux takes, in bytes, with the `/` in front; a NUL makes it 4096.
+pub const MAX_PATH: usize = 4095;
+/// More directories inside each other than this are an attack on whoever walks them.
+pub const MAX_DEPTH: usize = 256;
+
 /// A read-only file system tree. Implementations may read lazily; they are shared between threads.
 pub trait Tree: Send + Sync {
     /// What is at `path`, its last component not followed; `None` when there is nothing.

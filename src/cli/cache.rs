@@ -26,6 +26,7 @@ use super::{
     build_args::BuildArgs,
     cache_spec::{CacheTo, PlaceSpec, S3Spec},
     classify,
+    count::counted,
     diagnostics::Failure,
     environment::Environment,
     progress::Renderer,
@@ -203,15 +204,16 @@ impl Caches {
             Ok(exported) => {
                 let without = match exported.without_bytes {
                     0 => String::new(),
-                    n => format!("; {n} layers could not be had"),
+                    n => format!("; {} could not be had", counted(n, "layer")),
                 };
                 let mounts = match exported.mounts {
                     0 => String::new(),
-                    n => format!(", {n} cache mounts"),
+                    n => format!(", {}", counted(n, "cache mount")),
                 };
-                let (steps, layers) = (exported.steps, exported.layers);
                 let text = format!(
-                    "{steps} steps and {layers} layers{mounts} written to {}{without}",
+                    "{} and {}{mounts} written to {}{without}",
+                    counted(exported.steps, "step"),
+                    counted(exported.layers, "layer"),
                     place.name()
                 );
                 renderer.event(Event::Status { vertex, text });

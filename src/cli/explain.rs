@@ -7,7 +7,7 @@ use rbuild::explain::{
     StepResult, VariableOrigin,
 };
 
-use super::terminal;
+use super::{count::counted, terminal};
 
 /// What stands in front of an explanation among other lines of a step.
 pub(crate) const MARK: &str = "EXPLAIN ";
@@ -131,7 +131,10 @@ fn files(from: &str, changes: Option<&FileChanges>) -> Vec<String> {
     tell("added", plain(&changes.added));
     tell("removed", plain(&changes.removed));
     if changes.omitted > 0 {
-        lines.push(format!("{} more changes in {from}", changes.omitted));
+        lines.push(format!(
+            "{} in {from}",
+            counted(changes.omitted, "more change")
+        ));
     }
     lines
 }

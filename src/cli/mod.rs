@@ -16,6 +16,7 @@ mod cache_spec;
 mod call;
 mod classify;
 mod commands;
+mod count;
 mod diagnostics;
 mod engine;
 mod environment;

@@ -8,7 +8,7 @@ use crate::{
     },
     layer::archive::OpenError,
     source::suggest,
-    tree::{Tree, TreeError},
+    tree::{MAX_DEPTH, MAX_NAME, MAX_PATH, Tree, TreeError},
 };
 
 /// A copy that cannot be done.
@@ -41,6 +41,29 @@ pub enum CopyError {
     #[error("mkdir {}: not a directory", rooted(path))]
     ParentIsNoDirectory {
         /// What stands in the way.
+        path: PathBuf,
+    },
+    /// No file system takes the name.
+    #[error(
+        "file name too long: {}, {length} bytes; file systems take {MAX_NAME}",
+        clipped(path)
+    )]
+    NameTooLong {
+        /// The path that ends in it.
+        path: PathBuf,
+        /// Bytes of the name.
+        length: usize,
+    },
+    /// Linux takes no such path.
+    #[error("path too long: {}, {} bytes; Linux takes {MAX_PATH}", clipped(path), path.as_os_str().len() + 1)]
+    PathTooLong {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There are more directories inside each other than a layer may have.
+    #[error("path too deep: {}, {} names; layers take {MAX_DEPTH}", clipped(path), path.iter().count())]
+    PathTooDeep {
+        /// The path.
         path: PathBuf,
     },
     /// `--chmod` is wrong.
@@ -162,6 +185,16 @@ fn ignored_note(is_ignored: bool) -> &'static str {
 /// A path as one inside an image.
 fn rooted(path: &Path) -> String {
     format!("/{}", path.display())
+}
+
+/// The beginning of a path that may be of any length.
+fn clipped(path: &Path) -> String {
+    const KEPT: usize = 60;
+    let whole = rooted(path);
+    match whole.char_indices().nth(KEPT) {
+        Some((end, _)) => format!("\"{}…\"", &whole[..end]),
+        None => format!("\"{whole}\""),
+    }
 }
 
 fn quoted(path: &Path) -> String {

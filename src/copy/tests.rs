@@ -622,13 +622,55 @@ fn workdir_makes_what_is_missing_for_its_user() {
 }
 
 #[test]
-fn a_name_that_no_file_system_takes_is_no_fault() {
-    let name = "a".repeat(1 << 17);
-    let expected = format!("file {name} 0644 0 0 x");
+fn a_name_that_no_file_system_takes_is_refused() {
+    let f = "file f 0644 0 0 x";
+    let long = "a".repeat(256);
+    let kept = "a".repeat(59);
+    let message = format!("file name too long: \"/{kept}…\", 256 bytes; file systems take 255");
+    for dest in [
+        format!("/{long}"),
+        format!("/{long}/"),
+        format!("/{long}/g"),
+    ] {
+        assert_eq!(fails(&op(&["f"], &dest), f, ""), message, "{dest}");
+    }
+    let fits = &long[1..];
     check(
-        &op(&["f"], &format!("/{name}")),
-        "file f 0644 0 0 x",
+        &op(&["f"], &format!("/{fits}")),
+        f,
         "",
-        &expected,
+        &format!("file {fits} 0644 0 0 x"),
     );
+    // A link names what does not fit either.
+    let linked = format!("symlink l 0777 0 0 {long}");
+    assert_eq!(fails(&op(&["f"], "/l"), f, &linked), message);
+    // Once a fault: the length was kept in 16 bits.
+    let name = "a".repeat(1 << 17);
+    let error = fails(&op(&["f"], &format!("/{name}")), f, "");
+    assert!(error.contains("131072 bytes"), "{error}");
+    let umlauts = fails(&op(&["f"], &format!("/{}", "ä".repeat(200))), f, "");
+    assert!(umlauts.contains("400 bytes"), "{umlauts}");
+}
+
+#[test]
+fn a_path_that_linux_does_not_take_is_refused() {
+    let f = "file f 0644 0 0 x";
+    // Twenty directories of 199 bytes, and a file that fills what is left.
+    let dirs = format!("/{}", "d".repeat(199)).repeat(20);
+    let dest = |length: usize| format!("{dirs}/{}", "e".repeat(length - dirs.len() - 1));
+    assert!(run(&op(&["f"], &dest(4095)), f, "").is_ok());
+    let error = fails(&op(&["f"], &dest(4096)), f, "");
+    assert!(error.starts_with("path too long: \"/ddddd"), "{error}");
+    assert!(
+        error.ends_with("…\", 4096 bytes; Linux takes 4095"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_path_that_no_layer_may_have_is_refused() {
+    let f = "file f 0644 0 0 x";
+    assert!(run(&op(&["f"], &"/d".repeat(256)), f, "").is_ok());
+    let error = fails(&op(&["f"], &"/d".repeat(257)), f, "");
+    assert!(error.ends_with(", 257 names; layers take 256"), "{error}");
 }

@@ -20,10 +20,11 @@ use std::{
 };
 
 use self::{inode::Inodes, walk::Walk};
+use super::CopyError;
 use crate::{
     layer::{Changes, Content},
     oci::Digest,
-    tree::{Kind, Metadata, Node, Timestamp, Tree, TreeError},
+    tree::{Kind, MAX_DEPTH, MAX_NAME, MAX_PATH, Metadata, Node, Timestamp, Tree, TreeError},
 };
 
 /// What has become of a path.
@@ -106,24 +107,26 @@ impl Upper {
         Ok(self.node(path)?.map(|node| node.metadata))
     }
 
-    /// Makes something new where nothing is.
+    /// Makes something new where nothing is. An error when the name is one that a file system does not take.
     pub(super) fn create(
         &mut self,
         path: &Path,
         metadata: Metadata,
         content: Content,
-    ) -> Result<(), TreeError> {
+    ) -> Result<(), CopyError> {
+        fits(path)?;
         let entry = self.make(path);
         // Below a path that is gone, or is no directory any more, nothing shows anyway.
         let hides = metadata.is_dir() && self.at(entry).slot == Slot::Gone;
         let name = path.file_name().unwrap_or_default();
         let inode = self.inodes.push(metadata, content, name);
         self.at_mut(entry).slot = Slot::Here { inode, hides };
-        self.touch_parent(path)
+        Ok(self.touch_parent(path)?)
     }
 
-    /// Gives what is at `from` another name.
-    pub(super) fn link(&mut self, from: &Path, to: &Path) -> Result<(), TreeError> {
+    /// Gives what is at `from` another name, which has to be one that a file system takes.
+    pub(super) fn link(&mut self, from: &Path, to: &Path) -> Result<(), CopyError> {
+        fits(to)?;
         if let Some(inode) = self.copy_up(from)? {
             // Its source can have the first name alone.
             self.inodes.pin(inode, from.file_name().unwrap_or_default());
@@ -392,6 +395,28 @@ impl Upper {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a file system can have the path: the layer would be written, and then nobody could read it.
+fn fits(path: &Path) -> Result<(), CopyError> {
+    let length = path.as_os_str().len();
+    let name = path.file_name().unwrap_or_default().len();
+    if name > MAX_NAME {
+        return Err(CopyError::NameTooLong {
+            path: path.to_owned(),
+            length: name,
+        });
+    }
+    if length >= MAX_PATH {
+        let path = path.to_owned();
+        return Err(CopyError::PathTooLong { path });
+    }
+    // Names have a byte at least, and one between them.
+    if length > 2 * MAX_DEPTH && path.iter().count() > MAX_DEPTH {
+        let path = path.to_owned();
+        return Err(CopyError::PathTooDeep { path });
+    }
+    Ok(())
 }
 
 impl Tree for Upper {

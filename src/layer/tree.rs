@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     oci::Digest,
-    tree::{Kind, Last, Metadata, Node, Timestamp, Tree, TreeError, resolve},
+    tree::{Kind, Last, MAX_DEPTH, MAX_PATH, Metadata, Node, Timestamp, Tree, TreeError, resolve},
 };
 
 /// What a stack of layers adds up to. Cloning is cheap.
@@ -68,11 +68,6 @@ impl Origin {
         u64::from(self.layer) << 32 | u64::from(self.entry)
     }
 }
-
-/// As long as Linux lets a path be.
-const MAX_PATH: usize = 4096;
-/// More directories inside each other than this are an attack on whoever walks them.
-const MAX_DEPTH: usize = 256;
 
 /// A layer cannot lie on those below it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -330,7 +325,7 @@ impl LayerTree {
     fn real_path(&self, path: &Path) -> Result<PathBuf, StackError> {
         let real = self.resolved(path)?;
         // Trees are walked by recursion; and no disk could take a longer path.
-        if real.as_os_str().len() > MAX_PATH || real.components().count() > MAX_DEPTH {
+        if real.as_os_str().len() >= MAX_PATH || real.components().count() > MAX_DEPTH {
             let path = path.to_owned();
             return Err(StackError::TooDeep { path });
         }

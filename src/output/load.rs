@@ -108,7 +108,9 @@ pub enum LoadError {
         reason: String,
     },
     /// An image has more or fewer layers than its config says.
-    #[error("`{path}` has {layers} layers, its config has {diff_ids} diffIDs")]
+    #[error(
+        "`{path}` does not have as many layers ({layers}) as its config has diffIDs ({diff_ids})"
+    )]
     LayerCount {
         /// The manifest.
         path: String,

@@ -31,7 +31,6 @@ mod validate;
 use std::{
     collections::BTreeSet,
     io::Write,
-    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -43,6 +42,7 @@ use crate::{
     tree::Tree,
 };
 
+pub use engine::Engine;
 pub use error::{BoxError, OutputError};
 pub use layers::StoredLayers;
 pub use load::{LoadError, LoadedImage, load, load_dir};
@@ -141,8 +141,8 @@ pub struct Services<'a> {
     pub layers: &'a dyn Layers,
     /// Who pushes; `None` when no output does.
     pub pusher: Option<&'a dyn Pusher>,
-    /// The socket of a Docker engine, for images that are loaded into one.
-    pub engine: Option<&'a Path>,
+    /// The Docker engine, for images that are loaded into one.
+    pub engine: Option<Engine<'a>>,
     /// Who is told.
     pub reporter: &'a dyn Reporter,
     /// As what; begun and ended by the caller.
@@ -267,7 +267,7 @@ fn export_archive(
     let contents = Contents::new(store, &[named], spec.format, &created)?;
     match (&spec.dest, services.engine) {
         (Some(dest), _) => write_archive(&contents, store, dest, spec.tar, stdout)?,
-        (None, Some(socket)) => engine::load(&contents, store, socket)?,
+        (None, Some(engine)) => engine::load(&contents, store, engine)?,
         (None, None) => return Err(OutputError::NoEngineNamed),
     }
     services.status("sending tarball done");

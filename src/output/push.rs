@@ -1,5 +1,9 @@
 //! Pushing an image: layers and config, then manifests, then the index, then names. A registry refuses a document
 //! that points to something it does not have, and nobody sees a name before all behind it is there.
+//!
+//! A build that made nothing new asks one question, whether the name stands for this image already, and believes the answer.
+//! BuildKit and Docker then ask for each blob as well, which repairs a registry that has lost some. That is one request a layer
+//! in every build that changes nothing, for what hardly ever happens; who needs it has `rbuild push`, which asks for each.
 
 use super::{BoxError, OutputError, Services, documents::Documents};
 use crate::{oci::Descriptor, reference::Reference};

@@ -46,7 +46,7 @@ pub enum FaultKind {
     #[error("says that it is `{0}`")]
     MediaType(MediaType),
     /// The config does not have as many diffIDs as the manifest has layers.
-    #[error("has {layers} layers, its config has {diff_ids} diffIDs")]
+    #[error("does not have as many layers ({layers}) as its config has diffIDs ({diff_ids})")]
     LayerCount {
         /// Layers of the manifest.
         layers: usize,
@@ -54,7 +54,7 @@ pub enum FaultKind {
         diff_ids: usize,
     },
     /// The history does not have as many entries with a layer as there are layers.
-    #[error("has {layers} layers, its history has {entries}")]
+    #[error("does not have as many layers ({layers}) as its history ({entries})")]
     History {
         /// Layers of the manifest.
         layers: usize,

@@ -48,7 +48,7 @@ fn travels(env: &TestEnv, to: &str, from: &str) {
     let one = runner(env, "one");
     let first = build(&one, &["--cache-to", to, mounts])
         .success()
-        .says("1 cache mounts written");
+        .says("1 cache mount written");
     found_nothing(&first);
 
     env.file("src", "second\n");
@@ -141,7 +141,7 @@ fn a_build_that_finds_all_steps_keeps_the_mounts_of_the_place() {
     let _first = build(&runner(&env, "one"), &args).success();
     let cached = build(&runner(&env, "two"), &args).success();
     assert_eq!(n_executed(&cached), 0, "{cached}");
-    cached.says("1 cache mounts written");
+    cached.says("1 cache mount written");
     env.file("src", "second\n");
     let third = build(&runner(&env, "three"), &args).success();
     found(&third, "first");
@@ -189,7 +189,7 @@ fn a_mount_that_cannot_be_had_or_sent_is_a_warning() {
     build(&runner(&env, "four"), &[to, "--cache-mounts=all"])
         .success()
         .says("the cache mount words is not exported: `.wh.x` cannot be in a layer")
-        .says("1 steps");
+        .says("1 step and");
 }
 
 #[test]
@@ -204,10 +204,10 @@ fn the_cache_commands_take_mounts_along_and_leave_those_in_use() {
     cache("one", &["export", "plain.tar"]).success();
     cache("one", &["export", "cache.tar", "--cache-mounts=words"])
         .success()
-        .prints(", 1 cache mounts written");
+        .prints(", 1 cache mount written");
     cache("two", &["import", "plain.tar", "--cache-mounts=all"]).success();
     let imported = cache("two", &["import", "cache.tar", "--cache-mounts=all"]).success();
-    imported.prints(", 1 cache mounts are new");
+    imported.prints(", 1 cache mount are new");
     let again = cache("two", &["import", "cache.tar", "--cache-mounts=all"]).success();
     assert!(!again.stdout.contains("mounts"), "{again}");
     cache("two", &["verify"]).success();
@@ -249,7 +249,7 @@ fn the_cache_commands_take_mounts_along_and_leave_those_in_use() {
     let exported = cache("two", &["export", "busy", "--cache-mounts=all"]).success();
     exported
         .says("the cache mount gate is not exported: a build uses it")
-        .prints(", 1 cache mounts written");
+        .prints(", 1 cache mount written");
     fs::write(gate.join("go"), "").expect("written");
     assert!(child.wait().expect("a status").success());
     cache("two", &["export", "free", "--cache-mounts=all"])

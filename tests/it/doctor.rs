@@ -2,35 +2,11 @@
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
+use std::fs;
 
 use serde_json::Value;
 
 use super::support::{Outcome, TestEnv};
-
-/// The program as another user, in an environment that this user may read and write.
-fn as_user(env: &TestEnv, id: u32, args: &[&str]) -> Outcome {
-    let inner = env.command(args);
-    let mut command = Command::new("setpriv");
-    command
-        .args([format!("--reuid={id}"), format!("--regid={id}")])
-        .arg("--clear-groups")
-        .arg(env.path("rbuild"))
-        .args(args)
-        .current_dir(env.path(""))
-        .env_clear();
-    for (key, value) in inner.get_envs() {
-        if let Some(value) = value {
-            command.env(key, value);
-        }
-    }
-    env.outcome(&mut command)
-}
-
-fn open_to_all(env: &TestEnv) {
-    fs::copy(env!("CARGO_BIN_EXE_rbuild"), env.path("rbuild")).expect("a copy");
-    fs::set_permissions(env.path(""), fs::Permissions::from_mode(0o777)).expect("a mode");
-}
 
 /// Asks what steps can be, and tries one.
 fn agree(ask: impl Fn(&[&str]) -> Outcome) -> Value {
@@ -54,12 +30,7 @@ fn agree(ask: impl Fn(&[&str]) -> Outcome) -> Value {
 fn environment() -> TestEnv {
     let env = TestEnv::new();
     env.dockerfile("FROM base\nRUN true\n");
-    // Another user may not reach the place of the project.
-    let copied = Command::new("cp")
-        .arg("-r")
-        .args([TestEnv::base(), env.path("base")])
-        .status();
-    assert!(copied.expect("cp starts").success());
+    env.open_to_others();
     env
 }
 
@@ -78,8 +49,7 @@ fn doctor_promises_an_ordinary_user_what_a_build_keeps() {
         return;
     }
     let env = environment();
-    open_to_all(&env);
-    let said = agree(|args| as_user(&env, 54321, args));
+    let said = agree(|args| env.outcome(&mut env.as_user((54321, 54321), args)));
     assert_eq!(said["process"]["uid"], 54321);
     if said["isolation"] == "userns" {
         // Nobody gave that user ids.

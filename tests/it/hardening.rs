@@ -2,11 +2,7 @@
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
-use std::{
-    fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    process::Command,
-};
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use super::support::{Outcome, TestEnv, compile};
 
@@ -70,13 +66,7 @@ fn attempt(user: Option<u32>) -> Option<(TestEnv, Outcome)> {
     fs::create_dir(env.path("outside")).expect("a directory");
     fs::write(env.path("outside/marker"), "outside\n").expect("a file");
     fs::write(env.path("token"), "s3cr3t-of-a-step").expect("a file");
-    fs::copy(env!("CARGO_BIN_EXE_rbuild"), env.path("rbuild")).expect("a copy");
-    let copied = Command::new("cp")
-        .arg("-r")
-        .args([TestEnv::base(), env.path("base")])
-        .status();
-    assert!(copied.expect("cp starts").success());
-    fs::set_permissions(env.path(""), fs::Permissions::from_mode(0o777)).expect("a mode");
+    env.open_to_others();
     let disk = fs::metadata(env.path("")).expect("a directory").dev();
     let (major, minor) = (rustix::fs::major(disk), rustix::fs::minor(disk));
     let args = [
@@ -89,25 +79,9 @@ fn attempt(user: Option<u32>) -> Option<(TestEnv, Outcome)> {
         format!("--build-arg=DISK={major} {minor}"),
         "context".to_owned(),
     ];
-    let inner = env.command(&args);
     let outcome = match user {
         None => env.run(&args),
-        Some(id) => {
-            let mut command = Command::new("setpriv");
-            command
-                .args([format!("--reuid={id}"), format!("--regid={id}")])
-                .arg("--clear-groups")
-                .arg(env.path("rbuild"))
-                .args(&args)
-                .current_dir(env.path(""))
-                .env_clear();
-            for (key, value) in inner.get_envs() {
-                if let Some(value) = value {
-                    command.env(key, value);
-                }
-            }
-            env.outcome(&mut command)
-        }
+        Some(id) => env.outcome(&mut env.as_user((id, id), &args)),
     };
     if outcome.code == Some(3) {
         eprintln!("skipped: no step can be run here:\n{outcome}");
@@ -157,13 +131,7 @@ fn reach_out(program: &std::path::Path, user: Option<u32>, isolation: &str, mask
     let env = TestEnv::new();
     env.dockerfile(REACHING_OUT);
     fs::copy(program, env.path("context/escape")).expect("a copy");
-    fs::copy(env!("CARGO_BIN_EXE_rbuild"), env.path("rbuild")).expect("a copy");
-    let copied = Command::new("cp")
-        .arg("-r")
-        .args([TestEnv::base(), env.path("base")])
-        .status();
-    assert!(copied.expect("cp starts").success());
-    fs::set_permissions(env.path(""), fs::Permissions::from_mode(0o777)).expect("a mode");
+    env.open_to_others();
     let mask = if masked {
         "mount --bind /dev/null /proc/version && "
     } else {
@@ -181,20 +149,8 @@ fn reach_out(program: &std::path::Path, user: Option<u32>, isolation: &str, mask
         "--isolation",
         isolation,
     ];
-    let inner = env.command(&args);
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "sh", "-c", &script, "sh"])
-        .arg(env.path("rbuild"))
-        .args(args)
-        .current_dir(env.path(""))
-        .env_clear();
-    for (key, value) in inner.get_envs() {
-        if let Some(value) = value {
-            command.env(key, value);
-        }
-    }
-    let outcome = env.outcome(&mut command);
+    let starter = ["unshare", "--mount", "sh", "-c", &script, "sh"];
+    let outcome = env.outcome(&mut env.started_by(&starter, &args));
     if outcome.code == Some(3) {
         eprintln!("skipped: no step can be run so here:\n{outcome}");
         return;
@@ -240,32 +196,24 @@ USER 77
 RUN test \"$(id -u)\" = 77
 ",
     );
-    let context = format!("base=oci-layout://{}", TestEnv::base().display());
-    let args = ["build", "--build-context", &context, "context"];
+    env.open_to_others();
+    let args = [
+        "build",
+        "--no-cache",
+        "--build-context=base=oci-layout://base",
+        "context",
+    ];
     for dropped in [
         "",
         "-sys_resource,-mknod,-net_admin,-sys_ptrace,-sys_nice,-audit_write,-net_raw",
     ] {
-        let inner = env.command(&args);
-        let mut command = Command::new("setpriv");
-        if !dropped.is_empty() {
-            command.args([
-                format!("--inh-caps={dropped}"),
-                format!("--bounding-set={dropped}"),
-            ]);
-        }
-        command
-            .arg(env!("CARGO_BIN_EXE_rbuild"))
-            .args(args)
-            .arg("--no-cache")
-            .current_dir(env.path(""))
-            .env_clear();
-        for (key, value) in inner.get_envs() {
-            if let Some(value) = value {
-                command.env(key, value);
-            }
-        }
-        let outcome = env.outcome(&mut command);
+        let outcome = if dropped.is_empty() {
+            env.run(&args)
+        } else {
+            let sets = ["inh-caps", "bounding-set"].map(|set| format!("--{set}={dropped}"));
+            let starter = ["setpriv", &sets[0], &sets[1]];
+            env.outcome(&mut env.started_by(&starter, &args))
+        };
         if dropped.is_empty() && outcome.code == Some(3) {
             eprintln!("skipped: no step can be run here:\n{outcome}");
             return;

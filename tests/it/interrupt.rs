@@ -5,7 +5,10 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    os::unix::process::ExitStatusExt as _,
+    os::unix::{
+        net::{UnixListener, UnixStream},
+        process::ExitStatusExt as _,
+    },
     process::{Child, Stdio},
     time::{Duration, Instant},
 };
@@ -178,4 +181,41 @@ fn a_git_repository_that_does_not_come_can_be_given_up() {
         .set_read_timeout(Some(Duration::from_secs(20)))
         .expect("a socket");
     std::io::copy(&mut &connection, &mut std::io::sink()).expect("its end");
+}
+
+/// One that takes an image and never answers, and one that takes nobody.
+#[test]
+fn an_engine_that_does_not_answer_can_be_given_up() {
+    for accepts in [true, false] {
+        let env = TestEnv::new();
+        env.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+        let socket = env.path("docker.sock");
+        let engine = UnixListener::bind(&socket).expect("a socket");
+        if !accepts {
+            // A queue for one, in which one waits.
+            rustix::net::listen(&engine, 0).expect("a queue");
+        }
+        let _queued = (!accepts).then(|| UnixStream::connect(&socket).expect("queued"));
+        let mut child = env
+            .command(&["build", "--progress=plain", "--load", "context"])
+            .env("DOCKER_HOST", format!("unix://{}", socket.display()))
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+        let mut said = String::new();
+        while !said.contains("exporting to docker image format") {
+            assert_ne!(lines.read_line(&mut said).expect("text"), 0, "{said}");
+        }
+        let _connection = accepts.then(|| {
+            let (mut connection, _) = engine.accept().expect("a connection");
+            connection.read_exact(&mut [0]).expect("a request");
+            connection
+        });
+        kill_process(pid(&child), Signal::TERM).expect("sent");
+        assert_eq!(end(child).code(), Some(143));
+        lines.read_to_string(&mut said).expect("text");
+        assert!(said.ends_with("error: interrupted\n"), "{said}");
+    }
 }

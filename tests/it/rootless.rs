@@ -2,12 +2,7 @@
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
-use std::{
-    fs,
-    os::unix::fs::{PermissionsExt as _, chown},
-    path::Path,
-    process::Command,
-};
+use std::{fs, os::unix::fs::chown, path::Path};
 
 use serde_json::Value;
 
@@ -89,34 +84,9 @@ fn build_as(
     if let Some(program) = program {
         fs::copy(program, env.path("context/users")).expect("a copy");
     }
-    fs::copy(env!("CARGO_BIN_EXE_rbuild"), env.path("rbuild")).expect("a copy");
-    let base = env.path("base");
-    let copied = Command::new("cp")
-        .arg("-r")
-        .args([TestEnv::base(), base.clone()])
-        .status();
-    assert!(copied.expect("cp starts").success());
-    fs::set_permissions(env.path(""), fs::Permissions::from_mode(0o755)).expect("a mode");
+    env.open_to_others();
     give(&env.path(""), ids.0, ids.1);
-    let as_user = |args: &[&str]| {
-        let inner = env.command(args);
-        let mut command = Command::new("setpriv");
-        command
-            .arg(format!("--reuid={}", ids.0))
-            .arg(format!("--regid={}", ids.1))
-            .arg("--clear-groups")
-            .arg(env.path("rbuild"))
-            .args(args)
-            .current_dir(env.path(""))
-            .env_clear();
-        for (key, value) in inner.get_envs() {
-            if let Some(value) = value {
-                command.env(key, value);
-            }
-        }
-        env.outcome(&mut command)
-    };
-    let context = format!("base=oci-layout://{}", base.display());
+    let as_user = |args: &[&str]| env.outcome(&mut env.as_user(ids, args));
     let built = as_user(&[
         "build",
         "--progress=plain",
@@ -128,8 +98,7 @@ fn build_as(
         "type=local,dest=files",
         "--isolation",
         isolation,
-        "--build-context",
-        &context,
+        "--build-context=base=oci-layout://base",
         "context",
     ]);
     if built.code != Some(0) {

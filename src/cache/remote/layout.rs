@@ -3,8 +3,8 @@
 //! Writers hold `.lock` exclusively, so one does not remove what another has just written; readers hold nothing, and a blob
 //! that is removed under their hands is a miss. Files are written beside their place, as `NAME.new`, and renamed. At the end
 //! the blobs go that the cache had before under this tag, if no manifest of `index.json` leads to them any longer: the directory
-//! does not grow with every build, and what others keep in it stays. A writer that is killed leaves blobs that nothing leads to;
-//! one that writes the same later finds them, nobody removes them.
+//! does not grow with every build, and what others keep in it stays. A writer that is killed leaves blobs that nothing leads to,
+//! and a list of them (see `journal`): one that writes the same later uses them, and whoever writes next removes the others.
 //!
 //! The directory may belong to somebody else: only regular files are read, and a link that stands in the place of a file that is
 //! to be written is replaced, never followed.
@@ -14,11 +14,12 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write as _},
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use super::{
     Place, PlaceError, Records, Selection,
+    journal::{self, Journal},
     layout_files::{self, Files, Pick, failed, is_absent},
 };
 use crate::{
@@ -31,8 +32,15 @@ use crate::{
 pub struct LayoutPlace {
     dir: Dir,
     pick: Pick,
-    /// Held by the writer, from its first blob to the end.
-    lock: Mutex<Option<File>>,
+    /// Of the writer, from its first blob to the end.
+    writing: Mutex<Option<Writing>>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    journal: Journal,
+    /// Held; closing the file lets go of it.
+    _lock: File,
 }
 
 #[derive(Debug)]
@@ -61,7 +69,7 @@ impl LayoutPlace {
         Self {
             dir: Dir(dir),
             pick: Pick { tag, digest },
-            lock: Mutex::new(None),
+            writing: Mutex::new(None),
         }
     }
 
@@ -69,13 +77,25 @@ impl LayoutPlace {
         self.dir.path(&layout_files::blob_name(digest))
     }
 
+    fn writing(&self) -> MutexGuard<'_, Option<Writing>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a blob is about to be added.
+    fn begin(&self, blob: &Digest) -> Result<(), PlaceError> {
+        match &mut *self.writing() {
+            Some(writing) => writing
+                .journal
+                .begin(blob)
+                .map_err(failed("write", &self.dir.0)),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the directory and takes the lock.
     fn prepare(&self) -> Result<(), PlaceError> {
-        let mut lock = self
-            .lock
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        if lock.is_some() {
+        let mut writing = self.writing();
+        if writing.is_some() {
             return Ok(());
         }
         let blobs = self.dir.path("blobs/sha256");
@@ -88,7 +108,11 @@ impl LayoutPlace {
             .open(&path)
             .map_err(failed("create", &path))?;
         file.lock().map_err(failed("lock", &path))?;
-        *lock = Some(file);
+        let journal = Journal::take_over(&self.dir).map_err(failed("write", &self.dir.0))?;
+        *writing = Some(Writing {
+            journal,
+            _lock: file,
+        });
         Ok(())
     }
 
@@ -111,17 +135,21 @@ impl LayoutPlace {
         Some(found)
     }
 
-    /// Removes what the replaced manifests led to and none of the index does. Nothing is removed when a document cannot be
-    /// read: what it leads to is not known.
-    fn sweep(&self, replaced: Vec<Descriptor>, index: &Index) {
-        let used = self.led_to(index.manifests.clone());
-        let (Some(old), Some(used)) = (self.led_to(replaced), used) else {
+    /// Removes what the replaced manifests led to, or a writer has begun, and none of the index leads to. Nothing is removed
+    /// when a document cannot be read: what it leads to is not known.
+    fn sweep(&self, replaced: Vec<Descriptor>, index: &Index, journal: Journal) {
+        let Some(used) = self.led_to(index.manifests.clone()) else {
             return;
         };
-        for digest in old.difference(&used) {
-            // What stays takes room, and harms nobody.
+        let old = self.led_to(replaced).unwrap_or_default();
+        // What stays takes room, and harms nobody.
+        for digest in old.union(journal.begun()).filter(|d| !used.contains(d)) {
             fs::remove_file(self.path(digest)).ok();
         }
+        for digest in journal.begun() {
+            fs::remove_file(new_name(&self.path(digest))).ok();
+        }
+        journal.end().ok();
     }
 }
 
@@ -145,7 +173,8 @@ impl Place for LayoutPlace {
             return Ok(Pushed::Existed);
         }
         let mut reader = (upload.open)().map_err(failed("read", &path))?;
-        let new = path.with_extension("new");
+        self.begin(&upload.descriptor.digest)?;
+        let new = new_name(&path);
         let copied = create(&new).and_then(|mut file| io::copy(&mut reader, &mut file));
         let size = copied
             .inspect_err(|_| {
@@ -167,6 +196,7 @@ impl Place for LayoutPlace {
         self.prepare()?;
         let documents = layout_files::Documents::of(records, &self.pick.tag);
         for (descriptor, bytes) in &documents.blobs {
+            self.begin(&descriptor.digest)?;
             replace(&self.path(&descriptor.digest), bytes)?;
         }
         let path = self.dir.path("index.json");
@@ -182,13 +212,9 @@ impl Place for LayoutPlace {
         index.manifests.push(documents.entry);
         replace(&self.dir.path("oci-layout"), layout_files::OCI_LAYOUT)?;
         replace(&path, &to_json(&index))?;
-        self.sweep(replaced, &index);
-        let mut lock = self
-            .lock
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Closing the file lets go of the lock.
-        *lock = None;
+        if let Some(Writing { journal, _lock }) = self.writing().take() {
+            self.sweep(replaced, &index, journal);
+        }
         let [_, (manifest, _)] = documents.blobs;
         Ok(Some(manifest))
     }
@@ -196,18 +222,107 @@ impl Place for LayoutPlace {
 
 /// Begins a file; what a writer that was killed has left goes, and a link with it.
 fn create(path: &Path) -> io::Result<File> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    journal::remove(path)?;
     File::create_new(path)
+}
+
+/// The name of a file that is being written.
+fn new_name(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 /// Gives a file its bytes at once.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), PlaceError> {
-    let new = path.with_extension("new");
+    let new = new_name(path);
     create(&new)
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs::rename(&new, path))
         .map_err(failed("write", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::StoredLayer, *};
+    use crate::oci::{DiffId, MediaType};
+
+    fn place(dir: &Path) -> LayoutPlace {
+        LayoutPlace::new(dir.to_owned(), "latest".to_owned(), None)
+    }
+
+    /// Writes a layer, as far as its blob.
+    fn put(place: &LayoutPlace, bytes: &'static [u8]) -> Descriptor {
+        let blob = Descriptor::of(MediaType::OCI_LAYER_GZIP, bytes);
+        let upload = Upload {
+            descriptor: &blob,
+            open: &|| Ok(Box::new(bytes)),
+            mount_from: &[],
+            progress: None,
+        };
+        let _new = place.put_blob(&upload).unwrap();
+        blob
+    }
+
+    fn finish(place: &LayoutPlace, layers: &[&Descriptor]) {
+        let layers = layers.iter().map(|blob| StoredLayer {
+            diff_id: DiffId(blob.digest),
+            blob: (*blob).clone(),
+        });
+        let records = Records {
+            layers: layers.collect(),
+            ..Records::default()
+        };
+        place.put_records(&records).unwrap();
+    }
+
+    fn has(dir: &Path, blob: &Descriptor) -> bool {
+        place(dir).path(&blob.digest).try_exists().unwrap()
+    }
+
+    #[test]
+    fn what_killed_writers_leave_the_next_one_uses_or_removes() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let first = put(&place(dir), b"of the first that is killed");
+        let killed = place(dir);
+        let second = put(&killed, b"of the second");
+        let wanted = put(&killed, b"wanted again");
+        // Killed in the middle of a file.
+        let half = Descriptor::of(MediaType::OCI_LAYER_GZIP, b"half");
+        killed.begin(&half.digest).unwrap();
+        let new = new_name(&killed.path(&half.digest));
+        fs::write(&new, "ha").unwrap();
+        drop(killed);
+        let foreign = Descriptor::of(MediaType::OCI_LAYER_GZIP, b"somebody else's");
+        fs::write(place(dir).path(&foreign.digest), "somebody else's").unwrap();
+
+        let lucky = place(dir);
+        let third = put(&lucky, b"of the third");
+        put(&lucky, b"wanted again");
+        finish(&lucky, &[&third, &wanted]);
+        assert!(has(dir, &third) && has(dir, &wanted) && has(dir, &foreign));
+        assert!(!has(dir, &first) && !has(dir, &second) && !new.try_exists().unwrap());
+        assert!(!dir.join(".writing").try_exists().unwrap());
+        assert_eq!(place(dir).records(&[]).unwrap()[0].layers.len(), 2);
+    }
+
+    #[test]
+    fn a_list_of_begun_blobs_takes_away_nothing_that_is_used_and_follows_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dir, outside) = (dir.path().join("cache"), dir.path().join("outside"));
+        let writer = place(&dir);
+        let used = put(&writer, b"used");
+        finish(&writer, &[&used]);
+        fs::write(
+            &outside,
+            format!("{}\nnonsense\n../../outside\n", used.digest),
+        )
+        .unwrap();
+        std::os::unix::fs::symlink(&outside, dir.join(".writing")).unwrap();
+        let before = fs::read(&outside).unwrap();
+        let other = LayoutPlace::new(dir.clone(), "other".to_owned(), None);
+        let new = put(&other, b"new");
+        finish(&other, &[&new]);
+        assert!(has(&dir, &used) && has(&dir, &new));
+        assert_eq!(fs::read(&outside).unwrap(), before);
+    }
 }

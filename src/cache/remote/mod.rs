@@ -65,6 +65,7 @@ mod archive;
 mod export;
 mod gha;
 mod imports;
+mod journal;
 mod layout;
 mod layout_files;
 mod mounts;

@@ -123,7 +123,7 @@ pub enum RecordsError {
     #[error("it holds no records of rbuild")]
     NoRecords,
     /// Manifest and config name different numbers of layers.
-    #[error("it has {layers} layers and {diff_ids} diffIDs")]
+    #[error("it does not have as many layers ({layers}) as diffIDs ({diff_ids})")]
     Layers {
         /// In the manifest.
         layers: usize,

@@ -10,7 +10,7 @@ use rbuild::{
     build::{self, BuildError, BuildRequest, BuildResult, Services},
     explain::Explanation,
     oci::Descriptor,
-    output::{self, Annotation, Exported, OutputSpec},
+    output::{self, Annotation, Engine, Exported, OutputSpec},
     progress::{Event, Reporter as _},
     reference::Reference,
     registry::{Client, settings::Canceled},
@@ -28,6 +28,7 @@ use crate::cli::{
     cache::Caches,
     call::Method,
     classify,
+    count::counted,
     diagnostics::{self, Failure, Kind, Source},
     engine,
     environment::Environment,
@@ -269,11 +270,15 @@ impl Session<'_> {
             renderer: self.renderer,
             vertex,
         };
+        let is_canceled = || self.services.cancel.is_canceled();
         let services = output::Services {
             store: self.services.store,
             layers: &export,
             pusher: Some(&export),
-            engine,
+            engine: engine.map(|socket| Engine {
+                socket,
+                is_canceled: &is_canceled,
+            }),
             reporter: &**self.renderer,
             vertex,
         };
@@ -552,10 +557,7 @@ fn say_warnings(result: &BuildResult, request: &BuildRequest) {
     if lines.is_empty() {
         return;
     }
-    let count = match lines.len() {
-        1 => "1 warning".to_owned(),
-        n => format!("{n} warnings"),
-    };
+    let count = counted(lines.len(), "warning");
     let mut text = format!("\n {count} found (use --check to see the places):\n");
     for line in lines {
         text.push_str(" - ");

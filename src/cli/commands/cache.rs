@@ -21,6 +21,7 @@ use crate::cli::{
         CacheArgs, CacheCommand, CacheDuArgs, CacheLsArgs, CachePruneArgs, CacheVerifyArgs, narrow,
     },
     classify,
+    count::counted,
     diagnostics::{self, Failure, Kind},
     environment::Environment,
     progress::bytes,
@@ -119,12 +120,12 @@ fn used_by(item: &Item) -> &'static str {
 /// How long ago, in the largest unit of which there are two.
 fn ago(now: SystemTime, then: SystemTime) -> String {
     let seconds = now.duration_since(then).unwrap_or(Duration::ZERO).as_secs();
-    for (unit, length) in [("days", 86_400), ("hours", 3600), ("minutes", 60)] {
+    for (unit, length) in [("day", 86_400), ("hour", 3600), ("minute", 60)] {
         if seconds >= 2 * length {
-            return format!("{} {unit} ago", seconds / length);
+            return format!("{} ago", counted(seconds / length, unit));
         }
     }
-    format!("{seconds} seconds ago")
+    format!("{} ago", counted(seconds, "second"))
 }
 
 fn in_json(item: &Item) -> Value {
@@ -273,7 +274,7 @@ fn verify(store: &Store, args: &CacheVerifyArgs) -> Result<ExitCode, Failure> {
         }
         let counts: Vec<String> = checked
             .iter()
-            .map(|(name, count)| format!("{count} {name}"))
+            .map(|(&name, &count)| counted(count, name.trim_end_matches('s')))
             .collect();
         stdout::print(&format!("checked: {}\n", counts.join(", ")))?;
     }

@@ -24,6 +24,7 @@ use crate::cli::{
     cache_args::{Age, CacheExportArgs, CacheImportArgs},
     cache_spec::MountIds,
     classify,
+    count::counted,
     diagnostics::{self, Failure, Kind},
     environment::Environment,
     progress::bytes,
@@ -90,7 +91,7 @@ pub(super) fn export(
     if exported.left_out > 0 {
         let n = exported.left_out;
         diagnostics::warn(&format!(
-            "warning: {n} steps and answers are left out, those not used for the longest time: there are too many\n"
+            "warning: there are too many steps and answers: the {n} not used for the longest time are left out\n"
         ));
     }
     report_export(args, &exported)
@@ -115,7 +116,7 @@ fn stays(done: &str, mount: &CacheMountId, error: &MountError) {
 fn mounts_text(mounts: usize) -> String {
     match mounts {
         0 => String::new(),
-        n => format!(", {n} cache mounts"),
+        n => format!(", {}", counted(n, "cache mount")),
     }
 }
 
@@ -144,7 +145,8 @@ fn report_export(args: &CacheExportArgs, exported: &WholeExported) -> Result<(),
     };
     let size = bytes(*size);
     let mounts = mounts_text(*mounts);
-    let text = format!("{steps} steps and {layers} layers of {size}{mounts} written to {dest}\n");
+    let (steps, layers) = (counted(*steps, "step"), counted(*layers, "layer"));
+    let text = format!("{steps} and {layers} of {size}{mounts} written to {dest}\n");
     if to_stdout {
         diagnostics::warn(&text);
         return Ok(());
@@ -241,12 +243,14 @@ pub(super) fn import(
     }
     let without = match without_layer {
         0 => String::new(),
+        1 => "; 1 step without its layers is left out".to_owned(),
         n => format!("; {n} steps without their layers are left out"),
     };
     let size = bytes(size);
     let mounts = mounts_text(mounts);
+    let (steps, layers) = (counted(steps, "step"), counted(layers, "layer"));
     stdout::print(&format!(
-        "{steps} steps and {layers} layers of {size}{mounts} are new{without}\n"
+        "{steps} and {layers} of {size}{mounts} are new{without}\n"
     ))
 }
 

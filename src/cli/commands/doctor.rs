@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::{
     args::{DataFormat, DoctorArgs},
     classify,
+    count::counted,
     diagnostics::Failure,
     stdout,
 };
@@ -30,7 +31,9 @@ pub(crate) fn run(args: &DoctorArgs, root: &Path) -> Result<(), Failure> {
 /// What a rung is, in few words.
 fn describe(rung: Option<Rung>, ids: Option<IdMap>) -> String {
     let amount = match ids {
-        Some(IdMap::Ranges { uids, gids }) => format!("{} ids, owners are real", uids.min(gids)),
+        Some(IdMap::Ranges { uids, gids }) => {
+            format!("{}, owners are real", counted(uids.min(gids), "id"))
+        }
         Some(IdMap::Single) => "one id, other owners are recorded".to_owned(),
         Some(IdMap::Full) | None => "all ids, owners are real".to_owned(),
     };
@@ -93,11 +96,16 @@ fn process(identity: &Identity) -> String {
         format!("user {}, group {}", identity.uid, identity.gid),
         match identity.capabilities.count_ones() {
             0 => "no capabilities".to_owned(),
+            1 => "1 capability".to_owned(),
             n => format!("{n} capabilities"),
         },
         match identity.ids {
             IdMap::Full => "all ids".to_owned(),
-            IdMap::Ranges { uids, gids } => format!("{uids} users and {gids} groups exist"),
+            IdMap::Ranges { uids, gids } => format!(
+                "{} and {} exist",
+                counted(uids, "user"),
+                counted(gids, "group")
+            ),
             IdMap::Single => "one user exists".to_owned(),
         },
     ];
@@ -111,7 +119,9 @@ fn process(identity: &Identity) -> String {
         let (users, groups) = identity.subordinate;
         let helpers = if identity.map_helpers { "" } else { "no " };
         words.push(format!(
-            "{users} subordinate users and {groups} groups, {helpers}newuidmap"
+            "{} and {}, {helpers}newuidmap",
+            counted(users, "subordinate user"),
+            counted(groups, "group")
         ));
     }
     words.join(", ")

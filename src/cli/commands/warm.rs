@@ -35,6 +35,7 @@ use crate::cli::{
     cache,
     cache_spec::CacheFrom,
     classify,
+    count::counted,
     diagnostics::{Failure, Kind, Source},
     environment::Environment,
     inputs, settings, stdout,
@@ -248,8 +249,9 @@ impl Warmer<'_> {
         let imported = remote::import_steps(self.transfer.store, &*place, platforms, &lost);
         let text = match imported {
             Ok(imported) => format!(
-                "{} steps and {} layers are new",
-                imported.steps, imported.layers
+                "{} and {} are new",
+                counted(imported.steps, "step"),
+                counted(imported.layers, "layer")
             ),
             Err(error @ PlaceError::Absent) => error.to_string(),
             Err(error) => {

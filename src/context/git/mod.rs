@@ -6,6 +6,7 @@
 
 mod checkout;
 mod process;
+mod program;
 mod source;
 
 pub use self::{

@@ -52,7 +52,10 @@ fn load(fixture: &Fixture, socket: &Path) -> Result<Exported, OutputError> {
         store: &fixture.store,
         layers: &layers,
         pusher: None,
-        engine: Some(socket),
+        engine: Some(Engine {
+            socket,
+            is_canceled: &|| false,
+        }),
         reporter: &Silent,
         vertex: Vertex(1),
     };

@@ -164,7 +164,7 @@ fn lies_are_found_out() {
     for (manifest, expected) in [
         (
             entry("config.json", ""),
-            "0 layers, its config has 1 diffIDs",
+            "as many layers (0) as its config has diffIDs (1)",
         ),
         (entry("../../../etc/passwd", ""), "is missing"),
         (entry("/etc/passwd", ""), "is missing"),

@@ -25,8 +25,8 @@ use rbuild::{
     layer::{Change, Content, WriteOptions, write_layer},
     oci::{ConfigFile, Descriptor, DiffId, Digester, History, MediaType, Platform, RootFs},
     output::{
-        Annotation, Exported, Image, ImageLayer, LayerOrigin, OutputError, OutputSpec, Request,
-        Services, StoredLayers, export, validate,
+        Annotation, Engine, Exported, Image, ImageLayer, LayerOrigin, OutputError, OutputSpec,
+        Request, Services, StoredLayers, export, validate,
     },
     progress::{Silent, Vertex},
     reference::Reference,

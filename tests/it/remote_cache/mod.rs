@@ -374,7 +374,7 @@ fn finished_steps_are_exported_though_the_build_fails_and_earlier_ones_stay() {
     runner(&env, "three")
         .build(&["--cache-to", to, "-o", "type=cacheonly"])
         .exits(1)
-        .says("1 steps and 1 layers");
+        .says("1 step and 1 layer written");
     env.dockerfile("FROM base\nRUN echo one >/one\nCOPY src /src\nRUN test ! -e /src/no\n");
     let fourth = runner(&env, "four")
         .build(&["--cache-from", "type=local,src=cache", "-t", "app"])

@@ -34,6 +34,25 @@ fn a_directory_does_not_grow_and_holds_several_caches() {
 }
 
 #[test]
+fn blobs_of_an_export_that_came_to_no_end_go_with_the_next() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY a /\n").file("a", "one");
+    let to = ["--cache-to", "type=local,dest=cache", "-t", "app"];
+    let one = runner(&env, "one");
+    std::fs::create_dir(env.path("cache")).expect("a directory");
+    let index = env.path("cache/index.json");
+    std::fs::write(&index, "no index").expect("a file");
+    one.build(&to).exits(4);
+    let left = blobs(&env.path("cache"));
+    assert!(!left.is_empty(), "layers come before the index");
+    std::fs::remove_file(&index).expect("a file");
+    env.file("a", "two");
+    one.build(&to).success();
+    let after = blobs(&env.path("cache"));
+    assert!(left.iter().all(|blob| !after.contains(blob)), "{after:?}");
+}
+
+#[test]
 fn the_metadata_file_names_the_manifest_of_the_cache() {
     let env = TestEnv::new();
     env.dockerfile("FROM scratch\nCOPY a /\n").file("a", "a");

@@ -96,6 +96,50 @@ impl TestEnv {
         command
     }
 
+    /// Lets other users in, who may not reach the place of the project: the directory gets copies of the program and of
+    /// [`TestEnv::base`], as `rbuild` and `base`.
+    pub(crate) fn open_to_others(&self) -> &Self {
+        fs::copy(env!("CARGO_BIN_EXE_rbuild"), self.path("rbuild")).expect("a copy");
+        let copied = Command::new("cp")
+            .arg("-r")
+            .args([Self::base(), self.path("base")])
+            .status();
+        assert!(copied.expect("cp starts").success());
+        fs::set_permissions(self.path(""), fs::Permissions::from_mode(0o777)).expect("a mode");
+        self
+    }
+
+    /// As [`TestEnv::command`], started by another program: the last of `starter` takes a command to start. What is
+    /// started is the copy of [`TestEnv::open_to_others`].
+    pub(crate) fn started_by<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        starter: &[&str],
+        args: &[S],
+    ) -> Command {
+        let variables = self.command(args);
+        let variables = variables.get_envs();
+        let mut command = Command::new(starter[0]);
+        command
+            .args(&starter[1..])
+            .arg(self.path("rbuild"))
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .envs(variables.filter_map(|(name, value)| Some((name, value?))))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// As [`TestEnv::started_by`], as another user.
+    pub(crate) fn as_user<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        (uid, gid): (u32, u32),
+        args: &[S],
+    ) -> Command {
+        let ids = [format!("--reuid={uid}"), format!("--regid={gid}")];
+        self.started_by(&["setpriv", &ids[0], &ids[1], "--clear-groups"], args)
+    }
+
     /// Runs the program.
     #[must_use = "an outcome that nobody looks at tests nothing"]
     pub(crate) fn run<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Outcome {

@@ -1,5 +1,7 @@
 //! Checkouts of a repository made for the purpose.
 
+use std::process::Command;
+
 use super::*;
 use crate::tree::Tree as _;
 
