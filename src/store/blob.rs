@@ -28,11 +28,27 @@ pub struct BlobFile<'a> {
     file: File,
     size: u64,
     committed: bool,
+    lead: Option<Lead>,
 }
 
 impl BlobFile<'_> {
+    /// How many bytes were written.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// A reader of what is written, which may be ahead of any check. It fails when the blob is given up.
+    pub fn follow(&mut self) -> Result<Follower, StoreError> {
+        let (lead, follower) = Lead::new(&self.file, self.size).at("read", &self.path)?;
+        self.lead = Some(lead);
+        Ok(follower)
+    }
+
     /// Makes what was written the blob `digest`, which the caller has computed from the very bytes that it wrote.
     pub fn commit(mut self, digest: &Digest) -> Result<(), StoreError> {
+        if let Some(lead) = &self.lead {
+            lead.complete(self.size);
+        }
         let path = self.store.blob_path(digest);
         // A blob that is there stays: somebody may be reading it. One of another size was torn by a power loss.
         if self.store.blob_size(digest)? != Some(self.size) {
@@ -42,6 +58,24 @@ impl BlobFile<'_> {
         }
         Ok(())
     }
+
+    /// [`BlobFile::commit`] for bytes that the caller has found to have the digest of a descriptor. Their number is checked.
+    pub fn commit_as(self, descriptor: &Descriptor) -> Result<(), StoreError> {
+        check_size(descriptor, self.size)?;
+        self.commit(&descriptor.digest)
+    }
+}
+
+/// So many bytes were announced.
+fn check_size(descriptor: &Descriptor, actual: u64) -> Result<(), StoreError> {
+    if actual == descriptor.size {
+        return Ok(());
+    }
+    Err(StoreError::Size {
+        digest: descriptor.digest,
+        expected: descriptor.size,
+        actual,
+    })
 }
 
 impl Write for BlobFile<'_> {
@@ -51,6 +85,9 @@ impl Write for BlobFile<'_> {
             .write(bytes)
             .map_err(with_path("write", &self.path))?;
         self.size += n as u64;
+        if let Some(lead) = &self.lead {
+            lead.wrote(self.size);
+        }
         Ok(n)
     }
 
@@ -72,21 +109,12 @@ impl Drop for BlobFile<'_> {
 pub struct BlobWriter<'a> {
     file: BlobFile<'a>,
     digester: Digester,
-    lead: Option<Lead>,
 }
 
 impl BlobWriter<'_> {
     /// How many bytes were written.
     pub fn size(&self) -> u64 {
         self.file.size
-    }
-
-    /// A reader of what is written, which may be ahead of any check. It fails when the blob is given up or begun again.
-    pub fn follow(&mut self) -> Result<Follower, StoreError> {
-        let (lead, follower) =
-            Lead::new(&self.file.file, self.file.size).at("read", &self.file.path)?;
-        self.lead = Some(lead);
-        Ok(follower)
     }
 
     /// What was written so far, for reading it before it becomes a blob.
@@ -97,7 +125,6 @@ impl BlobWriter<'_> {
 
     /// Forgets all that was written, for beginning again.
     pub fn restart(&mut self) -> Result<(), StoreError> {
-        self.lead = None;
         let BlobFile { file, path, .. } = &mut self.file;
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -111,9 +138,6 @@ impl BlobWriter<'_> {
     /// thrown away.
     pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
         let (digest, size) = (self.digester.finish(), self.file.size);
-        if let Some(lead) = &self.lead {
-            lead.complete(size);
-        }
         if let Some(expected) = expected
             && *expected != digest
         {
@@ -128,13 +152,7 @@ impl BlobWriter<'_> {
 
     /// [`BlobWriter::commit`] for bytes that a descriptor announced, which must have its digest and its size.
     pub fn commit_as(self, descriptor: &Descriptor) -> Result<(), StoreError> {
-        if self.file.size != descriptor.size {
-            return Err(StoreError::Size {
-                digest: descriptor.digest,
-                expected: descriptor.size,
-                actual: self.file.size,
-            });
-        }
+        check_size(descriptor, self.file.size)?;
         self.commit(Some(&descriptor.digest)).map(|_| ())
     }
 }
@@ -142,9 +160,6 @@ impl BlobWriter<'_> {
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.file.write(bytes)?;
-        if let Some(lead) = &self.lead {
-            lead.wrote(self.file.size);
-        }
         self.digester.update(&bytes[..n]);
         Ok(n)
     }
@@ -192,7 +207,6 @@ impl Store {
         Ok(BlobWriter {
             file: self.blob_file()?,
             digester: Digester::new(),
-            lead: None,
         })
     }
 
@@ -205,6 +219,7 @@ impl Store {
             file,
             size: 0,
             committed: false,
+            lead: None,
         })
     }
 

@@ -123,7 +123,7 @@ mod tests {
     fn a_follower_sees_all_that_is_committed() {
         let (_dir, store) = store();
         let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-        let mut writer = store.blob_writer().unwrap();
+        let mut writer = store.blob_file().unwrap();
         let mut follower = writer.follow().unwrap();
         let read = std::thread::spawn(move || {
             let mut read = Vec::new();
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn a_follower_of_a_blob_that_is_given_up_fails() {
         let (_dir, store) = store();
-        let mut writer = store.blob_writer().unwrap();
+        let mut writer = store.blob_file().unwrap();
         let mut follower = writer.follow().unwrap();
         writer.write_all(b"some").unwrap();
         drop(writer);

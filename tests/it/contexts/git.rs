@@ -321,7 +321,9 @@ fn provenance_tells_the_commits_and_files_that_a_build_took() {
         connection.write_all(answer.as_bytes()).ok();
     });
     let file = format!("http://{}/f", web.address);
-    let env = TestEnv::new();
+    let mut env = TestEnv::new();
+    // It would be among the arguments.
+    env.var("SOURCE_DATE_EPOCH", "");
     env.dockerfile(&format!(
         "FROM scratch\nADD {url}#v1:sub /s\nADD http://me:secret@{}/f?token=secret /f\nCOPY --from=code data /c\n",
         web.address
