@@ -326,7 +326,7 @@ fn attribute(
 }
 
 /// Opens something below a directory; no component may be a symbolic link.
-fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, path, flags, Mode::empty(), resolve) {
         // Filters of old container engines refuse what they do not know.
