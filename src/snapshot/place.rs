@@ -59,6 +59,18 @@ impl Placer {
         })
     }
 
+    /// One more for the same directory.
+    pub(super) fn again(&self) -> Result<Self, SnapshotError> {
+        Ok(Self {
+            root: self.root.try_clone().at("open", &self.shown)?,
+            shown: self.shown.clone(),
+            owners: self.owners.clone(),
+            style: self.style,
+            parent: None,
+            marked: std::collections::BTreeSet::new(),
+        })
+    }
+
     /// A directory that everybody else is kept out of until [`Self::finish_dir`].
     pub(super) fn dir(&mut self, path: &Path) -> Result<(), SnapshotError> {
         let shown = self.shown.join(path);
