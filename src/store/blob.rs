@@ -28,11 +28,31 @@ pub struct BlobFile<'a> {
     file: File,
     size: u64,
     committed: bool,
+    lead: Option<Lead>,
 }
 
 impl BlobFile<'_> {
+    /// How many bytes were written.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// A reader of what is written. It fails when the blob is given up.
+    pub fn follow(&mut self) -> Result<Follower, StoreError> {
+        let (lead, follower) = Lead::new(&self.file, self.size).at("read", &self.path)?;
+        self.lead = Some(lead);
+        Ok(follower)
+    }
+
     /// Makes what was written the blob `digest`, which the caller has computed from the very bytes that it wrote.
-    pub fn commit(mut self, digest: &Digest) -> Result<(), StoreError> {
+    pub fn commit(self, digest: &Digest) -> Result<(), StoreError> {
+        if let Some(lead) = &self.lead {
+            lead.complete(self.size, Some(*digest));
+        }
+        self.put_in_place(digest)
+    }
+
+    fn put_in_place(mut self, digest: &Digest) -> Result<(), StoreError> {
         let path = self.store.blob_path(digest);
         // A blob that is there stays: somebody may be reading it. One of another size was torn by a power loss.
         if self.store.blob_size(digest)? != Some(self.size) {
@@ -51,6 +71,9 @@ impl Write for BlobFile<'_> {
             .write(bytes)
             .map_err(with_path("write", &self.path))?;
         self.size += n as u64;
+        if let Some(lead) = &self.lead {
+            lead.wrote(self.size);
+        }
         Ok(n)
     }
 
@@ -72,7 +95,6 @@ impl Drop for BlobFile<'_> {
 pub struct BlobWriter<'a> {
     file: BlobFile<'a>,
     digester: Digester,
-    lead: Option<Lead>,
 }
 
 impl BlobWriter<'_> {
@@ -83,10 +105,7 @@ impl BlobWriter<'_> {
 
     /// A reader of what is written, which may be ahead of any check. It fails when the blob is given up or begun again.
     pub fn follow(&mut self) -> Result<Follower, StoreError> {
-        let (lead, follower) =
-            Lead::new(&self.file.file, self.file.size).at("read", &self.file.path)?;
-        self.lead = Some(lead);
-        Ok(follower)
+        self.file.follow()
     }
 
     /// What was written so far, for reading it before it becomes a blob.
@@ -97,7 +116,7 @@ impl BlobWriter<'_> {
 
     /// Forgets all that was written, for beginning again.
     pub fn restart(&mut self) -> Result<(), StoreError> {
-        self.lead = None;
+        self.file.lead = None;
         let BlobFile { file, path, .. } = &mut self.file;
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -111,8 +130,8 @@ impl BlobWriter<'_> {
     /// thrown away.
     pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
         let (digest, size) = (self.digester.finish(), self.file.size);
-        if let Some(lead) = &self.lead {
-            lead.complete(size);
+        if let Some(lead) = &self.file.lead {
+            lead.complete(size, None);
         }
         if let Some(expected) = expected
             && *expected != digest
@@ -122,7 +141,7 @@ impl BlobWriter<'_> {
                 actual: digest,
             });
         }
-        self.file.commit(&digest)?;
+        self.file.put_in_place(&digest)?;
         Ok((digest, size))
     }
 
@@ -142,9 +161,6 @@ impl BlobWriter<'_> {
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = self.file.write(bytes)?;
-        if let Some(lead) = &self.lead {
-            lead.wrote(self.file.size);
-        }
         self.digester.update(&bytes[..n]);
         Ok(n)
     }
@@ -192,7 +208,6 @@ impl Store {
         Ok(BlobWriter {
             file: self.blob_file()?,
             digester: Digester::new(),
-            lead: None,
         })
     }
 
@@ -205,6 +220,7 @@ impl Store {
             file,
             size: 0,
             committed: false,
+            lead: None,
         })
     }
 
