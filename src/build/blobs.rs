@@ -17,7 +17,7 @@ use crate::{
     reference::Reference,
     registry::BlobSink,
     snapshot::Shelf,
-    store::{BlobWriter, Follower, Store},
+    store::{BlobFile, Follower, Store},
 };
 
 /// Where a blob can be had.
@@ -207,18 +207,19 @@ impl Fetch<'_> {
             reporter,
             ..
         } = *self.services;
-        let mut writer = store.blob_writer()?;
-        follow(writer.follow()?);
+        let mut file = store.blob_file()?;
+        follow(file.follow()?);
         let mut sink = StoreSink {
             store,
-            writer,
+            file,
             reporter,
             vertex: self.vertex,
             blob,
             told: 0,
         };
+        // This verifies the digest, so it is not computed once more by the store.
         registry.blob(reference, blob, &mut sink)?;
-        Ok(sink.writer.commit_as(blob)?)
+        Ok(sink.file.commit_as(blob)?)
     }
 }
 
@@ -234,7 +235,7 @@ const TELL_EVERY: u64 = 256 << 10;
 /// Takes a blob from a registry into the store.
 struct StoreSink<'a> {
     store: &'a Store,
-    writer: BlobWriter<'a>,
+    file: BlobFile<'a>,
     reporter: &'a dyn Reporter,
     vertex: Vertex,
     blob: &'a Descriptor,
@@ -244,8 +245,8 @@ struct StoreSink<'a> {
 
 impl BlobSink for StoreSink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.writer.write_all(bytes)?;
-        let current = self.writer.size();
+        self.file.write_all(bytes)?;
+        let current = self.file.size();
         if current >= self.told + TELL_EVERY || current == self.blob.size {
             self.told = current;
             let (item, total) = (self.blob.digest.to_string(), Some(self.blob.size));
@@ -260,7 +261,7 @@ impl BlobSink for StoreSink<'_> {
     }
 
     fn reset(&mut self) -> io::Result<()> {
-        self.writer = self.store.blob_writer().map_err(io::Error::other)?;
+        self.file = self.store.blob_file().map_err(io::Error::other)?;
         self.told = 0;
         Ok(())
     }

@@ -294,7 +294,7 @@ impl Departures for Loading<'_, '_> {
         let mut targets = quay.targets.to_vec();
         let mut state = quay.state();
         for growing in &mut state.growing {
-            let is_it = matches!(growing.layer.growth(), Growth::Complete(_, Some(digest)) if digest == layer.digest);
+            let is_it = matches!(growing.layer.growth(), Growth::Complete(_, digest) if digest == layer.digest);
             if is_it && growing.wanted.is_none() {
                 targets.retain(|target| target.registry() != growing.to.registry());
                 growing.wanted = Some(Wanted {

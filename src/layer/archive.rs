@@ -8,7 +8,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read},
+    io::{self, BufReader, Read},
     path::PathBuf,
     sync::Arc,
 };
@@ -41,7 +41,7 @@ pub fn is_archive(bytes: impl Read) -> bool {
         return false;
     };
     !matches!(
-        TarReader::new(decoder, Whiteouts::Names).next(),
+        TarReader::new(BufReader::new(decoder), Whiteouts::Names).next(),
         Ok(None)
             | Err(ArchiveError::Read { .. }
                 | ArchiveError::Header { .. }

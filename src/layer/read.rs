@@ -6,7 +6,7 @@
 mod entry;
 
 use std::{
-    io::{self, Read},
+    io::{self, BufRead},
     path::PathBuf,
 };
 
@@ -123,7 +123,7 @@ pub(super) struct TarReader<R> {
     whiteouts: Whiteouts,
 }
 
-impl<R: Read> TarReader<R> {
+impl<R: BufRead> TarReader<R> {
     pub(super) fn new(input: R, whiteouts: Whiteouts) -> Self {
         let mut parser = Parser::new(Limits {
             max_metadata_size: MAX_EXTENSIONS,
@@ -136,7 +136,7 @@ impl<R: Read> TarReader<R> {
         Self {
             input,
             parser,
-            buffer: Vec::with_capacity(64 << 10),
+            buffer: Vec::with_capacity(4 << 10),
             start: 0,
             offset: 0,
             content: 0,
@@ -234,55 +234,58 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// Reads some of the present entry's content into `out`; 0 at its end.
-    pub(super) fn read_content(&mut self, out: &mut [u8]) -> Result<usize, ArchiveError> {
-        let wanted = usize::try_from(self.content).map_or(out.len(), |left| left.min(out.len()));
-        if wanted == 0 {
-            return Ok(0);
+    /// Hands on the next `length` bytes of the present entry's content, which has to have so many, in pieces that lie where the
+    /// input has them.
+    pub(super) fn content(
+        &mut self,
+        mut length: u64,
+        to: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), ArchiveError> {
+        debug_assert!(length <= self.content, "nobody asks for more than there is");
+        while length > 0 {
+            let passed = self.pass(length, to)?;
+            self.content -= passed;
+            length -= passed;
         }
-        let length = self.read_some(&mut out[..wanted])?;
-        self.content -= length as u64;
-        Ok(length)
+        Ok(())
     }
 
-    fn read_some(&mut self, out: &mut [u8]) -> Result<usize, ArchiveError> {
+    /// Hands on up to `limit` of the next bytes, which are some.
+    fn pass(&mut self, limit: u64, to: &mut dyn FnMut(&[u8])) -> Result<u64, ArchiveError> {
         let buffered = &self.buffer[self.start..];
-        let length = if buffered.is_empty() {
-            read(&mut self.input, out)?
+        let available = if buffered.is_empty() {
+            available(&mut self.input)?
         } else {
-            let length = buffered.len().min(out.len());
-            out[..length].copy_from_slice(&buffered[..length]);
-            self.start += length;
-            length
+            buffered
         };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let bytes = &available[..available.len().min(limit)];
+        to(bytes);
+        let length = bytes.len();
+        if self.start < self.buffer.len() {
+            self.start += length;
+        } else {
+            self.input.consume(length);
+        }
         self.offset += length as u64;
         if length == 0 {
             return Err(ArchiveError::Truncated {
                 offset: self.offset,
             });
         }
-        Ok(length)
+        Ok(length as u64)
     }
 
     fn skip_content(&mut self) -> Result<(), ArchiveError> {
-        let mut sink = [0; 16 << 10];
-        while self.content + self.padding > 0 {
-            let is_padding = self.content == 0;
-            let part = if is_padding {
-                &mut self.padding
-            } else {
-                &mut self.content
+        while self.content > 0 {
+            self.content -= self.pass(self.content, &mut |_| {})?;
+        }
+        while self.padding > 0 {
+            self.padding -= match self.pass(self.padding, &mut |_| {}) {
+                // The padding of the last entry may be missing along with the end marker.
+                Err(ArchiveError::Truncated { .. }) => self.padding,
+                passed => passed?,
             };
-            let wanted = usize::try_from(*part).map_or(sink.len(), |left| left.min(sink.len()));
-            *part -= wanted as u64;
-            let mut done = 0;
-            while done < wanted {
-                done += match self.read_some(&mut sink[done..wanted]) {
-                    // The padding of the last entry may be missing along with the end marker.
-                    Err(ArchiveError::Truncated { .. }) if is_padding => break,
-                    other => other?,
-                };
-            }
         }
         Ok(())
     }
@@ -296,28 +299,33 @@ impl<R: Read> TarReader<R> {
     fn fill(&mut self, length: usize) -> Result<bool, ArchiveError> {
         self.buffer.drain(..self.start);
         self.start = 0;
+        // Content is left where it is, to be handed on from there.
         while self.buffer.len() < length {
-            let end = self.buffer.len();
-            self.buffer.resize(length.next_multiple_of(4096), 0);
-            let more = read(&mut self.input, &mut self.buffer[end..]);
-            self.buffer
-                .truncate(end + more.as_ref().map_or(0, |more| *more));
-            if more? == 0 {
+            let bytes = available(&mut self.input)?;
+            if bytes.is_empty() {
                 return Ok(false);
             }
+            let more = bytes.len().min(length - self.buffer.len());
+            self.buffer.extend_from_slice(&bytes[..more]);
+            self.input.consume(more);
         }
         Ok(true)
     }
 }
 
-/// One read; an interrupted one is tried again.
-fn read(input: &mut impl Read, out: &mut [u8]) -> Result<usize, ArchiveError> {
+/// The next bytes; none at the end. An interrupted read is tried again.
+fn available(input: &mut impl BufRead) -> Result<&[u8], ArchiveError> {
     loop {
-        match input.read(out) {
+        match input.fill_buf() {
+            Ok(_) => break,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other.map_err(|source| ArchiveError::Read { source }),
+            Err(source) => return Err(ArchiveError::Read { source }),
         }
     }
+    // There they are already; a loop cannot lend what it may have to ask for again.
+    input
+        .fill_buf()
+        .map_err(|source| ArchiveError::Read { source })
 }
 
 #[cfg(test)]

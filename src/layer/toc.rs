@@ -4,7 +4,7 @@ mod form;
 
 use std::{
     collections::HashMap,
-    io::{self, Read},
+    io::{BufRead, Read},
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,7 @@ pub(super) use form::Entries;
 pub use form::{PackedToc, TocFormError};
 
 use super::{
-    ahead::{ReadAhead, read_ahead},
+    ahead::{ReadAhead, read_ahead_hashed},
     compress::Compression,
     decode::Decoder,
     read::{ArchiveError, RawEntry, RawItem, TarReader, Whiteouts},
@@ -195,78 +195,59 @@ impl Toc {
         files: &mut dyn FileSink,
     ) -> Result<Self, ArchiveError> {
         let encoding = decoder.encoding();
-        let (toc, decoder) =
-            read_ahead(decoder, |tar| Self::of_tar(tar, encoding, whiteouts, files));
+        let (entries, decoder, tar) =
+            read_ahead_hashed(decoder, |tar| entries_of(tar, whiteouts, files));
         let (members, blob_size) = decoder.into_members();
         Ok(Self {
+            diff_id: DiffId(tar.digest),
+            tar_size: tar.length,
             blob_size,
-            members,
-            ..toc?
-        })
-    }
-
-    /// What a tar says. The blob that it comes from is the caller's business.
-    fn of_tar(
-        tar: &mut ReadAhead,
-        encoding: Encoding,
-        whiteouts: Whiteouts,
-        files: &mut dyn FileSink,
-    ) -> Result<Self, ArchiveError> {
-        let hashed = Hashed {
-            inner: tar,
-            digester: Digester::new(),
-            length: 0,
-        };
-        let mut reader = TarReader::new(hashed, whiteouts);
-        let mut entries = Vec::new();
-        let mut links = Vec::new();
-        let mut footprint = 0;
-        let mut buffer = vec![0; 64 << 10];
-        while let Some(entry) = reader.next()? {
-            footprint += size_of::<TocEntry>() + entry.footprint();
-            if footprint > MAX_FOOTPRINT {
-                return Err(ArchiveError::TooMany {
-                    entries: entries.len(),
-                    offset: reader.offset(),
-                });
-            }
-            if let RawItem::Link { metadata, .. } = &entry.item {
-                links.push((entries.len(), metadata.clone()));
-            }
-            entries.push(toc_entry(entry, &mut reader, &mut buffer, files)?);
-        }
-        apply_link_headers(&mut entries, links);
-        // Padding after the end belongs to the tar's digest too.
-        let mut rest = reader.into_inner();
-        loop {
-            match rest.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => return Err(ArchiveError::Read { source }),
-            }
-        }
-        Ok(Self {
-            diff_id: DiffId(rest.digester.finish()),
-            tar_size: rest.length,
-            blob_size: 0,
             encoding,
             recipe: None,
-            members: Vec::new(),
+            members,
             checkpoints: Vec::new(),
-            entries,
+            entries: entries?,
         })
     }
+}
+
+/// What a tar says. It is read to its end, as padding after the last entry belongs to its digest too.
+fn entries_of(
+    tar: &mut ReadAhead,
+    whiteouts: Whiteouts,
+    files: &mut dyn FileSink,
+) -> Result<Vec<TocEntry>, ArchiveError> {
+    let mut reader = TarReader::new(tar, whiteouts);
+    let mut entries = Vec::new();
+    let mut links = Vec::new();
+    let mut footprint = 0;
+    while let Some(entry) = reader.next()? {
+        footprint += size_of::<TocEntry>() + entry.footprint();
+        if footprint > MAX_FOOTPRINT {
+            return Err(ArchiveError::TooMany {
+                entries: entries.len(),
+                offset: reader.offset(),
+            });
+        }
+        if let RawItem::Link { metadata, .. } = &entry.item {
+            links.push((entries.len(), metadata.clone()));
+        }
+        entries.push(toc_entry(entry, &mut reader, files)?);
+    }
+    apply_link_headers(&mut entries, links);
+    let rest = reader.into_inner();
+    rest.skip_to(u64::MAX)
+        .map_err(|source| ArchiveError::Read { source })?;
+    Ok(entries)
 }
 
 /// As much memory as the names of an archive may take; the largest images have a hundredth of it.
 const MAX_FOOTPRINT: usize = 1 << 30;
 
 /// Reads an entry's content for its digest.
-fn toc_entry<R: Read>(
+fn toc_entry<R: BufRead>(
     entry: RawEntry,
     reader: &mut TarReader<R>,
-    buffer: &mut [u8],
     files: &mut dyn FileSink,
 ) -> Result<TocEntry, ArchiveError> {
     let path = entry.path;
@@ -280,7 +261,7 @@ fn toc_entry<R: Read>(
                 let mut position = 0;
                 for run in entry.sparse.iter().flatten() {
                     zeros(&mut digester, run.offset - position);
-                    take(reader, buffer, run.length, &mut |bytes| {
+                    reader.content(run.length, &mut |bytes| {
                         digester.update(bytes);
                     })?;
                     position = run.offset + run.length;
@@ -289,7 +270,7 @@ fn toc_entry<R: Read>(
                     zeros(&mut digester, size - position);
                 } else {
                     files.begin(entry.offset, &metadata, size);
-                    take(reader, buffer, size, &mut |bytes| {
+                    reader.content(size, &mut |bytes| {
                         files.write(bytes);
                         digester.update(bytes);
                     })?;
@@ -342,22 +323,6 @@ fn apply_link_headers(entries: &mut [TocEntry], links: Vec<(usize, Box<Metadata>
     }
 }
 
-/// Hands on the next `length` bytes of content.
-fn take<R: Read>(
-    reader: &mut TarReader<R>,
-    buffer: &mut [u8],
-    mut length: u64,
-    to: &mut dyn FnMut(&[u8]),
-) -> Result<(), ArchiveError> {
-    while length > 0 {
-        let wanted = usize::try_from(length).map_or(buffer.len(), |left| left.min(buffer.len()));
-        let found = reader.read_content(&mut buffer[..wanted])?;
-        to(&buffer[..found]);
-        length -= found as u64;
-    }
-    Ok(())
-}
-
 /// Hashes a hole.
 fn zeros(digester: &mut Digester, mut length: u64) {
     static ZEROS: [u8; 32 << 10] = [0; 32 << 10];
@@ -365,21 +330,5 @@ fn zeros(digester: &mut Digester, mut length: u64) {
         let part = usize::try_from(length).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
         digester.update(&ZEROS[..part]);
         length -= part as u64;
-    }
-}
-
-/// Hashes and counts what passes.
-struct Hashed<R> {
-    inner: R,
-    digester: Digester,
-    length: u64,
-}
-
-impl<R: Read> Read for Hashed<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(out)?;
-        self.digester.update(&out[..length]);
-        self.length += length as u64;
-        Ok(length)
     }
 }

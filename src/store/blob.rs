@@ -37,7 +37,7 @@ impl BlobFile<'_> {
         self.size
     }
 
-    /// A reader of what is written. It fails when the blob is given up.
+    /// A reader of what is written, which may be ahead of any check. It fails when the blob is given up.
     pub fn follow(&mut self) -> Result<Follower, StoreError> {
         let (lead, follower) = Lead::new(&self.file, self.size).at("read", &self.path)?;
         self.lead = Some(lead);
@@ -45,14 +45,10 @@ impl BlobFile<'_> {
     }
 
     /// Makes what was written the blob `digest`, which the caller has computed from the very bytes that it wrote.
-    pub fn commit(self, digest: &Digest) -> Result<(), StoreError> {
+    pub fn commit(mut self, digest: &Digest) -> Result<(), StoreError> {
         if let Some(lead) = &self.lead {
-            lead.complete(self.size, Some(*digest));
+            lead.complete(self.size, *digest);
         }
-        self.put_in_place(digest)
-    }
-
-    fn put_in_place(mut self, digest: &Digest) -> Result<(), StoreError> {
         let path = self.store.blob_path(digest);
         // A blob that is there stays: somebody may be reading it. One of another size was torn by a power loss.
         if self.store.blob_size(digest)? != Some(self.size) {
@@ -62,6 +58,24 @@ impl BlobFile<'_> {
         }
         Ok(())
     }
+
+    /// [`BlobFile::commit`] for bytes that the caller has found to have the digest of a descriptor. Their number is checked.
+    pub fn commit_as(self, descriptor: &Descriptor) -> Result<(), StoreError> {
+        check_size(descriptor, self.size)?;
+        self.commit(&descriptor.digest)
+    }
+}
+
+/// So many bytes were announced.
+fn check_size(descriptor: &Descriptor, actual: u64) -> Result<(), StoreError> {
+    if actual == descriptor.size {
+        return Ok(());
+    }
+    Err(StoreError::Size {
+        digest: descriptor.digest,
+        expected: descriptor.size,
+        actual,
+    })
 }
 
 impl Write for BlobFile<'_> {
@@ -103,11 +117,6 @@ impl BlobWriter<'_> {
         self.file.size
     }
 
-    /// A reader of what is written, which may be ahead of any check. It fails when the blob is given up or begun again.
-    pub fn follow(&mut self) -> Result<Follower, StoreError> {
-        self.file.follow()
-    }
-
     /// What was written so far, for reading it before it becomes a blob.
     pub fn written(&self) -> Result<File, StoreError> {
         let path = &self.file.path;
@@ -116,7 +125,6 @@ impl BlobWriter<'_> {
 
     /// Forgets all that was written, for beginning again.
     pub fn restart(&mut self) -> Result<(), StoreError> {
-        self.file.lead = None;
         let BlobFile { file, path, .. } = &mut self.file;
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -130,9 +138,6 @@ impl BlobWriter<'_> {
     /// thrown away.
     pub fn commit(self, expected: Option<&Digest>) -> Result<(Digest, u64), StoreError> {
         let (digest, size) = (self.digester.finish(), self.file.size);
-        if let Some(lead) = &self.file.lead {
-            lead.complete(size, None);
-        }
         if let Some(expected) = expected
             && *expected != digest
         {
@@ -141,19 +146,13 @@ impl BlobWriter<'_> {
                 actual: digest,
             });
         }
-        self.file.put_in_place(&digest)?;
+        self.file.commit(&digest)?;
         Ok((digest, size))
     }
 
     /// [`BlobWriter::commit`] for bytes that a descriptor announced, which must have its digest and its size.
     pub fn commit_as(self, descriptor: &Descriptor) -> Result<(), StoreError> {
-        if self.file.size != descriptor.size {
-            return Err(StoreError::Size {
-                digest: descriptor.digest,
-                expected: descriptor.size,
-                actual: self.file.size,
-            });
-        }
+        check_size(descriptor, self.file.size)?;
         self.commit(Some(&descriptor.digest)).map(|_| ())
     }
 }

@@ -15,8 +15,8 @@ use crate::oci::Digest;
 pub enum Growth {
     /// So many bytes are there, and more may come.
     Growing(u64),
-    /// So many bytes are all, and this is their digest, where the writer knows it by itself.
-    Complete(u64, Option<Digest>),
+    /// So many bytes are all, and this is their digest.
+    Complete(u64, Digest),
     /// There will be no blob.
     GivenUp,
 }
@@ -45,7 +45,7 @@ impl Lead {
     }
 
     /// There are no more bytes than these.
-    pub(super) fn complete(&self, size: u64, digest: Option<Digest>) {
+    pub(super) fn complete(&self, size: u64, digest: Digest) {
         self.set(Growth::Complete(size, digest));
     }
 
@@ -154,7 +154,7 @@ mod tests {
     fn a_follower_sees_all_that_is_committed() {
         let (_dir, store) = store();
         let bytes: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
-        let mut writer = store.blob_writer().unwrap();
+        let mut writer = store.blob_file().unwrap();
         let mut follower = writer.follow().unwrap();
         let read = std::thread::spawn(move || {
             let mut read = Vec::new();
@@ -185,7 +185,7 @@ mod tests {
         file.commit(&digest).unwrap();
         let (has_grown, follower) = waiting.join().unwrap();
         assert!(has_grown);
-        let all = Growth::Complete(bytes.len() as u64, Some(digest));
+        let all = Growth::Complete(bytes.len() as u64, digest);
         assert_eq!(follower.wait_beyond(u64::MAX), all);
         let mut rest = Vec::new();
         follower
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_follower_of_a_blob_that_is_given_up_fails() {
         let (_dir, store) = store();
-        let mut writer = store.blob_writer().unwrap();
+        let mut writer = store.blob_file().unwrap();
         let mut follower = writer.follow().unwrap();
         writer.write_all(b"some").unwrap();
         drop(writer);
