@@ -65,6 +65,10 @@ impl Session<'_> {
     /// Ends well only when the registry has the blob, or what there is of it so far.
     pub(super) async fn run(&mut self) -> Result<(), Error> {
         let mut attempts = self.core.attempts();
+        if self.blob.is_none() {
+            // Patience is better spent on it once it is whole: who breaks off may not like pieces.
+            attempts = attempts.at_most(3);
+        }
         let mut mark = 0;
         loop {
             // `mark` only grows, so a registry that forgets uploads cannot make this endless.
