@@ -298,10 +298,10 @@ impl Core {
                 repositories.push(reference.repository());
             }
         }
-        let known = match repositories.is_empty() {
-            true => (self.known()).repositories_with(upload.descriptor.digest, endpoint),
-            false => Vec::new(),
-        };
+        let mut known = Vec::new();
+        if repositories.is_empty() {
+            known = (self.known()).repositories_with(upload.descriptor.digest, endpoint);
+        }
         let known = known.iter().take(MAX_MOUNTS);
         repositories.extend(known.map(String::as_str));
         for from in repositories {
