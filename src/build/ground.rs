@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -80,6 +81,16 @@ impl Ground {
                 path: checkout.root(),
                 work: checkout.work(),
             },
+        }
+    }
+
+    /// The bytes of a small file as the directories of the state have it, see [`Overlay::peek`].
+    pub(super) fn peek(&self, path: &Path) -> Option<Vec<u8>> {
+        /// Larger ones are read from their layer.
+        const MOST: u64 = 1 << 20;
+        match self {
+            Self::Overlay(overlay) => overlay.peek(path, MOST),
+            Self::Whole(_) => None,
         }
     }
 

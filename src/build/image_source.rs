@@ -14,6 +14,7 @@ use super::{
     blobs::{BlobOrigin, Blobs},
     request::NamedSource,
     session::Session,
+    used::UsedImage,
 };
 use crate::{
     oci::{
@@ -132,6 +133,34 @@ impl Images {
         let image = Arc::new(look_up(session, source)?);
         *found = Some(Arc::clone(&image));
         Ok(image)
+    }
+}
+
+impl Images {
+    /// What was looked up so far.
+    pub(super) fn used(&self) -> Vec<UsedImage> {
+        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used: Vec<UsedImage> = cells
+            .iter()
+            .filter_map(|(source, cell)| {
+                let cell = cell.lock().unwrap_or_else(PoisonError::into_inner);
+                let image = cell.as_ref()?;
+                let reference = Reference::parse(&image.name).ok();
+                let root = reference.as_ref().and_then(Reference::digest);
+                Some(UsedImage {
+                    is_layout: reference.is_none(),
+                    digest: root.unwrap_or(image.digest),
+                    name: reference.map_or_else(
+                        || source.name.clone(),
+                        |reference| reference.without_digest().familiar(),
+                    ),
+                    platform: source.platform.clone(),
+                })
+            })
+            .collect();
+        used.sort();
+        used.dedup();
+        used
     }
 }
 

@@ -35,6 +35,7 @@ mod secrets;
 mod session;
 mod shared;
 mod stage;
+mod used;
 mod users;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ pub use departures::Departures;
 pub use error::{BuildError, FailedImage, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
+pub use used::{UsedImage, UsedSource};
 
 use crate::{
     cache::remote::RemoteCache,
@@ -127,6 +129,10 @@ pub struct BuildResult {
     pub warnings: Vec<Warning>,
     /// `SOURCE_DATE_EPOCH`, if the build has one.
     pub epoch: Option<i64>,
+    /// The images that were looked up, sorted.
+    pub used: Vec<UsedImage>,
+    /// What instructions fetched from the web and from repositories, sorted.
+    pub fetched: Vec<UsedSource>,
     /// Where layers that are not in the store can be had.
     pub blobs: Arc<Blobs>,
 }
@@ -279,6 +285,8 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
         images,
         warnings,
         epoch,
+        used: session.images.used(),
+        fetched: session.remotes.used(),
         blobs: Arc::clone(&session.blobs),
     })
 }

@@ -1,7 +1,7 @@
 //! What `ADD` fetches: files from the web and git repositories, each once in a build.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::File,
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -15,6 +15,7 @@ use super::{
     copy_step::SingleFile,
     error::StepError,
     session::{Session, Task},
+    used::UsedSource,
 };
 use crate::{
     context::git::{self, GitError, GitSettings, GitSource},
@@ -40,6 +41,7 @@ type Cell = Arc<Mutex<Option<Fetched>>>;
 #[derive(Default)]
 pub(super) struct Remotes {
     cells: Mutex<HashMap<String, Cell>>,
+    used: Mutex<BTreeSet<UsedSource>>,
     /// Where it lies, for as long as the build lasts.
     dirs: Mutex<Vec<TempDir>>,
 }
@@ -64,7 +66,7 @@ impl Remotes {
             return Ok(fetched.clone());
         }
         let dir = session.services.store.temp_dir()?;
-        let fetched = match source {
+        let (fetched, used) = match source {
             CopySource::Git(text) => clone(session, text, checksum, keep_git_dir, dir.path())?,
             CopySource::Url(url) => download(session, task, url, checksum, dir.path())?,
             CopySource::Path(_) | CopySource::Inline { .. } => {
@@ -75,8 +77,18 @@ impl Remotes {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(dir);
+        self.used
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(used);
         *cell = Some(fetched.clone());
         Ok(fetched)
+    }
+
+    /// What was fetched so far.
+    pub(super) fn used(&self) -> Vec<UsedSource> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.iter().cloned().collect()
     }
 }
 
@@ -86,7 +98,7 @@ fn clone(
     checksum: Option<&str>,
     keep_git_dir: Option<bool>,
     dir: &Path,
-) -> Result<Fetched, StepError> {
+) -> Result<(Fetched, UsedSource), StepError> {
     let parsed = GitSource::parse(text).map_err(|source| StepError::GitSource {
         text: text.to_owned(),
         source,
@@ -117,10 +129,12 @@ fn clone(
         GitError::Canceled { .. } => StepError::Canceled,
         error => error.into(),
     })?;
-    Ok(Fetched {
+    let used = UsedSource::commit(&source, &checkout.commit);
+    let fetched = Fetched {
         time: Some(checkout.commit_time),
         tree: Arc::new(checkout.tree),
-    })
+    };
+    Ok((fetched, used))
 }
 
 /// Downloads a file: 0600, root's, with the server's time of last change or 1970.
@@ -130,7 +144,7 @@ fn download(
     url: &str,
     checksum: Option<&str>,
     dir: &Path,
-) -> Result<Fetched, StepError> {
+) -> Result<(Fetched, UsedSource), StepError> {
     let path = dir.join("download");
     let failed = |source| StepError::Download {
         url: url.to_owned(),
@@ -174,7 +188,8 @@ fn download(
         metadata,
         digest: got.digest,
     });
-    Ok(Fetched { tree, time })
+    let used = UsedSource::file(url, got.digest);
+    Ok((Fetched { tree, time }, used))
 }
 
 /// Seconds since 1970 of a date in a header (RFC 9110, 5.6.7); the obsolete forms are not understood.

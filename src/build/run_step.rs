@@ -173,11 +173,6 @@ fn execute(
     session.services.sandbox.expect();
     let command = op.argv.join(" ");
     let tree = worker.tree_to_unpack(task.vertex, rung)?;
-    let user = session.users.find(&op.user, &tree);
-    let user = user.map_err(|source| StepError::User {
-        command: command.clone(),
-        source,
-    })?;
     let mut mounts = Mounts::default();
     for script in &op.scripts {
         let target = Path::new(SCRIPTS).join(&script.name);
@@ -190,6 +185,11 @@ fn execute(
     let state = (&*tree, worker.root.chain());
     let blank = worker.blank.take();
     let mut ground = Ground::prepare(snapshots, rung, &session.left, state, blank)?;
+    let user = session.users.find(&op.user, &tree, &ground);
+    let user = user.map_err(|source| StepError::User {
+        command: command.clone(),
+        source,
+    })?;
     // Mounts are made in the order of their targets, as in BuildKit, so one below another is not hidden by it.
     mounts.specs.sort_by(|a, b| a.target.cmp(&b.target));
     let hostname = worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME);

@@ -14,6 +14,7 @@ use super::{
     args::{DataFormat, ProgressForm},
     cache_spec::{CacheFrom, CacheTo, MountIds},
     call::Call,
+    provenance::AttestArgs,
     refused::Refused,
     registry_args::RegistryArgs,
     secret::{SecretSpec, SshSpec},
@@ -68,6 +69,8 @@ pub(crate) struct BuildArgs {
     /// Set an annotation of the manifest, or of what TYPE says: index, manifest, index-descriptor, manifest-descriptor
     #[arg(long, value_name = "[TYPE:]KEY=VALUE", help_heading = "Output")]
     pub(crate) annotation: Vec<Annotations>,
+    #[command(flatten)]
+    pub(crate) attest: AttestArgs,
     /// Write the image ID to a file
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub(crate) iidfile: Option<PathBuf>,

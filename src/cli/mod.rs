@@ -26,6 +26,7 @@ mod inputs;
 mod namespace;
 mod ports;
 mod progress;
+mod provenance;
 mod refused;
 mod registry_args;
 mod remote;

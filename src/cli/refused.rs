@@ -1,7 +1,7 @@
 //! Options of Docker that rbuild does not have, or not yet. Each is refused by name: an option that is silently
 //! dropped gives another result than the one asked for.
 //!
-//! Options that ask for what is so anyway (`--rm`, `--provenance=false`) are taken and do nothing.
+//! Options that ask for what is so anyway (`--rm`, `--sbom=false`) are taken and do nothing.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
 
@@ -44,21 +44,12 @@ fn on(value: &str) -> bool {
     matches!(value, "true" | "1")
 }
 
-const ATTESTATIONS: &str = "attestations are not supported yet; none are made";
 const LIMITS: &str =
     "limits of memory and CPU are not supported; set them on the process that runs rbuild";
 const NO_BUILDER: &str = "there is no builder to choose; rbuild builds by itself";
 
 const OPTIONS: &[Refusal] = &[
-    Refusal {
-        name: "attest",
-        short: None,
-        switch: false,
-        fine: |value| value.split(',').any(|field| field == "disabled=true"),
-        reason: ATTESTATIONS,
-    },
-    switch("sbom", off, ATTESTATIONS),
-    switch("provenance", off, ATTESTATIONS),
+    switch("sbom", off, "lists of packages are not made"),
     valued("builder", NO_BUILDER),
     valued("policy", "source policies are not supported"),
     valued(

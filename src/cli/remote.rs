@@ -13,7 +13,7 @@ use std::{
 };
 
 use rbuild::{
-    build::SecretSource,
+    build::{SecretSource, UsedSource},
     context::{
         git::{self, GitSettings, GitSource},
         read_dockerfile,
@@ -65,6 +65,8 @@ pub(crate) struct Fetcher<'a> {
     env: &'a Environment,
     renderer: &'a Renderer,
     kept: RefCell<Vec<TempDir>>,
+    /// What was fetched, with the URL that the command line gives.
+    used: RefCell<Vec<(String, UsedSource)>>,
 }
 
 impl<'a> Fetcher<'a> {
@@ -83,6 +85,7 @@ impl<'a> Fetcher<'a> {
             env,
             renderer,
             kept: RefCell::default(),
+            used: RefCell::default(),
         }
     }
 
@@ -96,10 +99,15 @@ impl<'a> Fetcher<'a> {
                 source.keep_git_dir = self.keeps_git_dir()?;
             }
             let name = format!("[internal] load git source {}", source.display_remote());
-            return self.shown(name, |_| self.repository(&source));
+            return self.shown(name, |_| self.repository(url, &source));
         }
         let name = "[internal] load remote build context".to_owned();
         self.shown(name, |vertex| self.download(url, vertex))
+    }
+
+    /// What was fetched so far: the URL as given, and what it stood for.
+    pub(crate) fn used(&self) -> Vec<(String, UsedSource)> {
+        self.used.borrow().clone()
     }
 
     /// Does work that users see.
@@ -151,7 +159,7 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    fn repository(&self, source: &GitSource) -> Result<Fetched, Failure> {
+    fn repository(&self, url: &str, source: &GitSource) -> Result<Fetched, Failure> {
         let secrets = request::secrets(&self.args.secret, self.env)?;
         let secret = |name: &str| -> Result<Option<String>, Failure> {
             let ids = source.secret_ids(name);
@@ -176,6 +184,8 @@ impl<'a> Fetcher<'a> {
         let dir = self.dir()?;
         let checkout = git::checkout(source, &settings, &dir)
             .map_err(|e| Failure::from_error(classify::kind_of(&e, Kind::Usage), &e))?;
+        let used = UsedSource::commit(source, &checkout.commit);
+        self.used.borrow_mut().push((url.to_owned(), used));
         let time = Some(checkout.commit_time);
         Ok(Fetched::Files(Arc::new(checkout.tree), time))
     }
@@ -210,6 +220,8 @@ impl<'a> Fetcher<'a> {
             )
             .map_err(|e| classify::failure(&e))?;
         tell(got.size, Some(got.size));
+        let used = UsedSource::file(url, got.digest);
+        self.used.borrow_mut().push((url.to_owned(), used));
         Ok(())
     }
 

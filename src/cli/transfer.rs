@@ -158,8 +158,12 @@ impl Transfer<'_> {
                 .partition(|d| is_document(d));
             let blobs: Vec<&Descriptor> = blobs.iter().collect();
             each(&blobs, |blob| self.push_blob(vertex, reference, blob, None))?;
-            // What an index names has to be there before the index: the root was listed first.
-            for document in documents.iter().rev() {
+            // What an index names has to be there before the index, and an image before what is said about it. The root
+            // was listed first.
+            let (manifests, indexes): (Vec<_>, Vec<_>) = documents
+                .iter()
+                .partition(|document| document.media_type.is_manifest());
+            for document in manifests.into_iter().chain(indexes.into_iter().rev()) {
                 let bytes = self.store.read_blob(document)?;
                 let is_root = document.digest == image.digest;
                 let name = if is_root && reference.tag().is_some() {

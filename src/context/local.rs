@@ -294,7 +294,8 @@ impl LocalTree {
     /// Hashes an open file.
     fn hash(&self, path: &Path, mut file: &File) -> Result<Digest, TreeError> {
         let mut digester = Digester::new();
-        let mut buffer = vec![0; 256 << 10];
+        // Most files are small, and room has to be zeroed before anything is read into it.
+        let mut buffer = vec![0; 16 << 10];
         loop {
             let n = match file.read(&mut buffer) {
                 Ok(0) => return Ok(digester.finish()),
@@ -303,6 +304,9 @@ impl LocalTree {
                 Err(error) => return Err(self.error("read", path, error)),
             };
             digester.update(&buffer[..n]);
+            if n == buffer.len() {
+                buffer.resize(256 << 10, 0);
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Compression of one member of a blob.
 
+use std::io;
+
 use libdeflater::{CompressionLvl, Compressor};
 
 use super::{LayerError, toc::Encoding};
@@ -23,9 +25,10 @@ pub enum Compression {
 }
 
 impl Default for Compression {
-    /// gzip at a level that is both smaller and several times faster than Go's default.
+    /// gzip at the fastest level whose blobs are as large as those that BuildKit writes, give or take a hundredth. The
+    /// next slower ones take 10 and 20 % longer, and save 0.5 and 1 %; the fastest saves a third of the time for 6 %.
     fn default() -> Self {
-        Self::Gzip { level: 4 }
+        Self::Gzip { level: 2 }
     }
 }
 
@@ -54,7 +57,13 @@ const SAMPLED_FROM: usize = 128 << 10;
 const SAMPLE: usize = 16 << 10;
 
 /// Turns members into their compressed form. The same bytes give the same bytes: every member starts from a fresh state.
-pub(super) enum Packer {
+pub(super) struct Packer {
+    method: Method,
+    /// Where members are made: nobody knows before how long one will be.
+    room: Vec<u8>,
+}
+
+enum Method {
     Gzip {
         compressor: Compressor,
         quick: Compressor,
@@ -66,7 +75,7 @@ pub(super) enum Packer {
 
 impl Packer {
     pub(super) fn new(compression: Compression) -> Result<Self, LayerError> {
-        Ok(match compression {
+        let method = match compression {
             Compression::Gzip { level } => {
                 let deflater = |level| {
                     CompressionLvl::new(level)
@@ -78,7 +87,7 @@ impl Packer {
                             max: 12,
                         })
                 };
-                Self::Gzip {
+                Method::Gzip {
                     compressor: deflater(level)?,
                     quick: deflater(1)?,
                     store: deflater(0)?,
@@ -94,18 +103,24 @@ impl Packer {
                 }
                 let compressor = zstd::bulk::Compressor::new(level)
                     .map_err(|source| LayerError::Sink { source })?;
-                Self::Zstd(Box::new(compressor))
+                Method::Zstd(Box::new(compressor))
             }
-            Compression::Uncompressed => Self::Plain,
-        })
+            Compression::Uncompressed => Method::Plain,
+        };
+        let room = Vec::new();
+        Ok(Self { method, room })
     }
 
     /// The member that stands for these bytes; `None` when it is the bytes themselves.
-    pub(super) fn pack(&mut self, raw: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
-        match self {
-            Self::Plain => Ok(None),
-            Self::Zstd(compressor) => compressor.compress(raw).map(Some),
-            Self::Gzip {
+    pub(super) fn pack(&mut self, raw: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let room = &mut self.room;
+        let length = match &mut self.method {
+            Method::Plain => return Ok(None),
+            Method::Zstd(compressor) => {
+                let room = at_least(room, zstd::zstd_safe::compress_bound(raw.len()));
+                compressor.compress_to_buffer(raw, room)?
+            }
+            Method::Gzip {
                 compressor,
                 quick,
                 store,
@@ -115,15 +130,20 @@ impl Packer {
                 } else {
                     compressor
                 };
-                let mut packed = vec![0; chosen.gzip_compress_bound(raw.len())];
-                let length = chosen
-                    .gzip_compress(raw, &mut packed)
-                    .map_err(std::io::Error::other)?;
-                packed.truncate(length);
-                Ok(Some(packed))
+                let room = at_least(room, chosen.gzip_compress_bound(raw.len()));
+                chosen.gzip_compress(raw, room).map_err(io::Error::other)?
             }
-        }
+        };
+        Ok(Some(room[..length].to_vec()))
     }
+}
+
+fn at_least(room: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    if room.len() < length {
+        // Only what is written to will be memory.
+        *room = vec![0; length];
+    }
+    room
 }
 
 /// Whether three samples of the member hardly shrink: images, archives and compressed programs are then stored, at a

@@ -22,6 +22,7 @@
 mod ahead;
 pub mod archive;
 mod blob;
+mod buffer;
 mod change;
 mod compress;
 mod decode;

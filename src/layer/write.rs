@@ -29,6 +29,7 @@ use self::{
 };
 use super::{
     Change, Changes, LayerBlob, LayerError,
+    buffer::{Buffer, Buffers},
     change::Canonical,
     compress::{Compression, Packer},
     decode::record,
@@ -103,23 +104,25 @@ fn write(
     let packers = (0..threads(options))
         .map(|_| Packer::new(options.compression))
         .collect::<Result<Vec<_>, _>>()?;
+    let buffers = &Buffers::default();
     thread::scope(|scope| {
         let (queues, packed): (Vec<_>, Vec<_>) = packers
             .into_iter()
             .map(|packer| {
                 let (queue, jobs) = sync_channel(1);
                 let (done, packed) = sync_channel(1);
-                scope.spawn(move || pack_all(packer, earlier, &jobs, &done));
+                scope.spawn(move || pack_all(packer, (earlier, buffers), &jobs, &done));
                 (queue, packed)
             })
             .unzip();
         let limit = options.rewrite_timestamp;
         let (start, started) = sync_channel(1);
-        let layout = scope.spawn(move || Layout::new(queues, start, limit, earlier).run(changes));
+        let layout =
+            scope.spawn(move || Layout::new(queues, start, limit, earlier, buffers).run(changes));
         let members = (0..packed.len())
             .cycle()
             .map_while(|n| packed[n].recv().ok());
-        let collected = collect(members, &started, earlier, &mut sink);
+        let collected = collect(members, &started, (earlier, buffers), &mut sink);
         drop(packed);
         // One that waits for somebody to listen has to know that nobody does.
         drop(started);
@@ -165,10 +168,14 @@ fn write_small(
     // There is room for everything, so nobody waits: a member has at least one change, except the last one.
     let (queue, jobs) = sync_channel(count + 1);
     let (start, started) = sync_channel(1);
-    let layout = Layout::new(vec![queue], start, options.rewrite_timestamp, earlier);
+    let buffers = &Buffers::default();
+    let limit = options.rewrite_timestamp;
+    let layout = Layout::new(vec![queue], start, limit, earlier, buffers);
     let laid_out = layout.run(changes)?;
-    let members = jobs.iter().map(|job| pack(&mut packer, earlier, job));
-    let blob = collect(members, &started, earlier, sink)?;
+    let members = jobs
+        .iter()
+        .map(|job| pack(&mut packer, (earlier, buffers), job));
+    let blob = collect(members, &started, (earlier, buffers), sink)?;
     Ok(put_together(blob, laid_out, options))
 }
 
@@ -232,7 +239,7 @@ struct Start {
 /// A member on its way.
 struct OnItsWay {
     /// The tar's bytes.
-    raw: Vec<u8>,
+    raw: Buffer,
     /// The blob's, where they are others.
     packed: Option<Vec<u8>>,
     /// What it consists of, where that is known.
@@ -246,19 +253,23 @@ struct OnItsWay {
 /// One packer thread: until the layout or the caller is gone.
 fn pack_all(
     mut packer: Packer,
-    earlier: Option<&Earlier>,
+    from: (Option<&Earlier>, &Buffers),
     jobs: &Receiver<Job>,
     done: &SyncSender<Result<OnItsWay, LayerError>>,
 ) {
     for job in jobs {
-        if done.send(pack(&mut packer, earlier, job)).is_err() {
+        if done.send(pack(&mut packer, from, job)).is_err() {
             return;
         }
     }
 }
 
-fn pack(packer: &mut Packer, earlier: Option<&Earlier>, job: Job) -> Result<OnItsWay, LayerError> {
-    let filled = job.parts.fill(job.composition)?;
+fn pack(
+    packer: &mut Packer,
+    (earlier, buffers): (Option<&Earlier>, &Buffers),
+    job: Job,
+) -> Result<OnItsWay, LayerError> {
+    let filled = job.parts.fill(job.composition, buffers)?;
     let found = earlier
         .zip(filled.composition)
         .and_then(|(earlier, composition)| earlier.find(&composition));
@@ -356,7 +367,7 @@ impl Blob {
 fn collect(
     members: impl Iterator<Item = Result<OnItsWay, LayerError>>,
     start: &Receiver<Start>,
-    earlier: Option<&Earlier>,
+    (earlier, buffers): (Option<&Earlier>, &Buffers),
     sink: &mut impl Write,
 ) -> Result<Blob, LayerError> {
     let start = start.recv().unwrap_or_default();
@@ -383,6 +394,7 @@ fn collect(
         }
         sink.write_all(bytes)
             .map_err(|source| LayerError::Sink { source })?;
+        buffers.put(member.raw);
     }
     sink.flush().map_err(|source| LayerError::Sink { source })?;
     Ok(blob)

@@ -11,8 +11,22 @@ use crate::{
 pub(super) struct Documents {
     /// The manifest, or the index of several.
     pub(super) root: Descriptor,
-    /// The manifests, in the order of the platforms.
+    /// All that the index points to, or the manifest alone: the images, in the order of the platforms, then what is said about
+    /// each.
     pub(super) manifests: Vec<Written>,
+    n_images: usize,
+}
+
+impl Documents {
+    /// The manifests of images.
+    pub(super) fn images(&self) -> &[Written] {
+        &self.manifests[..self.n_images]
+    }
+
+    /// The manifests that say something about images.
+    pub(super) fn attestations(&self) -> &[Written] {
+        &self.manifests[self.n_images..]
+    }
 }
 
 /// A manifest and what it points to.
@@ -40,10 +54,18 @@ pub(super) fn write(
         .collect();
     let with_index = request.is_index();
     check(&annotations, images, options, with_index)?;
-    let manifests = images
+    let mut manifests = images
         .iter()
         .map(|image| write_manifest(store, image, options, &annotations))
         .collect::<Result<Vec<_>, _>>()?;
+    let n_images = manifests.len();
+    if let Some(provenance) = request.provenance {
+        let names = request.names(options);
+        for n in 0..n_images {
+            let attestation = provenance.attest(store, &manifests[n].descriptor, &names)?;
+            manifests.push(attestation);
+        }
+    }
     let root = match &manifests[..] {
         [only] if !with_index => only.descriptor.clone(),
         several => {
@@ -65,7 +87,11 @@ pub(super) fn write(
             descriptor
         }
     };
-    Ok(Documents { root, manifests })
+    Ok(Documents {
+        root,
+        manifests,
+        n_images,
+    })
 }
 
 fn write_manifest(

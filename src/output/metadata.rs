@@ -18,6 +18,15 @@ impl Exported {
     /// Never: a descriptor has string keys and plain values.
     pub fn metadata(&self) -> Map<String, Value> {
         let mut metadata = Map::new();
+        let is_only = self.provenance.len() == 1;
+        for (platform, predicate) in &self.provenance {
+            let mut key = "buildx.build.provenance".to_owned();
+            if !is_only {
+                key.push('/');
+                key.push_str(&platform.to_string());
+            }
+            metadata.insert(key, predicate.clone());
+        }
         if let Some(config) = self.config {
             let key = "containerimage.config.digest".to_owned();
             metadata.insert(key, config.to_string().into());
@@ -53,6 +62,7 @@ mod tests {
             names: ["app:v1", "ghcr.io/a/b:2"]
                 .map(|name| Reference::parse(name).unwrap())
                 .to_vec(),
+            provenance: Vec::new(),
         };
         assert_eq!(exported.image_id(), Some(sha256(b"c")));
         let metadata = exported.metadata();

@@ -22,6 +22,7 @@ mod estargz;
 mod layers;
 mod load;
 mod metadata;
+mod provenance;
 mod push;
 mod rootfs;
 mod save;
@@ -35,7 +36,7 @@ use std::{
 };
 
 use crate::{
-    oci::{ANNOTATION_CREATED, ConfigFile, Descriptor, DiffId, Digest},
+    oci::{ANNOTATION_CREATED, ConfigFile, Descriptor, DiffId, Digest, Platform},
     progress::{Event, Reporter, Vertex},
     reference::Reference,
     store::Store,
@@ -46,6 +47,7 @@ pub use engine::Engine;
 pub use error::{BoxError, OutputError};
 pub use layers::StoredLayers;
 pub use load::{LoadError, LoadedImage, load, load_dir};
+pub use provenance::{Invocation, Provenance, UsedImage, UsedSource};
 pub use push::{Destination, Pusher};
 pub use save::{SavedImage, save};
 pub use spec::{
@@ -98,6 +100,8 @@ pub struct Request<'a> {
     pub names: &'a [Reference],
     /// `--annotation`.
     pub annotations: &'a [Annotation],
+    /// What is attached to images about how they were made; then the result is an index.
+    pub provenance: Option<&'a Provenance>,
     /// `SOURCE_DATE_EPOCH`, seconds since 1970.
     pub epoch: Option<i64>,
     /// The present time, seconds since 1970.
@@ -106,7 +110,7 @@ pub struct Request<'a> {
 
 impl Request<'_> {
     fn is_index(&self) -> bool {
-        self.multi_platform || self.images.len() > 1
+        self.multi_platform || self.images.len() > 1 || self.provenance.is_some()
     }
 
     /// The names that an output uses.
@@ -185,6 +189,8 @@ pub struct Exported {
     pub config: Option<Digest>,
     /// The names it got.
     pub names: Vec<Reference>,
+    /// What was attached about how the images were made, for each platform.
+    pub provenance: Vec<(Platform, serde_json::Value)>,
 }
 
 /// Makes one output. `stdout` is written to if [`OutputSpec::uses_stdout`].
@@ -252,9 +258,15 @@ fn export_archive(
     services: &Services<'_>,
     stdout: &mut dyn Write,
 ) -> Result<Exported, OutputError> {
-    if spec.format == ArchiveFormat::Docker && request.is_index() {
-        return Err(OutputError::DockerIndex);
+    let mut request = *request;
+    if spec.format == ArchiveFormat::Docker {
+        // What `docker load` reads has no place for it.
+        request.provenance = None;
+        if request.is_index() {
+            return Err(OutputError::DockerIndex);
+        }
     }
+    let request = &request;
     let names = request.names(&spec.image);
     let (images, documents) = prepare(&spec.image, request, services)?;
     ensure_all(&images, services)?;
@@ -310,6 +322,10 @@ fn prepare(
     services: &Services<'_>,
 ) -> Result<(Vec<Image>, Documents), OutputError> {
     services.status("exporting layers");
+    let mut options = options.clone();
+    // Docker's types know no attestations.
+    options.oci_media_types |= request.provenance.is_some();
+    let options = &options;
     let epoch = options.epoch.or(request.epoch);
     if options.layers.rewrite_timestamp && epoch.is_none() {
         services.reporter.event(Event::Warning {
@@ -331,12 +347,18 @@ fn prepare(
         .collect::<Result<Vec<_>, _>>()?;
     services.status("exporting layers done");
     let documents = documents::write(services.store, request, &images, options)?;
-    for manifest in &documents.manifests {
+    for manifest in documents.images() {
         services.status(format!(
             "exporting manifest {} done",
             manifest.descriptor.digest
         ));
         services.status(format!("exporting config {} done", manifest.config.digest));
+    }
+    for attestation in documents.attestations() {
+        services.status(format!(
+            "exporting attestation manifest {} done",
+            attestation.descriptor.digest
+        ));
     }
     if documents.root.media_type.is_index() {
         services.status(format!(
@@ -383,7 +405,7 @@ fn ensure_all(images: &[Image], services: &Services<'_>) -> Result<(), OutputErr
 }
 
 fn exported(request: &Request<'_>, documents: &Documents, names: Vec<Reference>) -> Exported {
-    let config = match &documents.manifests[..] {
+    let config = match documents.images() {
         [only] if !request.is_index() => Some(only.config.digest),
         _ => None,
     };
@@ -391,6 +413,14 @@ fn exported(request: &Request<'_>, documents: &Documents, names: Vec<Reference>)
         descriptor: Some(documents.root.clone()),
         config,
         names,
+        provenance: request
+            .provenance
+            .iter()
+            .flat_map(|provenance| {
+                let platforms = request.images.iter().map(|image| &image.config.platform);
+                platforms.map(|platform| (platform.clone(), provenance.predicate(platform)))
+            })
+            .collect(),
     }
 }
 

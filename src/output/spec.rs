@@ -325,6 +325,29 @@ impl OutputSpec {
         }
     }
 
+    /// The value of `type`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Image(_) => "image",
+            Self::Archive(spec) => match spec.format {
+                ArchiveFormat::Oci => "oci",
+                ArchiveFormat::Docker => "docker",
+            },
+            Self::Local(_) => "local",
+            Self::Tar(_) => "tar",
+            Self::CacheOnly => "cacheonly",
+        }
+    }
+
+    /// Whether attestations can be attached to what it makes.
+    pub fn takes_attestations(&self) -> bool {
+        match self {
+            Self::Image(_) => true,
+            Self::Archive(spec) => spec.format == ArchiveFormat::Oci,
+            Self::Local(_) | Self::Tar(_) | Self::CacheOnly => false,
+        }
+    }
+
     /// The Docker context whose engine it wants, when it names one.
     pub fn engine_context(&self) -> Option<&str> {
         match self {

@@ -117,11 +117,19 @@ fn serve() -> std::io::Result<()> {
     loop {
         let spec: ProcessSpec = receive(&mut socket)?;
         let streams = receive_streams(&socket, spec.streams)?;
-        let report = run(&spec, &socket, &streams, &mut apart).unwrap_or_else(Report::Failed);
+        let outcome = run(&spec, &socket, &streams, &mut apart);
         drop(streams);
-        send(&mut socket, &report)?;
-        if !matches!(report, Report::Ended { again: true, .. }) {
-            return Ok(());
+        match outcome {
+            Ok(Ran { exit, again, scene }) => {
+                send(&mut socket, &Report::Ended { exit, again })?;
+                if let Some(scene) = scene {
+                    scene.take_down(&spec).map_err(|failure| failure.error())?;
+                }
+                if !again {
+                    return Ok(());
+                }
+            }
+            Err(failure) => return send(&mut socket, &Report::Failed(failure)),
         }
     }
 }
@@ -203,16 +211,28 @@ fn shared(streams: Streams) -> u8 {
     }
 }
 
+/// A step that has ended.
+struct Ran {
+    exit: Exit,
+    again: bool,
+    /// What is to be taken down still: nobody has to wait for it.
+    scene: Option<Scene>,
+}
+
 fn run(
     spec: &ProcessSpec,
     socket: &UnixStream,
     streams: &[OwnedFd],
     apart: &mut Apart,
-) -> Result<Report, Failure> {
+) -> Result<Ran, Failure> {
     if let Rootfs::Chroot { path, work } = &spec.rootfs {
         let signals = watch_for_the_end()?;
         let exit = chroot::run(spec, (path, work), socket, signals.as_fd(), streams)?;
-        return Ok(Report::Ended { exit, again: false });
+        return Ok(Ran {
+            exit,
+            again: false,
+            scene: None,
+        });
     }
     apart.enter(spec)?;
     let signals = watch_for_the_end()?;
@@ -233,8 +253,13 @@ fn run(
             }
         }
     };
-    scene.take_down(spec)?;
-    Ok(Report::Ended { exit, again })
+    let scene = if scene.is_traceless() {
+        Some(scene)
+    } else {
+        scene.take_down(spec)?;
+        None
+    };
+    Ok(Ran { exit, again, scene })
 }
 
 /// A step that does not run has nothing more to say.

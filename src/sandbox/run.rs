@@ -124,7 +124,8 @@ impl Sandbox {
     /// Runs a process, hands its output to `sink` as it comes, and returns when it and all that it started are gone.
     ///
     /// The process is number 1 of a namespace of its own; what it leaves behind is killed with it. When this program
-    /// is killed, the process is, too. Nothing stays mounted. What the kernel put into the directory `work` may be left, and
+    /// is killed, the process is, too. Nothing stays mounted, though the unmounting may go on when this returns; it is over when
+    /// the last clone of this value is gone. What the kernel put into the directory `work` may be left, and
     /// a directory `scratch` beside it.
     pub fn run(
         &self,
@@ -193,7 +194,7 @@ impl Sandbox {
             Err(source) => Err(talk(source)),
         };
         if let Ok(Some(Report::Ended { exit, again })) = result {
-            // It has taken everything down. Signals that came too late for the step are still on their way to it, and a request to
+            // It takes everything down by itself. Signals that came too late for the step are still on their way to it, and a request to
             // cancel closed its socket.
             if again && signals.is_none() && !cancel.is_canceled() {
                 self.helpers.give_back((child, socket));

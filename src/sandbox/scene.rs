@@ -32,6 +32,8 @@ pub(super) struct Scene {
     pub(super) places: Places,
     pub(super) proxies: Vec<Proxy>,
     pub(super) strangers: Vec<Stranger>,
+    /// The sandbox's own file system, in which the root is mounted.
+    own: Root,
 }
 
 impl Scene {
@@ -98,7 +100,14 @@ impl Scene {
             places,
             proxies,
             strangers,
+            own: Root::open(work)?,
         })
+    }
+
+    /// Whether nothing was put into the root that has to be taken out again. The process's changes can then be read before
+    /// anything is unmounted.
+    pub(super) const fn is_traceless(&self) -> bool {
+        self.stubs.is_empty()
     }
 
     /// The sockets to serve while the step runs.
@@ -108,9 +117,12 @@ impl Scene {
 
     /// Unmounts the root and takes away what was put into it to mount on.
     pub(super) fn take_down(self, spec: &ProcessSpec) -> Result<(), Failure> {
-        // With everything that is mounted below; the root itself stays reachable by its descriptor.
-        rustix::mount::unmount(spec.rootfs.work(), UnmountFlags::DETACH)
-            .during("unmount the root")?;
+        // With everything that is mounted below; the root itself stays reachable by its descriptor. By descriptor, too: the directory
+        // may have been moved, or removed, with which the kernel unmounts what lay on it.
+        match rustix::mount::unmount(mount::fd_path(&self.own.fd()), UnmountFlags::DETACH) {
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(Failure::new("unmount the root", error)),
+        }
         self.stubs.remove(&self.root)?;
         drop(self.root);
         match &spec.rootfs {

@@ -135,6 +135,11 @@ impl Stubs {
         Ok(())
     }
 
+    /// Whether none has to be taken away.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.made.is_empty() && self.parents.is_empty()
+    }
+
     fn remember(&mut self, root: &Root, path: &Path, stat: &Stat) {
         // The directories above come up with it.
         for dir in path.ancestors().filter(|p| !p.as_os_str().is_empty()) {

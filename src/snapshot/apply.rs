@@ -2,10 +2,15 @@
 
 use std::{
     collections::HashMap,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
-use super::{At, SnapshotError, Staged, Style, place::Placer};
+use super::{
+    At, SnapshotError, Staged, Style,
+    place::Placer,
+    writers::{SMALL, Small, with_writers},
+};
 use crate::{
     layer::{Difference, Different, LayerTree, Stored, read_ahead},
     tree::{Kind, Metadata, Tree as _},
@@ -100,16 +105,36 @@ fn write_files(
             continue;
         }
         let tar = blob.tar().at("read", path)?;
+        // Beside the thread that decompresses and this one, which shares files out.
         let (placed, _tar) = read_ahead(tar, |tar| {
-            for (stored, path, metadata) in of_layer {
-                if stored.sparse || stored.offset < tar.position() {
-                    placer.file(path, metadata, &mut tree.open(path)?)?;
-                } else {
+            with_writers(&placer.again()?, |writers| {
+                for (stored, path, metadata) in of_layer {
+                    if stored.sparse || stored.offset < tar.position() {
+                        placer.file(path, metadata, &mut tree.open(path)?)?;
+                        continue;
+                    }
                     tar.skip_to(stored.offset).at("read", path)?;
-                    placer.file(path, metadata, tar)?;
+                    if size(metadata) > SMALL {
+                        placer.file(path, metadata, tar)?;
+                        continue;
+                    }
+                    let mut bytes =
+                        Vec::with_capacity(usize::try_from(size(metadata)).unwrap_or(0));
+                    tar.take(size(metadata))
+                        .read_to_end(&mut bytes)
+                        .at("read", path)?;
+                    let (path, metadata) = (path.clone(), metadata.clone());
+                    let file = Small {
+                        path,
+                        metadata,
+                        bytes,
+                    };
+                    if !writers.put(file) {
+                        break;
+                    }
                 }
-            }
-            Ok::<(), SnapshotError>(())
+                Ok::<(), SnapshotError>(())
+            })
         });
         placed?;
     }

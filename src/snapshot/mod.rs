@@ -37,6 +37,7 @@ mod shelf;
 mod stage;
 mod stubs;
 mod usage;
+mod writers;
 mod xattr;
 
 use std::{

@@ -1,17 +1,23 @@
 //! The directories of one step.
 
 use std::{
+    fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::{
+    fs::{Gid, Mode, OFlags, Uid},
+    io::Errno,
+};
 
 use super::{
     At, Snapshot, SnapshotError, Snapshots, Style,
     diff::diff_upper,
     lock::{Held, Scratch},
     owner::Owner,
+    place::open_below,
     stubs,
 };
 use crate::{
@@ -122,6 +128,27 @@ impl Overlay {
     /// The file for records of owners that `upper` cannot hold, see [`super::owner`].
     pub fn owners(&self) -> PathBuf {
         self.scratch.path.join("owners")
+    }
+
+    /// The bytes of the regular file that the topmost of the lower directories with something at `path` has there, up to `most`;
+    /// `None` when that is none, or cannot be read here. Whether the state has the same is for the caller to check: a
+    /// state may hide or link what a directory has.
+    pub fn peek(&self, path: &Path, most: u64) -> Option<Vec<u8>> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        for snapshot in &self.stack {
+            let root = rustix::fs::open(snapshot.fs(), flags, Mode::empty()).ok()?;
+            let reading = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let file = match open_below(&root, path, reading) {
+                Err(Errno::NOENT) => continue,
+                opened => File::from(opened.ok()?),
+            };
+            let size = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+            let mut bytes = Vec::new();
+            let fits = size.len() <= most;
+            file.take(most).read_to_end(&mut bytes).ok()?;
+            return fits.then_some(bytes);
+        }
+        None
     }
 
     /// What the step changed, sorted. `lower` is the tree that the step ran on. To be called when nothing is mounted or

@@ -59,6 +59,18 @@ impl Placer {
         })
     }
 
+    /// One more for the same directory.
+    pub(super) fn again(&self) -> Result<Self, SnapshotError> {
+        Ok(Self {
+            root: self.root.try_clone().at("open", &self.shown)?,
+            shown: self.shown.clone(),
+            owners: self.owners.clone(),
+            style: self.style,
+            parent: None,
+            marked: std::collections::BTreeSet::new(),
+        })
+    }
+
     /// A directory that everybody else is kept out of until [`Self::finish_dir`].
     pub(super) fn dir(&mut self, path: &Path) -> Result<(), SnapshotError> {
         let shown = self.shown.join(path);
@@ -314,7 +326,7 @@ fn attribute(
 }
 
 /// Opens something below a directory; no component may be a symbolic link.
-fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, path, flags, Mode::empty(), resolve) {
         // Filters of old container engines refuse what they do not know.

@@ -21,15 +21,9 @@ use super::{
     At, SnapshotError, Style,
     lock::Scratch,
     place::{create, dress},
+    writers::{SMALL, WAITING, WRITERS},
 };
 use crate::{layer::FileSink, tree::Metadata};
-
-/// Files up to this size are handed to other threads as a whole.
-const SMALL: u64 = 512 << 10;
-/// How many of them wait at most.
-const WAITING: usize = 8;
-/// How many threads write them: making an inode is the larger part of it, and takes the kernel's time.
-const WRITERS: usize = 2;
 
 /// What a writer needs to know.
 #[derive(Debug)]

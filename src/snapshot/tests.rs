@@ -424,6 +424,32 @@ fn stubs_show_where_a_state_has_none_and_are_no_changes() {
 }
 
 #[test]
+fn a_small_file_is_looked_at_where_it_lies() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, snapshots, blobs) = fixture(REAL);
+    let link = |path: &str, target: &str| {
+        let kind = Kind::Symlink {
+            target: target.into(),
+        };
+        put(path, metadata(kind, 0o777))
+    };
+    let tree = blobs.tree([
+        vec![dir("etc"), file("etc/a", "below"), file("etc/b", "b")],
+        vec![dir("etc"), file("etc/a", "above"), link("lib", "etc")],
+    ]);
+    let overlay = snapshots.prepare(snapshots.stack(&tree).unwrap()).unwrap();
+    let peek = |path: &str| overlay.peek(Path::new(path), 5);
+    assert_eq!(peek("etc/a").unwrap(), b"above");
+    assert_eq!(peek("etc/b").unwrap(), b"b");
+    for nothing in ["etc", "etc/c", "lib", "lib/a", "../a"] {
+        assert_eq!(peek(nothing), None, "{nothing}");
+    }
+    assert_eq!(overlay.peek(Path::new("etc/a"), 4), None);
+}
+
+#[test]
 fn checkouts_find_the_same_changes() {
     if !is_root() {
         return;

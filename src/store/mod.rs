@@ -245,7 +245,13 @@ fn make_dirs(root: &Path) -> Result<(), StoreError> {
         };
         match fs::DirBuilder::new().mode(mode).create(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            made => made.at("create", &path)?,
+            made => {
+                made.at("create", &path)?;
+                if dir == "tmp" {
+                    // Each process makes its files in a directory of its own there.
+                    spread(&path);
+                }
+            }
         }
     }
     Ok(())

@@ -40,14 +40,25 @@ fn options_of_docker_that_are_not_there_are_refused_by_name() {
     let env = TestEnv::new();
     for (args, want) in [
         (
-            &["--provenance"][..],
-            "--provenance is refused: attestations",
+            &["--provenance=mode=all"][..],
+            "--provenance=mode=all: `mode=all` is not min or max",
         ),
         (
-            &["--provenance=mode=max"],
-            "--provenance=mode=max is refused: attestations",
+            &["--provenance", "--push", "-o", "out"],
+            "provenance is attached to images; type=local has no place for it",
         ),
-        (&["--sbom=true"], "--sbom is refused: attestations"),
+        (
+            &["--attest=type=provenance", "--load"],
+            "provenance is attached to images; type=docker has no place for it",
+        ),
+        (
+            &["--attest", "type=sbom"],
+            "--attest type=sbom: lists of packages (SBOM) are not made",
+        ),
+        (
+            &["--sbom=true"],
+            "--sbom is refused: lists of packages are not made",
+        ),
         (
             &["--builder", "b"],
             "--builder=b is refused: there is no builder",

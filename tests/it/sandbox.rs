@@ -32,7 +32,7 @@ struct Stage {
 }
 
 /// What became of a step.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Ran {
     exit: Exit,
     stdout: String,
@@ -95,19 +95,29 @@ impl Stage {
     }
 
     fn try_run(&self, spec: &ProcessSpec) -> Result<Ran, SandboxError> {
+        self.run_in(&sandbox(), spec, &Cancel::new().unwrap())
+    }
+
+    fn run_in(
+        &self,
+        sandbox: &Sandbox,
+        spec: &ProcessSpec,
+        cancel: &Cancel,
+    ) -> Result<Ran, SandboxError> {
         for dir in ["upper", "work"] {
             fs::remove_dir_all(self.path(dir)).unwrap();
             fs::create_dir(self.path(dir)).unwrap();
         }
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
-        let exit = sandbox().run(
-            spec,
-            &Cancel::new().unwrap(),
-            &mut |stream, bytes| match stream {
+        let exit = sandbox.run(spec, cancel, &mut |stream, bytes| {
+            match stream {
                 Stream::Stdout => stdout.extend_from_slice(bytes),
                 Stream::Stderr => stderr.extend_from_slice(bytes),
-            },
-        )?;
+            }
+            if stdout.ends_with(b"cancel me\n") {
+                cancel.cancel();
+            }
+        })?;
         Ok(Ran {
             exit,
             stdout: String::from_utf8(stdout).unwrap(),
@@ -329,6 +339,52 @@ fn network_none_has_a_lone_loopback() {
     let mut spec = stage.spec("ls /sys/class/net | grep -vE '^(bond|tunl|sit|ip6|gre|erspan|ip_vti|dummy)'; cat /sys/class/net/lo/flags");
     spec.network = Network::None;
     assert_eq!(stage.run(&spec).stdout, "lo\n0x9\n");
+}
+
+#[test]
+fn a_step_finds_nothing_of_the_one_before_it() {
+    let Some(stage) = Stage::new() else { return };
+    let sandbox = sandbox();
+    let run = |spec: &ProcessSpec| {
+        stage
+            .run_in(&sandbox, spec, &Cancel::new().unwrap())
+            .unwrap()
+    };
+    // The numbers of descriptors are among the options of the root: none is left open either.
+    let look = "cat /proc/self/mounts; hostname; ls /dev /dev/shm /dev/mqueue; ls -d /proc/[0-9]*; id; umask";
+    let first = run(&stage.spec(look));
+    assert_eq!(first.exit, Exit::Code(0), "{first:?}");
+    let spoil = "(sleep 1000 &); hostname other; umask 0; mount -t tmpfs x /tmp\n\
+                 touch /dev/x /dev/shm/x /dev/mqueue/x; echo out; echo err >&2; exit 3";
+    let mut spoil = stage.spec(spoil);
+    spoil.insecure = true;
+    spoil.hostname = "spoiled".to_owned();
+    spoil.ulimits = vec![Ulimit {
+        name: "nofile".to_owned(),
+        soft: Some(100),
+        hard: Some(100),
+    }];
+    let spoiled = run(&spoil);
+    assert_eq!(spoiled.exit, Exit::Code(3), "{spoiled:?}");
+    assert_eq!(spoiled.stdout, "out\n");
+    assert_eq!(run(&stage.spec(look)), first);
+    let mut missing = stage.spec("");
+    missing.argv = vec!["/bin/missing".into()];
+    let refused = run(&missing).exit;
+    assert!(
+        matches!(refused, Exit::NotStarted { code: 127, .. }),
+        "{refused:?}"
+    );
+    assert_eq!(run(&stage.spec(look)), first);
+    let cancel = Cancel::new().unwrap();
+    let endless = stage.spec("echo cancel me; sleep 1000");
+    let canceled = stage.run_in(&sandbox, &endless, &cancel).unwrap();
+    assert_eq!(canceled.exit, Exit::Canceled);
+    assert_eq!(run(&stage.spec(look)), first);
+    let mut alone = stage.spec("ls /sys/class/net/lo");
+    alone.network = Network::None;
+    assert_eq!(run(&alone).exit, Exit::Code(0));
+    assert_eq!(run(&stage.spec(look)), first);
 }
 
 #[test]

@@ -1,25 +1,21 @@
 //! `rbuild build`.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+mod wanted;
+
+use std::{fs, io, path::Path, sync::Arc};
 
 use rbuild::{
     build::{self, BuildError, BuildRequest, BuildResult, Services},
     explain::Explanation,
-    oci::Descriptor,
-    output::{self, Annotation, Engine, Exported, OutputSpec},
+    output::{self, Engine, Exported, OutputSpec},
     progress::{Event, Reporter as _},
-    reference::Reference,
     registry::{Client, settings::Canceled},
     sandbox::{Cancel, IdMap, RESOLVED_CONF, Refusal, Rung, Sandbox, is_stub, resolv_conf},
     snapshot::{Marks, Owners, Snapshots, Style},
     store::Store,
 };
-use serde_json::{Value, json};
 
+use self::wanted::Wanted;
 use super::{check, explain};
 use crate::cli::{
     ahead,
@@ -30,16 +26,14 @@ use crate::cli::{
     classify,
     count::counted,
     diagnostics::{self, Failure, Kind, Source},
-    engine,
     environment::Environment,
     export::{self, Export},
     namespace,
     progress::Renderer,
+    provenance::Told,
     remote::Fetcher,
-    request::{self, LOCAL_DELETE},
-    settings,
+    request, settings,
     signals::{self, Received},
-    stdout,
 };
 
 /// What the options of a build are given for.
@@ -131,6 +125,12 @@ pub(crate) fn run(
         renderer: &renderer,
         received: &received,
         caches: &caches,
+        provenance: wanted.provenance.as_ref().map(|wish| Told {
+            wish,
+            args,
+            fetched: fetcher.used(),
+            begun: (services.clock)(),
+        }),
     };
     if let Purpose::Explain(format) = purpose {
         return explain::run(format, &session);
@@ -188,6 +188,7 @@ pub(crate) struct Session<'a> {
     pub(crate) renderer: &'a Arc<Renderer>,
     received: &'a Received,
     caches: &'a Caches,
+    provenance: Option<Told<'a>>,
 }
 
 impl Session<'_> {
@@ -240,13 +241,19 @@ impl Session<'_> {
     fn export_all(&self, wanted: &Wanted, result: BuildResult) -> Result<Built, Failure> {
         let mut images = export::images(&result);
         self.caches.mark(&mut images);
+        let now = (self.services.clock)();
+        let provenance = self
+            .provenance
+            .as_ref()
+            .map(|told| told.of(self.request, &result, now));
         let request = output::Request {
             images: &images,
             multi_platform: self.request.platforms.len() > 1,
             names: &wanted.names,
             annotations: &wanted.annotations,
+            provenance: provenance.as_ref(),
             epoch: result.epoch,
-            now: (self.services.clock)().as_second(),
+            now: now.as_second(),
         };
         let mut exported = Vec::new();
         for (spec, engine) in wanted.outputs.iter().zip(&wanted.engines) {
@@ -351,158 +358,6 @@ fn interruption(received: &Received) -> Option<Failure> {
     Some(Failure::new(Kind::Interrupted(signal), "interrupted"))
 }
 
-/// What a command line wants of the result.
-struct Wanted {
-    outputs: Vec<OutputSpec>,
-    /// For each output, the socket of the Docker engine that it needs.
-    engines: Vec<Option<PathBuf>>,
-    names: Vec<Reference>,
-    annotations: Vec<Annotation>,
-    with_warnings: bool,
-}
-
-impl Wanted {
-    fn new(args: &BuildArgs, env: &Environment) -> Result<Self, Failure> {
-        let names = args
-            .tag
-            .iter()
-            .map(|text| {
-                let name = Reference::parse(text)
-                    .map_err(|e| Failure::usage(format!("--tag {text}: {e}")))?;
-                match name.digest() {
-                    Some(_) => Err(Failure::usage(format!(
-                        "--tag {text}: a name to give has no digest"
-                    ))),
-                    None => Ok(name.with_default_tag()),
-                }
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut outputs = args.output.clone();
-        if args.push {
-            outputs.push(OutputSpec::registry());
-        }
-        if args.load {
-            outputs.push(OutputSpec::engine());
-        }
-        if outputs.is_empty() {
-            outputs.push(OutputSpec::store());
-        }
-        let engines = outputs
-            .iter()
-            .map(|spec| {
-                if spec.uses_engine() {
-                    engine::socket(env, spec.engine_context()).map(Some)
-                } else {
-                    Ok(None)
-                }
-            })
-            .collect::<Result<_, _>>()?;
-        let to_stdout = outputs.iter().filter(|spec| spec.uses_stdout()).count();
-        if to_stdout > 1 {
-            return Err(Failure::usage("only one output can go to standard output"));
-        }
-        if to_stdout == 1 && env.stdout_is_terminal {
-            return Err(Failure::usage("an archive is not written to a terminal")
-                .with_hint("redirect standard output, or give a file: dest=FILE"));
-        }
-        let may_delete = args.allow.iter().flat_map(|list| list.split(','));
-        if outputs.iter().any(OutputSpec::deletes_files)
-            && !may_delete.into_iter().any(|word| word == LOCAL_DELETE)
-        {
-            return Err(Failure::usage(
-                "an output with mode=delete removes all other files of its directory",
-            )
-            .with_hint(format!("allow it with --allow {LOCAL_DELETE}")));
-        }
-        if args.explain == Some(DataFormat::Json) && (to_stdout > 0 || args.quiet) {
-            return Err(Failure::usage(
-                "--explain=json prints on standard output, and so would something else",
-            ));
-        }
-        if args.iidfile.is_some() && !outputs.iter().any(has_image) {
-            return Err(Failure::usage("--iidfile needs an output that is an image"));
-        }
-        Ok(Self {
-            outputs,
-            engines,
-            names,
-            annotations: args
-                .annotation
-                .iter()
-                .flat_map(|list| list.0.clone())
-                .collect(),
-            with_warnings: matches!(env.text("BUILDX_METADATA_WARNINGS"), Some("1" | "true")),
-        })
-    }
-
-    /// The registries that an output with `registry.insecure=true` pushes to.
-    fn insecure_registries(&self) -> Vec<String> {
-        let mut registries = Vec::new();
-        for spec in &self.outputs {
-            if let OutputSpec::Image(image) = spec
-                && image.push
-                && image.insecure
-            {
-                let names = self.names.iter().chain(&image.image.names);
-                registries.extend(names.map(|name| name.registry().to_owned()));
-            }
-        }
-        registries
-    }
-
-    /// Tells what came out: files for programs, the image ID for `--quiet`.
-    fn report(
-        &self,
-        args: &BuildArgs,
-        result: &BuildResult,
-        exported: &[Exported],
-        cache: Option<&Descriptor>,
-    ) -> Result<(), Failure> {
-        let image = exported.iter().find(|e| e.descriptor.is_some());
-        let id = image.and_then(Exported::image_id);
-        if let (Some(path), Some(id)) = (&args.iidfile, id) {
-            write_file(path, &id.to_string())?;
-        }
-        if let Some(path) = &args.metadata_file {
-            let text = serde_json::to_string_pretty(&self.metadata(result, image, cache))
-                .map_err(|e| Failure::new(Kind::Bug, format!("metadata is no JSON: {e}")))?;
-            write_file(path, &format!("{text}\n"))?;
-        }
-        let has_data = self.outputs.iter().any(OutputSpec::uses_stdout);
-        match id {
-            Some(id) if args.quiet && !has_data => stdout::print(&format!("{id}\n")),
-            _ => Ok(()),
-        }
-    }
-
-    /// What `--metadata-file` says, in buildx's words.
-    fn metadata(
-        &self,
-        result: &BuildResult,
-        image: Option<&Exported>,
-        cache: Option<&Descriptor>,
-    ) -> Value {
-        let mut metadata = image.map(Exported::metadata).unwrap_or_default();
-        // A text with JSON in it: so buildx passes on what BuildKit says.
-        if let Some(Ok(manifest)) = cache.map(serde_json::to_string) {
-            metadata.insert("cache.manifest".into(), json!(manifest));
-        }
-        if self.with_warnings {
-            let warnings: Vec<Value> = result
-                .warnings
-                .iter()
-                .map(|warning| json!({"short": format!("{}: {}", warning.rule.name(), warning.detail), "level": 1}))
-                .collect();
-            metadata.insert("buildx.build.warnings".into(), json!(warnings));
-        }
-        Value::Object(metadata)
-    }
-}
-
-fn has_image(spec: &OutputSpec) -> bool {
-    matches!(spec, OutputSpec::Image(_) | OutputSpec::Archive(_))
-}
-
 /// What progress calls an output, in BuildKit's words where it has some.
 fn export_name(spec: &OutputSpec) -> &'static str {
     match spec {
@@ -536,22 +391,6 @@ fn remove_stale(path: &Path) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Writes a small file at once: a reader sees the old one or the whole new one.
-fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let new = PathBuf::from(name);
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(|e| {
-            fs::remove_file(&new).ok();
-            Failure::new(
-                Kind::Machine,
-                format!("cannot write {}: {e}", path.display()),
-            )
-        })
 }
 
 /// The findings at the end of a build that went well.

@@ -15,6 +15,7 @@ use std::{
 use super::{
     super::{
         Change, Content, LayerError,
+        buffer::Buffers,
         change::{Canonical, OPAQUE_NAME, WHITEOUT_PREFIX},
         reuse::Earlier,
         tar::{self, Header},
@@ -43,6 +44,7 @@ const KEPT_XATTR: &[u8] = b"security.capability";
 /// Lays out the tar and cuts it into members.
 pub(super) struct Layout<'a> {
     queues: Vec<SyncSender<Job>>,
+    buffers: &'a Buffers,
     next: usize,
     parts: Parts,
     /// Bytes of the tar before the present member.
@@ -82,9 +84,11 @@ impl<'a> Layout<'a> {
         start: SyncSender<Start>,
         mtime_limit: Option<i64>,
         earlier: Option<&'a Earlier>,
+        buffers: &'a Buffers,
     ) -> Self {
         Self {
             queues,
+            buffers,
             next: 0,
             parts: Parts::default(),
             before: 0,
@@ -312,7 +316,7 @@ impl<'a> Layout<'a> {
         let mut digester = Digester::new();
         let mut reader = content.open().map_err(|source| read_error(path, source))?;
         self.pieces(size, |layout, start, length| {
-            let mut bytes = Vec::new();
+            let mut bytes = layout.buffers.take();
             append(&mut reader, length, &mut bytes)
                 .map_err(|source| read_error(path, source))?
                 .check(path, start, size)?;
@@ -386,7 +390,7 @@ impl<'a> Layout<'a> {
         if self.stopped {
             return Ok(());
         }
-        job.parts.read_pieces()?;
+        job.parts.read_pieces(self.buffers)?;
         let queue = &self.queues[self.next % self.queues.len()];
         self.next += 1;
         self.stopped |= queue.send(job).is_err();

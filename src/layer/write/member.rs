@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::super::{Content, LayerError};
+use super::super::{
+    Content, LayerError,
+    buffer::{Buffer, Buffers},
+};
 use crate::oci::{Digest, Digester};
 
 /// What a member consists of, one after the other.
@@ -33,7 +36,7 @@ pub(super) enum Part {
         length: u64,
     },
     /// A part of a large file that has been read already, for its digest.
-    Read(Vec<u8>),
+    Read(Buffer),
 }
 
 /// What is to be packed.
@@ -46,7 +49,7 @@ pub(super) struct Parts {
 /// A member's bytes, and what was learnt by reading them.
 #[derive(Debug)]
 pub(super) struct Filled {
-    pub(super) raw: Vec<u8>,
+    pub(super) raw: Buffer,
     /// Digests that were not known, with the entries that they are of.
     pub(super) digests: Vec<(u64, Digest)>,
     /// `None` where a large file's digest is known only at its end.
@@ -77,7 +80,8 @@ impl Parts {
 
     pub(super) fn push(&mut self, part: Part) {
         self.length += match &part {
-            Part::Bytes(bytes) | Part::Read(bytes) => bytes.len() as u64,
+            Part::Bytes(bytes) => bytes.len() as u64,
+            Part::Read(bytes) => bytes.len() as u64,
             Part::File { size, .. } => *size,
             Part::Piece { length, .. } => *length,
         };
@@ -103,7 +107,7 @@ impl Parts {
     }
 
     /// Reads the pieces of large files, which only one thread may do.
-    pub(super) fn read_pieces(&mut self) -> Result<(), LayerError> {
+    pub(super) fn read_pieces(&mut self, buffers: &Buffers) -> Result<(), LayerError> {
         for part in &mut self.parts {
             if let Part::Piece {
                 file,
@@ -111,7 +115,7 @@ impl Parts {
                 length,
             } = part
             {
-                let mut bytes = Vec::new();
+                let mut bytes = buffers.take();
                 file.read(*start, *length, &mut bytes)?;
                 *part = Part::Read(bytes);
             }
@@ -120,8 +124,22 @@ impl Parts {
     }
 
     /// Reads the files. `composition` is what it is known to be.
-    pub(super) fn fill(self, known: Option<Digest>) -> Result<Filled, LayerError> {
-        let mut raw = Vec::with_capacity(usize::try_from(self.length).unwrap_or(0));
+    pub(super) fn fill(
+        mut self,
+        known: Option<Digest>,
+        buffers: &Buffers,
+    ) -> Result<Filled, LayerError> {
+        // What lies inside a large file is there already.
+        if matches!(*self.parts, [Part::Read(_)])
+            && let Some(Part::Read(raw)) = self.parts.pop()
+        {
+            return Ok(Filled {
+                raw,
+                digests: Vec::new(),
+                composition: known,
+            });
+        }
+        let mut raw = buffers.take();
         let mut digests = Vec::new();
         let mut composition = known.is_none().then(Composition::default);
         for part in self.parts {
@@ -130,11 +148,12 @@ impl Parts {
                     if let Some(composition) = &mut composition {
                         composition.bytes(&bytes);
                     }
-                    raw.extend_from_slice(&bytes);
+                    raw.extend(&bytes);
                 }
                 Part::Read(bytes) => {
                     composition = None;
-                    raw.extend_from_slice(&bytes);
+                    raw.extend(&bytes);
+                    buffers.put(bytes);
                 }
                 Part::Piece {
                     file,
@@ -218,7 +237,7 @@ impl std::fmt::Debug for OpenFile {
 
 impl LargeFile {
     /// Appends a part. Parts are read in their order, earlier ones may be left out.
-    fn read(&self, start: u64, length: u64, out: &mut Vec<u8>) -> Result<(), LayerError> {
+    fn read(&self, start: u64, length: u64, out: &mut Buffer) -> Result<(), LayerError> {
         let failed = |source| read_error(&self.path, source);
         let mut open = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = match open.take() {
@@ -267,26 +286,22 @@ impl Appended {
 }
 
 /// Appends as many bytes, or all there are.
-pub(super) fn append(
-    reader: &mut dyn Read,
-    wanted: u64,
-    out: &mut Vec<u8>,
-) -> io::Result<Appended> {
-    let start = out.len();
+pub(super) fn append(reader: &mut dyn Read, wanted: u64, out: &mut Buffer) -> io::Result<Appended> {
     let length = usize::try_from(wanted).map_err(io::Error::other)?;
-    out.resize(start + length, 0);
-    let mut filled = 0;
-    while filled < length {
-        match reader.read(&mut out[start + filled..]) {
-            Ok(0) => break,
-            Ok(n) => filled += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    let found = out.extend_with(length, |room| {
+        let mut filled = 0;
+        while filled < length {
+            match reader.read(&mut room[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
-    }
-    out.truncate(start + filled);
+        Ok(filled)
+    })?;
     Ok(Appended {
-        found: filled as u64,
+        found: found as u64,
         wanted,
     })
 }

@@ -34,9 +34,15 @@ const IMAGE_KEYS: [&str; 10] = [
 
 /// What BuildKit has and this program does not, and why.
 const UNSUPPORTED: [(&str, &str); 5] = [
-    ("attestation-prefix", "no attestations are made"),
-    ("attestation-inline", "no attestations are made"),
-    ("oci-artifact", "no attestations are made"),
+    (
+        "attestation-prefix",
+        "attestations are not written as files",
+    ),
+    (
+        "attestation-inline",
+        "attestations are always in the image's index",
+    ),
+    ("oci-artifact", "attestations are always artifacts"),
     ("prefer-nondist-layers", "all layers are distributed"),
     (
         "compatibility-version",

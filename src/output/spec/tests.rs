@@ -191,7 +191,7 @@ fn what_cannot_be_done_is_refused_exactly() {
         ),
         (
             "type=image,attestation-inline=true",
-            "`attestation-inline=true` is not supported: no attestations are made",
+            "`attestation-inline=true` is not supported: attestations are always in the image's index",
         ),
         (
             "type=image,annotation=x",

@@ -305,6 +305,82 @@ fn a_repository_over_http_is_a_context_and_a_named_one() {
 }
 
 #[test]
+fn provenance_tells_the_commits_and_files_that_a_build_took() {
+    let Some(repository) = Repository::new() else {
+        return;
+    };
+    let server = Server::native(&repository);
+    let url = format!("git://{}/repo.git", server.address);
+    let web = Server::new(|mut connection| {
+        let mut lines = BufReader::new(connection.try_clone().expect("another")).lines();
+        while lines
+            .next()
+            .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+        {}
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nfile";
+        connection.write_all(answer.as_bytes()).ok();
+    });
+    let file = format!("http://{}/f", web.address);
+    let mut env = TestEnv::new();
+    // It would be among the arguments.
+    env.var("SOURCE_DATE_EPOCH", "");
+    env.dockerfile(&format!(
+        "FROM scratch\nADD {url}#v1:sub /s\nADD http://me:secret@{}/f?token=secret /f\nCOPY --from=code data /c\n",
+        web.address
+    ));
+    let commit = serde_json::json!({"sha1": repository.first});
+    let told = |args: &[&str]| -> serde_json::Value {
+        let metadata = [
+            "--provenance",
+            "-o",
+            "type=image",
+            "--metadata-file",
+            "told",
+        ];
+        drop(
+            env.run(&[&["build"], &metadata[..], args].concat())
+                .success(),
+        );
+        let text = fs::read_to_string(env.path("told")).expect("written");
+        assert!(!text.contains("secret"), "{text}");
+        let told: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        told["buildx.build.provenance"]["buildDefinition"].clone()
+    };
+    let named = format!("code={url}#{}", repository.first);
+    let args = ["--build-context", &named, "context"];
+    let definition = told(&args);
+    let digest = rbuild::oci::sha256(b"file").hex();
+    assert_eq!(
+        definition["resolvedDependencies"],
+        serde_json::json!([
+            {"uri": format!("{url}#{}", repository.first), "digest": commit},
+            {"uri": format!("{url}#v1"), "digest": commit},
+            {"uri": format!("{file}?token=…"), "digest": {"sha256": digest}},
+        ])
+    );
+    let request = &definition["externalParameters"]["request"];
+    assert_eq!(
+        request["args"],
+        serde_json::json!({"context:code": format!("{url}#{}", repository.first)})
+    );
+    // Steps that are cached took the same.
+    assert_eq!(told(&args), definition);
+
+    let definition = told(&[&format!("{url}#v1:sub")]);
+    assert_eq!(
+        definition["externalParameters"],
+        serde_json::json!({
+            "configSource": {"uri": format!("{url}#v1:sub"), "digest": commit, "path": "Dockerfile"},
+            "request": {"frontend": "dockerfile.v0"},
+        })
+    );
+    assert_eq!(
+        definition["resolvedDependencies"],
+        serde_json::json!([{"uri": format!("{url}#v1"), "digest": commit}])
+    );
+}
+
+#[test]
 fn the_git_directory_stays_on_request() {
     let Some(repository) = Repository::new() else {
         return;

@@ -208,6 +208,7 @@ fn one_platform_can_be_an_index_too() {
         multi_platform: true,
         names: &[],
         annotations: &[],
+        provenance: None,
         epoch: None,
         now: 0,
     };

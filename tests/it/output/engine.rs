@@ -44,6 +44,7 @@ fn load(fixture: &Fixture, socket: &Path) -> Result<Exported, OutputError> {
         multi_platform: false,
         names: &names,
         annotations: &[],
+        provenance: None,
         epoch: None,
         now: MTIME,
     };

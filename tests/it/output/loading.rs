@@ -247,6 +247,7 @@ fn the_judge_finds_faults() {
             multi_platform: false,
             names: &[],
             annotations: &[],
+            provenance: None,
             epoch: None,
             now: 0,
         };

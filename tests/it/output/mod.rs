@@ -13,6 +13,7 @@ mod estargz;
 mod files;
 mod loading;
 mod program;
+mod provenance;
 mod pushing;
 
 use std::{
@@ -154,6 +155,7 @@ impl Fixture {
             multi_platform: false,
             names,
             annotations,
+            provenance: None,
             epoch,
             now: MTIME + 5,
         };

@@ -103,6 +103,7 @@ fn push_to(registry: &StrictRegistry, store: &Store, spec: &str, images: &[Image
         multi_platform: false,
         names: &[],
         annotations: &[],
+        provenance: None,
         epoch: None,
         now: 0,
     };

@@ -1,0 +1,101 @@
+//! Buffers that go round: the tar's bytes of a member are let go by the thread that writes the blob, and their room is
+//! taken up by those that read the next ones. A new buffer of a mebibyte costs the kernel 256 page faults, and whoever reads
+//! into it 1 MiB of zeros, so that nobody sees what was there before.
+
+use std::{
+    io,
+    ops::Deref,
+    sync::{Mutex, PoisonError},
+};
+
+/// A buffer that holds more is let go after use: few members are so long.
+const MOST_KEPT: usize = 1280 << 10;
+
+/// Bytes, and behind them room that was written to before.
+#[derive(Debug, Default)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Buffer {
+    /// Appends.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.room(bytes.len()).copy_from_slice(bytes);
+        self.length += bytes.len();
+    }
+
+    /// Has `fill` write to up to `wanted` bytes after the end, and say how many they were.
+    pub(super) fn extend_with(
+        &mut self,
+        wanted: usize,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let used = fill(self.room(wanted))?.min(wanted);
+        self.length += used;
+        Ok(used)
+    }
+
+    fn room(&mut self, wanted: usize) -> &mut [u8] {
+        let end = self.length + wanted;
+        if let Some(missing) = end.checked_sub(self.bytes.len()) {
+            // Most members are about as long as any other, so twice as much would lie idle.
+            self.bytes.reserve_exact(missing);
+            self.bytes.resize(end, 0);
+        }
+        &mut self.bytes[self.length..end]
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// Buffers that nobody uses at the moment.
+#[derive(Debug, Default)]
+pub(super) struct Buffers(Mutex<Vec<Buffer>>);
+
+impl Buffers {
+    /// An empty one.
+    pub(super) fn take(&self) -> Buffer {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.pop().unwrap_or_default()
+    }
+
+    /// Takes one back.
+    pub(super) fn put(&self, mut buffer: Buffer) {
+        if buffer.bytes.capacity() > MOST_KEPT {
+            return;
+        }
+        buffer.length = 0;
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_last_use_is_seen() {
+        let buffers = Buffers::default();
+        let mut first = buffers.take();
+        first.extend(b"the first use");
+        buffers.put(first);
+        let mut second = buffers.take();
+        assert_eq!(*second, *b"");
+        let used = second.extend_with(100, |room| {
+            assert_eq!(room.len(), 100);
+            room[..2].copy_from_slice(b"ab");
+            Ok(2)
+        });
+        assert_eq!(used.unwrap(), 2);
+        second.extend(b"c");
+        assert_eq!(*second, *b"abc");
+    }
+}
