@@ -8,7 +8,7 @@ use std::{
 
 use rbuild::{
     build::{BuildResult, BuiltImage, Services},
-    oci::Descriptor,
+    oci::{Descriptor, MediaType},
     output::{BoxError, Destination, Image, ImageLayer, LayerOrigin, Layers, Pusher},
     progress::{Event, Reporter as _, Vertex},
     registry::{Pushed, Upload},
@@ -83,6 +83,10 @@ impl Pusher for Export<'_> {
         self.services.registry.is_named(&to.reference, document)
     }
 
+    fn reconsider(&self, to: &Destination) -> bool {
+        self.services.registry.reconsider(&to.reference)
+    }
+
     fn push_document(
         &self,
         to: &Destination,
@@ -121,6 +125,8 @@ impl Export<'_> {
             descriptor: blob,
             open: &open,
             mount_from: &mount_from,
+            // Of a build that made a layer, the config is another one than before.
+            is_new: blob.media_type == MediaType::OCI_CONFIG && self.services.store.has_grown(),
             progress: Some(Arc::new(move |sent| told.moved(sent))),
         };
         match self.services.registry.push_blob(&to.reference, &upload)? {
