@@ -8,7 +8,7 @@ use std::{
 
 use rbuild::{
     build::{BuildResult, BuiltImage, Services},
-    oci::{Descriptor, MediaType},
+    oci::Descriptor,
     output::{BoxError, Destination, Image, ImageLayer, LayerOrigin, Layers, Pusher},
     progress::{Event, Reporter as _, Vertex},
     registry::{Pushed, Upload},
@@ -125,8 +125,7 @@ impl Export<'_> {
             descriptor: blob,
             open: &open,
             mount_from: &mount_from,
-            // Of a build that made a layer, the config is another one than before.
-            is_new: blob.media_type == MediaType::OCI_CONFIG && self.services.store.has_grown(),
+            is_new: false,
             progress: Some(Arc::new(move |sent| told.moved(sent))),
         };
         match self.services.registry.push_blob(&to.reference, &upload)? {
