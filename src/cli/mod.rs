@@ -36,6 +36,7 @@ mod secret;
 mod settings;
 mod signals;
 mod stdout;
+mod sys;
 mod terminal;
 mod transfer;
 mod values;
@@ -49,6 +50,7 @@ use environment::Environment;
 
 /// Runs the program: arguments and environment of the process in, exit status out.
 pub(crate) fn run() -> ExitCode {
+    sys::share_arenas();
     std::panic::set_hook(Box::new(report_panic));
     let env = Environment::of_process();
     let arguments = args::with_default_command(std::env::args_os());
