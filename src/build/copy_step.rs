@@ -88,7 +88,8 @@ pub(super) fn run(
         }
         let earlier = worker.earlier(step);
         let label = step.label.clone();
-        write_after(session, copied.changes, label, earlier.as_ref())
+        let departures = worker.departures();
+        write_after(session, departures, copied.changes, label, earlier.as_ref())
     })
 }
 

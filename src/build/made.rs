@@ -2,7 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{error::StepError, root::RootLayer, session::Session};
+use super::{
+    departures::{Announced, Departures},
+    error::StepError,
+    root::RootLayer,
+    session::Session,
+    shared::is_in_image,
+    stage::Worker,
+};
 use crate::{
     cache::content_digest,
     layer::{Changes, LayerBlob, WriteOptions, write_layer, write_layer_after},
@@ -46,24 +53,26 @@ fn put_layer(
 /// into.
 const KEPT_ENTRIES: u64 = 2000;
 
-/// Writes changes as a layer into the store. [`record_layer`] is still to be called.
+/// Writes changes as a layer into the store, and tells `departures`. [`record_layer`] is still to be called.
 pub(super) fn write(
     session: &Session<'_>,
+    departures: Option<&dyn Departures>,
     changes: impl Into<Changes>,
     description: String,
 ) -> Result<Made, StepError> {
-    write_after(session, changes, description, None)
+    write_after(session, departures, changes, description, None)
 }
 
 /// As [`write`], taking over what `earlier` has of the layer.
 pub(super) fn write_after(
     session: &Session<'_>,
+    departures: Option<&dyn Departures>,
     changes: impl Into<Changes>,
     description: String,
     earlier: Option<&Arc<LayerBlob>>,
 ) -> Result<Made, StepError> {
     let store = session.services.store;
-    let mut blob = store.blob_file()?;
+    let mut blob = Announced::new(store.blob_file()?, departures);
     let options = WriteOptions::default();
     let written = match earlier {
         Some(earlier) => write_layer_after(changes, &mut blob, &options, earlier)?,
@@ -91,4 +100,21 @@ pub(super) fn write_after(
             made,
         },
     })
+}
+
+impl Worker<'_> {
+    /// Who is told of the stage's layers.
+    pub(super) fn departures(&self) -> Option<&dyn Departures> {
+        let departures = self.session.services.departures;
+        departures.filter(|_| is_in_image(self.plan, self.stage.id))
+    }
+
+    /// Writes changes as a layer into the store.
+    pub(super) fn write(
+        &self,
+        changes: impl Into<Changes>,
+        description: String,
+    ) -> Result<Made, StepError> {
+        write(self.session, self.departures(), changes, description)
+    }
 }

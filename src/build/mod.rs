@@ -13,6 +13,7 @@ mod cache_mounts;
 mod container;
 mod contexts;
 mod copy_step;
+mod departures;
 mod earlier;
 mod error;
 mod explain;
@@ -43,6 +44,7 @@ use jiff::Timestamp;
 
 pub use blobs::{BlobOrigin, Blobs};
 pub use container::{Container, ContainerServices, run_container};
+pub use departures::Departures;
 pub use error::{BuildError, FailedImage, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
@@ -93,8 +95,8 @@ pub struct Services<'a> {
     pub clock: fn() -> Timestamp,
     /// The bytes of `/etc/resolv.conf` for processes.
     pub resolv_conf: &'a [u8],
-    /// Told of every layer of an image that a step has made, once its blob is in the store, while the build goes on.
-    pub made: Option<&'a (dyn Fn(&Descriptor) + Sync)>,
+    /// Told of the layers of an image that steps make, while the build goes on.
+    pub departures: Option<&'a dyn Departures>,
     /// A directory for what does not outlive the build.
     pub scratch: &'a std::path::Path,
 }

@@ -13,7 +13,7 @@ use super::{
     explain::{Keyed, note, origin_name},
     foreign,
     ground::Ground,
-    made::{Made, write},
+    made::Made,
     secrets,
     session::{Session, Task},
     shared::Claims,
@@ -250,7 +250,7 @@ fn execute(
             });
         }
     }
-    let made = write(session, ground.changes(&tree)?, step.label.clone())?;
+    let made = worker.write(ground.changes(&tree)?, step.label.clone())?;
     let chain = ChainId::after(worker.root.chain(), made.layer.diff_id);
     ground.adopt(&session.left, chain)?;
     Ok(made)

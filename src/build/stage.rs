@@ -16,7 +16,7 @@ use super::{
     run_step,
     schedule::{Abandoned, Results},
     session::{Session, Task},
-    shared::{Claims, is_in_image},
+    shared::Claims,
 };
 use crate::{
     cache::{BaseState, CacheUse, Lineage, Question, WorkdirInputs, workdir_key},
@@ -154,7 +154,7 @@ fn base(
             let made = copy_step::context_layer(session, task.vertex, name);
             match made {
                 Ok(changes) => {
-                    let written = write(session, changes, label).and_then(|made| {
+                    let written = write(session, None, changes, label).and_then(|made| {
                         record_layer(session.services.store, &made.layer)?;
                         Ok(made.layer)
                     });
@@ -330,10 +330,8 @@ impl Worker<'_> {
                 Ok(Some(layer))
             }
             Ok(Outcome::Made(layer)) => {
-                if let Some(made) = self.session.services.made
-                    && is_in_image(self.plan, self.stage.id)
-                {
-                    made(&layer.descriptor);
+                if let Some(departures) = self.departures() {
+                    departures.made(&layer.descriptor);
                 }
                 told(StepResult::Executed);
                 task.done();
@@ -406,7 +404,7 @@ impl Worker<'_> {
         self.cached(step, task, &keyed, || {
             let tree: Arc<dyn Tree> = self.tree(task.vertex)?;
             let changes = copy::workdir(op, &tree, self.session.services.file_time())?;
-            write(self.session, changes, step.label.clone())
+            self.write(changes, step.label.clone())
         })
     }
 

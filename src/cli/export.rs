@@ -83,6 +83,10 @@ impl Pusher for Export<'_> {
         self.services.registry.is_named(&to.reference, document)
     }
 
+    fn reconsider(&self, to: &Destination) -> bool {
+        self.services.registry.reconsider(&to.reference)
+    }
+
     fn push_document(
         &self,
         to: &Destination,
@@ -121,6 +125,7 @@ impl Export<'_> {
             descriptor: blob,
             open: &open,
             mount_from: &mount_from,
+            is_new: false,
             progress: Some(Arc::new(move |sent| told.moved(sent))),
         };
         match self.services.registry.push_blob(&to.reference, &upload)? {

@@ -241,6 +241,7 @@ impl Transfer<'_> {
             descriptor: blob,
             open: &open,
             mount_from: source.map_or(&[], std::slice::from_ref),
+            is_new: false,
             progress: Some(Arc::new(move |sent| told.moved(sent))),
         };
         match self.registry.push_blob(to, &upload)? {

@@ -27,6 +27,10 @@ pub trait Pusher: Sync {
     /// Whether the tag or digest of the destination stands for this document already.
     fn is_named(&self, to: &Destination, document: &Descriptor) -> bool;
 
+    /// Forgets what was only concluded of what the repository has; whether there was anything. Then a document that was
+    /// refused may be taken once the blobs are pushed again.
+    fn reconsider(&self, to: &Destination) -> bool;
+
     /// Puts a manifest or an index under the tag or digest of the destination.
     fn push_document(
         &self,
@@ -70,52 +74,79 @@ pub(super) fn push(
             services.status(format!("{} exists already", to.reference));
             continue;
         }
-        let named = to;
-        if !repositories.contains(&name.name()) {
-            repositories.push(name.name());
-            let failed = |what| {
-                let reference = name.clone();
-                move |source| OutputError::Push {
-                    what,
-                    reference,
-                    source,
-                }
-            };
-            services.status(format!("pushing layers for {}", name.name()));
-            let to = Destination {
-                reference: name.clone(),
-                insecure,
-            };
-            pusher
-                .push_blobs(&to, &blobs(documents))
-                .map_err(failed("layers"))?;
-            for manifest in &documents.manifests {
+        let is_first = !repositories.contains(&name.name());
+        repositories.push(name.name());
+        let image = Pushed {
+            services,
+            pusher,
+            documents,
+            name,
+            insecure,
+        };
+        if let Err(error) = image.put(&to, is_first) {
+            if !is_first || !pusher.reconsider(&to) {
+                return Err(error);
+            }
+            image.put(&to, true)?;
+        }
+    }
+    Ok(())
+}
+
+/// An image on its way to one of its names.
+struct Pushed<'a> {
+    services: &'a Services<'a>,
+    pusher: &'a dyn Pusher,
+    documents: &'a Documents,
+    name: &'a Reference,
+    insecure: bool,
+}
+
+impl Pushed<'_> {
+    /// Pushes all that the image consists of, unless the repository has it from another name, and what `named` names.
+    fn put(&self, named: &Destination, with_contents: bool) -> Result<(), OutputError> {
+        let (services, root) = (self.services, &self.documents.root);
+        if with_contents {
+            services.status(format!("pushing layers for {}", self.name.name()));
+            let to = self.at(self.name.clone());
+            self.pusher
+                .push_blobs(&to, &blobs(self.documents))
+                .map_err(self.failed("layers"))?;
+            for manifest in &self.documents.manifests {
                 let descriptor = &manifest.descriptor;
                 if descriptor.digest == root.digest {
                     continue;
                 }
-                let to = Destination {
-                    reference: name.clone().with_digest(descriptor.digest),
-                    insecure,
-                };
+                let to = self.at(self.name.clone().with_digest(descriptor.digest));
                 let bytes = services.store.read_blob(descriptor)?;
-                pusher
+                self.pusher
                     .push_document(&to, descriptor, &bytes)
-                    .map_err(failed("manifest"))?;
+                    .map_err(self.failed("manifest"))?;
             }
         }
-        let shown = name.clone().with_digest(root.digest);
+        let shown = self.name.clone().with_digest(root.digest);
         services.status(format!("pushing manifest for {shown}"));
         let bytes = services.store.read_blob(root)?;
-        pusher
-            .push_document(&named, root, &bytes)
-            .map_err(|source| OutputError::Push {
-                what: "manifest",
-                reference: name.clone(),
-                source,
-            })?;
+        self.pusher
+            .push_document(named, root, &bytes)
+            .map_err(self.failed("manifest"))
     }
-    Ok(())
+
+    fn at(&self, reference: Reference) -> Destination {
+        Destination {
+            reference,
+            insecure: self.insecure,
+        }
+    }
+
+    fn failed(&self, what: &'static str) -> impl FnOnce(BoxError) -> OutputError {
+        let reference = self.name.clone();
+        move |source| OutputError::Push {
+            what,
+            reference,
+            source,
+        }
+    }
 }
 
 /// The layers of all platforms, then the configs, each once.

@@ -1,7 +1,7 @@
 //! The client: settings, connections and what was learnt, shared by all threads.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -10,12 +10,14 @@ use std::{
 use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 
 use super::{
+    ahead::{Pending, Reading, Spare},
     answer::Answer,
     auth::{Auth, Need},
     body::Meter,
     challenge::{Scope, challenges},
     document::Document,
     error::{Error, Failure},
+    growing::Turn,
     mirrors::Endpoint,
     redact::redacted,
     retry::Attempts,
@@ -37,7 +39,7 @@ const CANCEL_CHECK: Duration = Duration::from_millis(100);
 pub struct Client {
     /// `Some` until dropped.
     runtime: Option<tokio::runtime::Runtime>,
-    pub(super) core: Core,
+    pub(super) core: Arc<Core>,
 }
 
 /// What the asynchronous halves of the methods work with.
@@ -48,6 +50,9 @@ pub(super) struct Core {
     known: Mutex<Known>,
 }
 
+/// The host of a registry and a repository there.
+pub(super) type Repository = (String, String);
+
 /// What was found out.
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -55,8 +60,22 @@ pub(super) struct Known {
     pub(super) tags: HashMap<Reference, Descriptor>,
     /// Manifests and indexes.
     pub(super) documents: HashMap<Digest, Arc<Document>>,
-    /// Blobs that are in a repository for certain.
-    pub(super) blobs: HashSet<(String, String, Digest)>,
+    /// Blobs that a repository has.
+    pub(super) blobs: HashSet<(Repository, Digest)>,
+    /// Those of them that were not asked for: a manifest names them.
+    pub(super) concluded: HashMap<Repository, HashSet<Digest>>,
+    /// Repositories that turned out to lack such blobs.
+    pub(super) doubted: HashSet<Repository>,
+    /// What tags that will be pushed stood for.
+    pub(super) looks: HashMap<Repository, Pending>,
+    /// Repositories in which what the tag stood for is read, or was.
+    pub(super) reading: HashMap<Repository, Reading>,
+    /// Uploads that were begun in advance.
+    pub(super) spares: HashMap<Repository, VecDeque<Spare>>,
+    /// Who sends which blob.
+    pub(super) turns: HashMap<(Repository, Digest), Arc<Turn>>,
+    /// Registries that have refused pieces of blobs.
+    pub(super) whole_only: HashSet<String>,
     /// Mirrors that could not be reached.
     pub(super) down: HashSet<String>,
 }
@@ -99,11 +118,11 @@ impl Client {
             })?;
         Ok(Self {
             runtime: Some(runtime),
-            core: Core {
+            core: Arc::new(Core {
                 transport: Transport::new(Arc::new(settings)),
                 auth: Auth::default(),
                 known: Mutex::default(),
-            },
+            }),
         })
     }
 
@@ -118,15 +137,18 @@ impl Client {
         Some(Arc::clone(&canceled.0))
     }
 
+    pub(super) fn runtime(&self) -> &tokio::runtime::Runtime {
+        self.runtime
+            .as_ref()
+            .expect("the runtime is taken only when the client is dropped")
+    }
+
     /// Runs the asynchronous half of a method, until it is done or the work is called off.
     pub(super) fn block_on<T>(
         &self,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let runtime = self
-            .runtime
-            .as_ref()
-            .expect("the runtime is taken only when the client is dropped");
+        let runtime = self.runtime();
         let Some(Canceled(is_canceled)) = &self.settings().canceled else {
             return runtime.block_on(work);
         };
@@ -349,6 +371,25 @@ impl Core {
     /// [`Core::call`] for a request without a body.
     pub(super) async fn ask(&self, call: &Call<'_>) -> Result<Answer, Failure> {
         self.call(call, &mut || Ok(None)).await
+    }
+}
+
+impl Known {
+    /// Other repositories of the same registry that have a blob, by name.
+    pub(super) fn repositories_with(&self, digest: Digest, endpoint: &Endpoint) -> Vec<String> {
+        let have_it = self.blobs.iter().filter(|((host, repository), blob)| {
+            *blob == digest && *host == endpoint.host && *repository != endpoint.repository
+        });
+        let mut names: Vec<String> = have_it.map(|((_, name), _)| name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+impl Endpoint {
+    /// What is known of the repository is filed under this.
+    pub(super) fn key(&self) -> Repository {
+        (self.host.clone(), self.repository.clone())
     }
 }
 

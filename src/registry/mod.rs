@@ -16,6 +16,7 @@
 //! containers-auth.json(5); the protocol of docker-credential-helpers.
 
 mod address;
+mod ahead;
 mod answer;
 mod auth;
 mod body;
@@ -28,10 +29,12 @@ mod error;
 mod exchange;
 mod fault;
 mod fetch;
+mod growing;
 pub mod helper;
 pub mod http;
 mod location;
 pub mod mirrors;
+mod naming;
 mod pull;
 mod push;
 pub mod redact;
@@ -49,6 +52,7 @@ pub use document::{Document, Image, select};
 pub use error::Error;
 pub use exchange::{Content, Exchange, Reply};
 pub use fetch::{BlobSink, Watched};
+pub use growing::{Claim, GROWING_PIECE_BYTES, GrowingUpload, OpenAt};
 pub use mirrors::{RegistriesConf, parse_registries_conf};
 pub use pull::{MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES};
 pub use push::{Pushed, Upload};

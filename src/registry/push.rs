@@ -15,28 +15,32 @@ use std::{
 
 use reqwest::{
     Method, StatusCode, Url,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION},
+    header::{CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION},
 };
 
 use super::{
     answer::Answer,
     auth::Need,
-    body::{Meter, OnBytes},
+    body::OnBytes,
     challenge::Scope,
     client::{Call, Client, Core, Target},
     error::{Error, Failure},
+    growing::Claim,
     location,
     mirrors::Endpoint,
     retry,
-    upload::Session,
+    upload::{Begun, Session},
 };
 use crate::{
-    oci::{Descriptor, Digest, MediaType, sha256},
+    oci::{Descriptor, Digest},
     reference::Reference,
 };
 
 /// How many other repositories are tried for a mount. Each costs a request.
 const MAX_MOUNTS: usize = 3;
+/// A new blob up to this size is sent without asking whether it is there: that takes no longer than asking.
+const UNASKED_BYTES: u64 = 64 << 10;
+
 /// A blob to push.
 pub struct Upload<'a> {
     /// What it is.
@@ -45,6 +49,8 @@ pub struct Upload<'a> {
     pub open: &'a (dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync),
     /// Images that may have it, best first; those in other registries are passed over.
     pub mount_from: &'a [Reference],
+    /// Whether it was made just now, so that the repository hardly has it.
+    pub is_new: bool,
     /// Told how many bytes were sent.
     pub progress: Option<OnBytes>,
 }
@@ -89,35 +95,6 @@ impl Client {
         self.block_on(self.core.push_blob(&endpoint, upload))
     }
 
-    /// Puts a manifest or index in the repository of a reference: under its tag, or under its digest alone when the
-    /// reference has a digest or no tag. All that the document names must be there. A tag that names it already is
-    /// left alone.
-    pub fn push_manifest(
-        &self,
-        reference: &Reference,
-        media_type: &MediaType,
-        bytes: &[u8],
-    ) -> Result<Digest, Error> {
-        let endpoint = self.core.push_endpoint(reference)?;
-        self.block_on(
-            self.core
-                .push_manifest(&endpoint, reference, media_type, bytes),
-        )
-    }
-
-    /// Whether the name of a reference stands for this very document in the registry; not, where it does not say.
-    pub fn is_named(&self, reference: &Reference, document: &Descriptor) -> bool {
-        let Ok(endpoint) = self.core.push_endpoint(reference) else {
-            return false;
-        };
-        let selector = match (reference.digest(), reference.tag()) {
-            (None, Some(tag)) => tag.to_owned(),
-            (Some(_), _) | (None, None) => document.digest.to_string(),
-        };
-        let names = self.core.names(&endpoint, &selector, document.digest);
-        self.block_on(async { Ok(names.await) }).unwrap_or(false)
-    }
-
     /// Finds out whether a push to the repository would be allowed, by beginning an upload and giving it up.
     pub fn check_push(&self, reference: &Reference) -> Result<(), Error> {
         let endpoint = self.core.push_endpoint(reference)?;
@@ -125,8 +102,8 @@ impl Client {
             let mut attempts = self.core.attempts();
             loop {
                 match self.core.begin(&endpoint, "").await {
-                    Ok(location) => {
-                        self.core.give_up(&endpoint, &location).await;
+                    Ok(begun) => {
+                        self.core.give_up(&endpoint, &begun.location).await;
                         return Ok(());
                     }
                     Err(failure) => attempts.after(failure).await?,
@@ -200,12 +177,7 @@ impl Core {
         endpoint: &Endpoint,
         descriptor: &Descriptor,
     ) -> Result<bool, Failure> {
-        let key = (
-            endpoint.host.clone(),
-            endpoint.repository.clone(),
-            descriptor.digest,
-        );
-        if self.known().blobs.contains(&key) {
+        if self.is_known(endpoint, descriptor.digest).await {
             return Ok(true);
         }
         let call = Call {
@@ -223,7 +195,7 @@ impl Core {
                 .declared_len()
                 .is_none_or(|len| len == descriptor.size);
             if is_same {
-                self.known().blobs.insert(key);
+                self.has(endpoint, descriptor.digest);
             }
             return Ok(is_same);
         }
@@ -237,18 +209,61 @@ impl Core {
         Ok(false)
     }
 
+    /// Notes that a repository has a blob.
+    pub(super) fn has(&self, endpoint: &Endpoint, digest: Digest) {
+        self.known().blobs.insert((endpoint.key(), digest));
+    }
+
+    /// Whether it is known without a request that a repository has a blob.
+    async fn is_known(&self, endpoint: &Endpoint, digest: Digest) -> bool {
+        let key = endpoint.key();
+        self.looked(&key).await;
+        self.known().blobs.contains(&(key, digest))
+    }
+
     async fn push_blob(&self, endpoint: &Endpoint, upload: &Upload<'_>) -> Result<Pushed, Error> {
-        if self.exists(endpoint, upload.descriptor).await? {
+        let digest = upload.descriptor.digest;
+        let (claim, has_waited) = self.claim(endpoint, digest, upload.progress.as_ref()).await;
+        if has_waited && self.is_known(endpoint, digest).await {
+            return Ok(Pushed::Uploaded);
+        }
+        self.send_blob(endpoint, upload, &claim).await
+    }
+
+    /// Makes sure that a repository has a blob, on behalf of who has the claim to that.
+    pub(super) async fn send_blob(
+        &self,
+        endpoint: &Endpoint,
+        upload: &Upload<'_>,
+        claim: &Claim,
+    ) -> Result<Pushed, Error> {
+        let descriptor = upload.descriptor;
+        let is_there = if upload.is_new && descriptor.size <= UNASKED_BYTES {
+            self.is_known(endpoint, descriptor.digest).await
+        } else {
+            self.exists(endpoint, descriptor).await?
+        };
+        if is_there {
             return Ok(Pushed::Existed);
         }
         let (pushed, location) = self.mount(endpoint, upload).await;
+        let open = |offset| {
+            let mut reader = (upload.open)()?;
+            let skipped = io::copy(&mut reader.by_ref().take(offset), &mut io::sink())?;
+            if skipped < offset {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            Ok(reader)
+        };
         if pushed.is_none() {
             let mut session = Session {
                 core: self,
                 endpoint,
-                upload,
-                what: format!("blob {}", upload.descriptor.digest),
-                meter: Meter::new(upload.progress.clone()),
+                open: &open,
+                blob: Some(descriptor),
+                reach: descriptor.size,
+                what: format!("blob {}", descriptor.digest),
+                meter: claim.meter(upload.progress.clone()),
                 location,
                 offset: 0,
                 chunk: self.settings().chunk_bytes.filter(|bytes| *bytes > 0),
@@ -262,11 +277,7 @@ impl Core {
                 return Err(error);
             }
         }
-        self.known().blobs.insert((
-            endpoint.host.clone(),
-            endpoint.repository.clone(),
-            upload.descriptor.digest,
-        ));
+        self.has(endpoint, descriptor.digest);
         Ok(pushed.unwrap_or(Pushed::Uploaded))
     }
 
@@ -287,6 +298,12 @@ impl Core {
                 repositories.push(reference.repository());
             }
         }
+        let mut known = Vec::new();
+        if repositories.is_empty() {
+            known = (self.known()).repositories_with(upload.descriptor.digest, endpoint);
+        }
+        let known = known.iter().take(MAX_MOUNTS);
+        repositories.extend(known.map(String::as_str));
         for from in repositories {
             let mut need = Need::push(endpoint);
             need.scopes.push(Scope::pull(from));
@@ -325,7 +342,7 @@ impl Core {
     }
 
     /// Begins an upload; `what` is the blob, for messages.
-    pub(super) async fn begin(&self, endpoint: &Endpoint, what: &str) -> Result<Url, Failure> {
+    pub(super) async fn begin(&self, endpoint: &Endpoint, what: &str) -> Result<Begun, Failure> {
         let call = Call {
             endpoint,
             method: Method::POST,
@@ -342,7 +359,12 @@ impl Core {
                 .refusal(&what, &Method::POST, &self.describe(endpoint))
                 .await);
         }
-        next_location(&answer).ok_or_else(|| no_location(&answer, what).into())
+        let location = next_location(&answer).ok_or_else(|| no_location(&answer, what))?;
+        let min_piece = answer.header("oci-chunk-min-length");
+        Ok(Begun {
+            location,
+            min_piece: min_piece.and_then(|n| n.trim().parse().ok()).unwrap_or(0),
+        })
     }
 
     /// Tells the registry to forget an upload. Some cannot, and it expires anyway.
@@ -356,92 +378,10 @@ impl Core {
             limit: Some(Duration::from_secs(5)),
             meter: None,
         };
-        // Nothing depends on it.
-        self.ask(&call).await.ok();
-    }
-
-    async fn push_manifest(
-        &self,
-        endpoint: &Endpoint,
-        reference: &Reference,
-        media_type: &MediaType,
-        bytes: &[u8],
-    ) -> Result<Digest, Error> {
-        let digest = sha256(bytes);
-        let what = reference.to_string();
-        if let Some(expected) = reference.digest().filter(|d| *d != digest) {
-            return Err(Error::DigestMismatch {
-                host: "this machine".to_owned(),
-                what,
-                expected,
-                actual: digest,
-            });
+        // Who has refused a request often ends the connection with it. Nothing depends on this one.
+        if self.ask(&call).await.is_err() {
+            self.ask(&call).await.ok();
         }
-        let descriptor = Descriptor::new(media_type.clone(), digest, bytes.len() as u64);
-        let selector = match (reference.digest(), reference.tag()) {
-            (None, Some(tag)) => tag.to_owned(),
-            (Some(_), _) | (None, None) => digest.to_string(),
-        };
-        if self.names(endpoint, &selector, digest).await {
-            self.known().tags.insert(reference.clone(), descriptor);
-            return Ok(digest);
-        }
-        let mut headers = HeaderMap::new();
-        headers.extend(
-            HeaderValue::from_str(media_type.as_str())
-                .ok()
-                .map(|value| (CONTENT_TYPE, value)),
-        );
-        let call = Call {
-            endpoint,
-            method: Method::PUT,
-            target: Target::Repository(format!("manifests/{selector}")),
-            headers,
-            need: Need::push(endpoint),
-            limit: Some(self.settings().timeouts.commit),
-            meter: None,
-        };
-        let mut attempts = self.attempts();
-        let mut n_unknown = 0;
-        loop {
-            let mut body = || Ok(Some(reqwest::Body::from(bytes.to_vec())));
-            let mut failure = match self.call(&call, &mut body).await {
-                Ok(answer) if answer.status().is_success() => {
-                    check_digest(&answer, &what, digest)?;
-                    self.known().tags.insert(reference.clone(), descriptor);
-                    return Ok(digest);
-                }
-                Ok(answer) => {
-                    answer
-                        .refusal(&what, &Method::PUT, &self.describe(endpoint))
-                        .await
-                }
-                Err(failure) => failure,
-            };
-            // A registry over several stores may not see at once what it has just been given.
-            let is_unknown_blob = matches!(
-                &failure.error,
-                Error::Status { message, .. } | Error::NotFound { message, .. }
-                    if message.contains("BLOB_UNKNOWN")
-            );
-            if is_unknown_blob && n_unknown < 3 {
-                n_unknown += 1;
-                failure.transient = true;
-            }
-            attempts.after(failure).await?;
-        }
-    }
-
-    /// Whether a tag or digest names this very document already. Putting it again would be refused where tags
-    /// cannot be changed.
-    async fn names(&self, endpoint: &Endpoint, selector: &str, digest: Digest) -> bool {
-        let mut call = super::pull::manifest_call_at(endpoint, selector, Method::HEAD);
-        call.need = Need::push(endpoint);
-        // Whatever goes wrong here goes wrong again with the request that matters.
-        let Ok(answer) = self.ask(&call).await else {
-            return false;
-        };
-        answer.status() == StatusCode::OK && super::pull::header_digest(&answer) == Some(digest)
     }
 }
 

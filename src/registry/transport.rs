@@ -96,7 +96,7 @@ impl Home {
 }
 
 /// Makes the body of a request anew for each time that it is sent.
-pub(super) type MakeBody<'a> = dyn FnMut() -> Result<Option<reqwest::Body>, Failure> + 'a;
+pub(super) type MakeBody<'a> = dyn FnMut() -> Result<Option<reqwest::Body>, Failure> + Send + 'a;
 
 impl Transport {
     pub(super) fn new(settings: Arc<Settings>) -> Self {

@@ -18,8 +18,9 @@ use super::{
     fetch::PROGRESS_BYTES,
     location,
     mirrors::Endpoint,
-    push::{Upload, check_digest, next_location, no_location},
+    push::{check_digest, next_location, no_location},
 };
+use crate::oci::Descriptor;
 
 /// The pieces that are tried when a proxy refuses the whole, one after the other. The first stays below the 100 MB
 /// that a large content delivery network admits, the last below the 1 MB that nginx comes with.
@@ -27,11 +28,25 @@ const CHUNK_BYTES: [u64; 3] = [64 << 20, 8 << 20, 1_000_000];
 /// Blobs up to this size are not resumed but sent again, unless they travel in pieces.
 const MIN_RESUME_BYTES: u64 = 1 << 20;
 
+/// An upload that a registry has begun.
+#[derive(Debug)]
+pub(super) struct Begun {
+    /// Where it wants the next request.
+    pub(super) location: Url,
+    /// The smallest piece that it takes, the last aside.
+    pub(super) min_piece: u64,
+}
+
 /// An upload under way.
 pub(super) struct Session<'a> {
     pub(super) core: &'a Core,
     pub(super) endpoint: &'a Endpoint,
-    pub(super) upload: &'a Upload<'a>,
+    /// Opens the blob so many bytes from its beginning.
+    pub(super) open: &'a (dyn Fn(u64) -> io::Result<Box<dyn Read + Send>> + Sync),
+    /// The blob, once it is whole.
+    pub(super) blob: Option<&'a Descriptor>,
+    /// How many bytes are to be sent; all of them, when the blob is whole.
+    pub(super) reach: u64,
     pub(super) what: String,
     pub(super) meter: Arc<Meter>,
     /// Where the registry wants the next request; `None` before the first one and after it forgot the upload.
@@ -47,9 +62,13 @@ pub(super) struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Ends well only when the registry has the blob.
+    /// Ends well only when the registry has the blob, or what there is of it so far.
     pub(super) async fn run(&mut self) -> Result<(), Error> {
         let mut attempts = self.core.attempts();
+        if self.blob.is_none() {
+            // Patience is better spent on it once it is whole: who breaks off may not like pieces.
+            attempts = attempts.at_most(3);
+        }
         let mut mark = 0;
         loop {
             // `mark` only grows, so a registry that forgets uploads cannot make this endless.
@@ -61,6 +80,7 @@ impl Session<'_> {
             let before = self.offset;
             let mut failure = match self.step().await {
                 Ok(true) => return Ok(()),
+                Ok(false) if self.blob.is_none() && self.offset == self.reach => return Ok(()),
                 Ok(false) => continue,
                 Err(failure) => failure,
             };
@@ -75,23 +95,23 @@ impl Session<'_> {
                 attempts.after(failure).await?;
                 // What broke may have been the answer alone.
                 if self.is_ending
-                    && let Ok(true) = self
-                        .core
-                        .exists_now(self.endpoint, self.upload.descriptor)
-                        .await
+                    && let Some(blob) = self.blob
+                    && let Ok(true) = self.core.exists_now(self.endpoint, blob).await
                 {
                     return Ok(());
                 }
                 // Some registries cannot end an upload with an empty request.
-                if before > 0 && before == self.upload.descriptor.size {
+                if before > 0 && before == self.reach {
                     self.may_resume = false;
                 }
                 self.resync().await;
                 continue;
             }
             match failure.error {
+                // It is sent once it is whole.
+                error if self.blob.is_none() => return Err(error),
                 Error::Status { status: 413, .. } => {
-                    let now = self.chunk.unwrap_or(self.upload.descriptor.size);
+                    let now = self.chunk.unwrap_or(self.reach);
                     let Some(smaller) = CHUNK_BYTES.into_iter().find(|bytes| *bytes < now) else {
                         return Err(failure.error);
                     };
@@ -126,20 +146,24 @@ impl Session<'_> {
         let Some(location) = self.location.clone() else {
             self.offset = 0;
             self.is_ending = false;
-            self.location = Some(self.core.begin(self.endpoint, &self.what).await?);
+            let begun = match self.core.spare(self.endpoint).await {
+                Some(begun) => begun,
+                None => self.core.begin(self.endpoint, &self.what).await?,
+            };
+            self.location = Some(begun.location);
             return Ok(false);
         };
-        let size = self.upload.descriptor.size;
-        let left = size - self.offset;
+        let left = self.reach - self.offset;
         let len = self.chunk.map_or(left, |chunk| chunk.min(left));
         // The last piece travels with the request that ends the upload: some registries refuse an empty one.
-        let is_last = len == left;
-        self.is_ending = is_last;
-        let digest = self.upload.descriptor.digest.to_string();
-        let (method, url) = if is_last {
-            (Method::PUT, location::with_digest(&location, &digest))
-        } else {
-            (Method::PATCH, location)
+        let last = self.blob.filter(|_| len == left);
+        self.is_ending = last.is_some();
+        let (method, url) = match last {
+            Some(blob) => {
+                let digest = blob.digest.to_string();
+                (Method::PUT, location::with_digest(&location, &digest))
+            }
+            None => (Method::PATCH, location),
         };
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_LENGTH, HeaderValue::from(len));
@@ -147,7 +171,7 @@ impl Session<'_> {
             CONTENT_TYPE,
             HeaderValue::from_static("application/octet-stream"),
         );
-        if len > 0 && (!is_last || self.offset > 0) {
+        if len > 0 && (last.is_none() || self.offset > 0) {
             let range = format!("{}-{}", self.offset, self.offset + len - 1);
             headers.extend(
                 HeaderValue::try_from(range)
@@ -165,9 +189,9 @@ impl Session<'_> {
             meter: Some(&self.meter),
         };
         let offset = self.offset;
-        let (upload, meter, what) = (self.upload, &self.meter, &self.what);
+        let (open, meter, what) = (self.open, &self.meter, &self.what);
         let mut body = || {
-            let reader = open_at(upload, offset).map_err(|source| Error::Io {
+            let reader = open_at(open, offset).map_err(|source| Error::Io {
                 action: "read",
                 what: what.clone(),
                 source,
@@ -175,11 +199,11 @@ impl Session<'_> {
             Ok(Some(body::stream(reader, offset, len, meter)))
         };
         let answer = self.core.call(&call, &mut body).await?;
-        if is_last && answer.status().is_success() {
-            check_digest(&answer, &self.what, self.upload.descriptor.digest)?;
-            return Ok(true);
-        }
-        if !is_last && answer.status().is_success() {
+        if answer.status().is_success() {
+            if let Some(blob) = last {
+                check_digest(&answer, &self.what, blob.digest)?;
+                return Ok(true);
+            }
             // The registry's own count is not asked: one large registry forgets to move it on.
             self.offset += len;
             self.location =
@@ -195,7 +219,7 @@ impl Session<'_> {
         let Some(location) = self.location.clone() else {
             return;
         };
-        let is_worth_it = self.offset > 0 || self.upload.descriptor.size > MIN_RESUME_BYTES;
+        let is_worth_it = self.offset > 0 || self.reach > MIN_RESUME_BYTES;
         if self.may_resume && is_worth_it {
             let call = Call {
                 endpoint: self.endpoint,
@@ -209,7 +233,7 @@ impl Session<'_> {
             if let Ok(answer) = self.core.ask(&call).await
                 && answer.status().is_success()
                 && let Some(received) = answer.header("range").and_then(location::received)
-                && received <= self.upload.descriptor.size
+                && received <= self.reach
             {
                 self.location = next_location(&answer).or(Some(location));
                 self.offset = received;
@@ -228,13 +252,11 @@ impl Session<'_> {
 }
 
 /// The bytes of a blob from `offset` on.
-fn open_at(upload: &Upload<'_>, offset: u64) -> io::Result<Box<dyn Read + Send>> {
+fn open_at(
+    open: &(dyn Fn(u64) -> io::Result<Box<dyn Read + Send>> + Sync),
+    offset: u64,
+) -> io::Result<Box<dyn Read + Send>> {
     // Whoever opens the blob may fetch it first, with this very client; a thread of the runtime could not wait for that.
-    let opened = std::thread::scope(|scope| scope.spawn(upload.open).join());
-    let mut reader = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    let skipped = io::copy(&mut reader.by_ref().take(offset), &mut io::sink())?;
-    if skipped < offset {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(reader)
+    let opened = std::thread::scope(|scope| scope.spawn(|| open(offset)).join());
+    opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

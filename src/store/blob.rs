@@ -47,7 +47,7 @@ impl BlobFile<'_> {
     /// Makes what was written the blob `digest`, which the caller has computed from the very bytes that it wrote.
     pub fn commit(mut self, digest: &Digest) -> Result<(), StoreError> {
         if let Some(lead) = &self.lead {
-            lead.complete(self.size);
+            lead.complete(self.size, *digest);
         }
         let path = self.store.blob_path(digest);
         // A blob that is there stays: somebody may be reading it. One of another size was torn by a power loss.

@@ -1,5 +1,5 @@
-//! Reading a blob while it is written: decompression need not wait for the last byte. What is read so is not verified
-//! yet; whoever reads keeps it to himself until the blob is committed.
+//! Reading a blob while it is written: neither decompression nor an upload need wait for the last byte. What is read so
+//! is not verified yet; whoever reads keeps it to himself until the blob is committed.
 
 use std::{
     fs::File,
@@ -8,13 +8,15 @@ use std::{
     sync::{Arc, Condvar, Mutex, PoisonError},
 };
 
-/// How far a writer is.
-#[derive(Debug, Clone, Copy)]
-enum State {
+use crate::oci::Digest;
+
+/// How far the writer of a blob is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Growth {
     /// So many bytes are there, and more may come.
     Growing(u64),
-    /// So many bytes are all.
-    Complete(u64),
+    /// So many bytes are all, and this is their digest.
+    Complete(u64, Digest),
     /// There will be no blob.
     GivenUp,
 }
@@ -22,13 +24,13 @@ enum State {
 /// The writer's end.
 #[derive(Debug)]
 pub(super) struct Lead {
-    state: Arc<(Mutex<State>, Condvar)>,
+    state: Arc<(Mutex<Growth>, Condvar)>,
 }
 
 impl Lead {
     /// For a file with `size` bytes.
     pub(super) fn new(file: &File, size: u64) -> io::Result<(Self, Follower)> {
-        let state = Arc::new((Mutex::new(State::Growing(size)), Condvar::new()));
+        let state = Arc::new((Mutex::new(Growth::Growing(size)), Condvar::new()));
         let follower = Follower {
             file: file.try_clone()?,
             position: 0,
@@ -39,15 +41,15 @@ impl Lead {
 
     /// There are so many bytes now.
     pub(super) fn wrote(&self, size: u64) {
-        self.set(State::Growing(size));
+        self.set(Growth::Growing(size));
     }
 
     /// There are no more bytes than these.
-    pub(super) fn complete(&self, size: u64) {
-        self.set(State::Complete(size));
+    pub(super) fn complete(&self, size: u64, digest: Digest) {
+        self.set(Growth::Complete(size, digest));
     }
 
-    fn set(&self, state: State) {
+    fn set(&self, state: Growth) {
         *self.state.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
         self.state.1.notify_all();
     }
@@ -56,8 +58,8 @@ impl Lead {
 impl Drop for Lead {
     fn drop(&mut self) {
         let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let State::Growing(_) = *state {
-            *state = State::GivenUp;
+        if let Growth::Growing(_) = *state {
+            *state = Growth::GivenUp;
         }
         drop(state);
         self.state.1.notify_all();
@@ -69,7 +71,36 @@ impl Drop for Lead {
 pub struct Follower {
     file: File,
     position: u64,
-    state: Arc<(Mutex<State>, Condvar)>,
+    state: Arc<(Mutex<Growth>, Condvar)>,
+}
+
+impl Follower {
+    /// Another reader of the same blob, `position` bytes from its beginning.
+    pub fn at(&self, position: u64) -> io::Result<Self> {
+        Ok(Self {
+            file: self.file.try_clone()?,
+            position,
+            state: Arc::clone(&self.state),
+        })
+    }
+
+    /// How far the writer is now.
+    pub fn growth(&self) -> Growth {
+        *self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until more than `size` bytes are there or no more will come.
+    pub fn wait_beyond(&self, size: u64) -> Growth {
+        let state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *self
+            .state
+            .1
+            .wait_while(
+                state,
+                |state| matches!(*state, Growth::Growing(there) if there <= size),
+            )
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Read for Follower {
@@ -77,16 +108,16 @@ impl Read for Follower {
         let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
         let available = loop {
             match *state {
-                State::Growing(size) if size > self.position => break size - self.position,
-                State::Growing(_) => {
+                Growth::Growing(size) if size > self.position => break size - self.position,
+                Growth::Growing(_) => {
                     state = self
                         .state
                         .1
                         .wait(state)
                         .unwrap_or_else(PoisonError::into_inner);
                 }
-                State::Complete(size) => break size.saturating_sub(self.position),
-                State::GivenUp => {
+                Growth::Complete(size, _) => break size.saturating_sub(self.position),
+                Growth::GivenUp => {
                     return Err(io::Error::new(
                         io::ErrorKind::UnexpectedEof,
                         "the blob is not written any further",
@@ -135,6 +166,34 @@ mod tests {
         let descriptor = Descriptor::of(MediaType::OCI_LAYER, &bytes);
         writer.commit_as(&descriptor).unwrap();
         assert!(read.join().unwrap().unwrap() == bytes);
+    }
+
+    #[test]
+    fn a_follower_learns_the_digest_and_reads_from_anywhere() {
+        let (_dir, store) = store();
+        let bytes: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+        let digest = crate::oci::sha256(&bytes);
+        let mut file = store.blob_file().unwrap();
+        file.write_all(&bytes[..1000]).unwrap();
+        let follower = file.follow().unwrap();
+        assert_eq!(follower.growth(), Growth::Growing(1000));
+        let waiting = std::thread::spawn(move || {
+            let beyond = follower.wait_beyond(100_000);
+            (beyond != Growth::Growing(1000), follower)
+        });
+        file.write_all(&bytes[1000..]).unwrap();
+        file.commit(&digest).unwrap();
+        let (has_grown, follower) = waiting.join().unwrap();
+        assert!(has_grown);
+        let all = Growth::Complete(bytes.len() as u64, digest);
+        assert_eq!(follower.wait_beyond(u64::MAX), all);
+        let mut rest = Vec::new();
+        follower
+            .at(150_000)
+            .unwrap()
+            .read_to_end(&mut rest)
+            .unwrap();
+        assert!(rest == bytes[150_000..]);
     }
 
     #[test]

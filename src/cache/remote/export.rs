@@ -185,6 +185,7 @@ pub(super) fn put_mounts(
             descriptor: &packed.layer.blob,
             open: &open,
             mount_from: &[],
+            is_new: false,
             progress: None,
         };
         match place.put_blob(&upload) {
@@ -255,6 +256,7 @@ fn put_layer(
         descriptor: blob,
         open: &open,
         mount_from: &mount_from,
+        is_new: false,
         progress: source.meter(blob),
     };
     match place.put_blob(&upload) {

@@ -256,6 +256,7 @@ mod tests {
             descriptor: &blob,
             open: &|| Ok(Box::new(bytes)),
             mount_from: &[],
+            is_new: false,
             progress: None,
         };
         let _new = place.put_blob(&upload).unwrap();

@@ -95,6 +95,7 @@ impl Place for RegistryPlace {
                 descriptor: &descriptor,
                 open: &|| Ok(Box::new(std::io::Cursor::new(config.clone()))),
                 mount_from: &[],
+                is_new: false,
                 progress: None,
             },
         )?;

@@ -90,6 +90,12 @@ pub(crate) fn run(
     registry.canceled = Some(Canceled(Arc::new(move || asked.is_canceled())));
     let caches = Caches::new(args, &registry, env, &received)?;
     let client = Client::new(registry).map_err(|e| classify::failure(&e))?;
+    let is_build = purpose == Purpose::Build && !args.check && args.call.method == Method::Build;
+    if is_build {
+        for target in ahead::targets(&wanted.outputs, &wanted.names) {
+            client.look_ahead(&target);
+        }
+    }
     let fetcher = Fetcher::new(&store, &client, args, env, &renderer);
     let request = match known {
         Some(request) => request,
@@ -110,7 +116,7 @@ pub(crate) fn run(
         cancel: &cancel,
         clock: jiff::Timestamp::now,
         resolv_conf: &resolv_conf,
-        made: None,
+        departures: None,
         scratch: scratch.path(),
     };
     let session = Session {
@@ -129,7 +135,7 @@ pub(crate) fn run(
     if let Purpose::Explain(format) = purpose {
         return explain::run(format, &session);
     }
-    if args.check || args.call.method != Method::Build {
+    if !is_build {
         return check::run(args, &session, colour);
     }
     if let Some(path) = &args.iidfile {
@@ -222,13 +228,14 @@ impl Session<'_> {
         services: &Services<'_>,
     ) -> (Result<Built, Failure>, Explanation) {
         let targets = ahead::targets(&wanted.outputs, &wanted.names);
-        let (result, explanation) = ahead::uploading(&targets, services, |services| {
-            build::build_explained(self.request, services)
-        });
-        let built = result
-            .map_err(|error| self.failure(&error))
-            .and_then(|result| self.export_all(wanted, result));
-        (built, explanation)
+        ahead::uploading(&targets, services, |services, is_built| {
+            let (result, explanation) = build::build_explained(self.request, services);
+            is_built();
+            let built = result
+                .map_err(|error| self.failure(&error))
+                .and_then(|result| self.export_all(wanted, result));
+            (built, explanation)
+        })
     }
 
     fn export_all(&self, wanted: &Wanted, result: BuildResult) -> Result<Built, Failure> {

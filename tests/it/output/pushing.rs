@@ -32,6 +32,10 @@ impl Pusher for StrictRegistry {
         Ok(())
     }
 
+    fn reconsider(&self, _: &Destination) -> bool {
+        false
+    }
+
     fn is_named(&self, to: &Destination, document: &Descriptor) -> bool {
         let state = self.0.lock().unwrap();
         match to.reference.digest() {

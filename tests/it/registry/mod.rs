@@ -3,6 +3,7 @@
 mod access;
 mod credentials;
 mod joining;
+mod leaving;
 mod lies;
 mod patience;
 mod pulling;
@@ -84,6 +85,7 @@ fn push(
             descriptor: &descriptor,
             open: &|| Ok(Box::new(Cursor::new(bytes.to_vec()))),
             mount_from,
+            is_new: false,
             progress: None,
         },
     )

@@ -193,6 +193,7 @@ fn a_file_that_shrank_is_our_own_failure() {
                 descriptor: &descriptor,
                 open: &|| Ok(Box::new(Cursor::new(vec![0; 1000]))),
                 mount_from: &[],
+                is_new: false,
                 progress: None,
             },
         )
