@@ -5,7 +5,23 @@ use rustix::{
     thread::{self, CapabilitySet, CapabilitySets},
 };
 
-use super::error::{During as _, Failure};
+use super::{
+    error::{During as _, Failure},
+    mount::Devices,
+    spec::{MountKind, MountSpec, ProcessSpec},
+};
+
+/// What root of the step `spec` may do.
+///
+/// The tmpfs that a step asks for look as BuildKit's do, where device files work ([`Devices`]), so the step makes none.
+pub(super) fn of_step(spec: &ProcessSpec, devices: Devices) -> CapabilitySet {
+    let is_tmpfs = |mount: &MountSpec| matches!(mount.kind, MountKind::Tmpfs { .. });
+    if devices == Devices::OfDev && spec.mounts.iter().any(is_tmpfs) {
+        DOCKER - CapabilitySet::MKNOD
+    } else {
+        DOCKER
+    }
+}
 
 /// The fourteen that Docker leaves to a container.
 pub(super) const DOCKER: CapabilitySet = CapabilitySet::from_bits_retain(0xa804_25fb);

@@ -28,7 +28,7 @@ use super::{
     caps,
     error::{During as _, Failure},
     kernelfs::{self, Places},
-    mount::Root,
+    mount::{Devices, Root},
     seccomp,
     spec::{ProcessSpec, Ulimit},
     supervisor::{self, Scope},
@@ -64,6 +64,8 @@ pub(super) struct Birth<'a> {
     pub(super) root: &'a Path,
     /// Where the file systems of the kernel are in it.
     pub(super) places: &'a Places,
+    /// Which device files work in it.
+    pub(super) devices: Devices,
     /// Whether the process numbers are the child's own.
     pub(super) own_pids: bool,
     /// Standard streams that it shares with the program, from the first on.
@@ -109,14 +111,15 @@ fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word>
         call_supervisor(*scope, !birth.own_pids, line.as_fd())?;
     }
     go_to(&spec.cwd, (spec.uid, spec.gid))?;
+    let keep = caps::of_step(spec, birth.devices);
     if !spec.insecure {
-        caps::limit_bounding(caps::DOCKER)?;
+        caps::limit_bounding(keep)?;
         // Before the privilege to do so is gone. What follows is all allowed by the filter.
         sys::set_filter(&seccomp::docker_filter()).during("install the system call filter")?;
     }
     become_user(spec)?;
     if !spec.insecure {
-        caps::limit(caps::DOCKER)?;
+        caps::limit(keep)?;
     }
     // The kernel forgets it when the user changes.
     die_with_parent(&birth.alive)?;

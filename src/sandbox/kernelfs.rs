@@ -13,7 +13,8 @@ use rustix::{
 
 use super::{
     error::{During as _, Failure},
-    mount::{Root, attr, bind, is_dir, mount_new, open_host, restrict},
+    mount::{Devices, Root, attr, bind, is_dir, mount_new, open_host, restrict},
+    spec::ProcessSpec,
     stubs::{Keep, Kind, Stubs},
 };
 
@@ -70,8 +71,8 @@ pub(super) struct Places {
 pub(super) fn mount_sys_and_dev(
     root: &Root,
     stubs: &mut Stubs,
-    shm_size: Option<u64>,
-    insecure: bool,
+    spec: &ProcessSpec,
+    devices: Devices,
 ) -> Result<Places, Failure> {
     let mut place = |name: &str| {
         let path = root.resolve(Path::new(name))?;
@@ -84,9 +85,9 @@ pub(super) fn mount_sys_and_dev(
         sys: place("sys")?,
         dev: place("dev")?,
     };
-    mount_sys(root, &places.sys, insecure)?;
-    mount_dev(root, &places.dev, shm_size)?;
-    if !insecure {
+    mount_sys(root, &places.sys, spec.insecure)?;
+    mount_dev(root, &places.dev, spec.shm_size, devices)?;
+    if !spec.insecure {
         for name in MASKED_SYS {
             mask(root, &places, &places.sys.join(name))?;
         }
@@ -131,7 +132,12 @@ fn is_unified() -> bool {
     fs::statfs("/sys/fs/cgroup").is_ok_and(|s| u64::try_from(s.f_type) == Ok(CGROUP2_SUPER_MAGIC))
 }
 
-fn mount_dev(root: &Root, dev: &Path, shm_size: Option<u64>) -> Result<(), Failure> {
+fn mount_dev(
+    root: &Root,
+    dev: &Path,
+    shm_size: Option<u64>,
+    devices: Devices,
+) -> Result<(), Failure> {
     mount_new(
         "tmpfs",
         root.at(dev)?,
@@ -140,11 +146,18 @@ fn mount_dev(root: &Root, dev: &Path, shm_size: Option<u64>) -> Result<(), Failu
     )
     .during("mount /dev")?;
     for (name, major, minor) in DEVICES {
-        device(root, &dev.join(name), major, minor)?;
+        device(root, &dev.join(name), (major, minor), devices)?;
+    }
+    // The mounts on the files stay as they are.
+    let mounted = root.at(dev)?;
+    let attributes = devices.attributes();
+    if attributes != 0 {
+        restrict(mounted.as_fd(), attributes, false).during("disarm device files of /dev")?;
     }
     for (name, target) in LINKS {
         fs::symlinkat(target, root.fd(), dev.join(name)).during_at("make", &dev.join(name))?;
     }
+    // Nobody can make a file in a devpts.
     let safe = MountFlags::NOSUID | MountFlags::NOEXEC;
     let sub = |name: &str, kind: &str, flags: MountFlags, options: &[&str]| {
         let path = dev.join(name);
@@ -170,17 +183,27 @@ fn mount_dev(root: &Root, dev: &Path, shm_size: Option<u64>) -> Result<(), Failu
     sub("mqueue", "mqueue", safe, &[""])?;
     // BuildKit mounts one of a given size as it does `--mount=type=tmpfs`.
     let (size, flags) = match shm_size {
-        Some(size) => (size, MountFlags::NOSUID),
+        Some(size) => (size, MountFlags::NOSUID | devices.flags()),
         None => (SHM_BYTES, safe),
     };
     sub("shm", "tmpfs", flags, &[&format!("mode=1777,size={size}")])
 }
 
-fn device(root: &Root, path: &Path, major: u32, minor: u32) -> Result<(), Failure> {
+fn device(
+    root: &Root,
+    path: &Path,
+    (major, minor): (u32, u32),
+    devices: Devices,
+) -> Result<(), Failure> {
     let mode = Mode::from_raw_mode(0o666);
     let number = fs::makedev(major, minor);
     match fs::mknodat(root.fd(), path, FileType::CharacterDevice, mode, number) {
-        Ok(()) => Ok(()),
+        Ok(()) if devices == Devices::All => Ok(()),
+        // The mount on it keeps what that of /dev is about to lose.
+        Ok(()) => {
+            let itself = root.at(path)?;
+            bind(&itself, &itself).during_at("bind", path)
+        }
         // Devices cannot be made in a user namespace, but those of the host can be shown.
         Err(Errno::PERM) => {
             let name = path.file_name().unwrap_or_default();
@@ -191,15 +214,6 @@ fn device(root: &Root, path: &Path, major: u32, minor: u32) -> Result<(), Failur
         }
         Err(error) => Err(Failure::new("make the device", error).at(path)),
     }
-}
-
-/// Has no device file of the root file system work but those of `/dev`: a step of root may make the file of any device. What
-/// is mounted in it is left as it is, since steps see the options of their mounts and are to see BuildKit's.
-///
-/// Engines do this with a control group, which takes rights that not every root has. Needed where the first user namespace
-/// is the step's; in others the kernel opens no devices anyway.
-pub(super) fn disarm_devices(root: &Root) -> Result<(), Failure> {
-    restrict(root.fd(), attr::NODEV, false).during("disarm device files")
 }
 
 /// Mounts `/proc` for the process number namespace of the calling process.

@@ -114,6 +114,45 @@ pub(super) fn restrict(fd: BorrowedFd<'_>, attributes: u64, recursive: bool) -> 
     }
 }
 
+/// Which device files work in a root.
+///
+/// A step of root may make the file of any device, the disk of the machine among them. Engines refuse to open those with a
+/// control group, which takes rights that not every root has. Here they do not work on any mount that a step can make one on;
+/// those of `/dev` are mounts of their own. A step cannot take the restriction off: it lacks `CAP_SYS_ADMIN`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Devices {
+    /// Those that `/dev` is furnished with.
+    OfDev,
+    /// All that the kernel opens.
+    All,
+}
+
+impl Devices {
+    /// The flags of a new mount on which device files can be made.
+    pub(super) const fn flags(self) -> MountFlags {
+        match self {
+            Self::OfDev => MountFlags::NODEV,
+            Self::All => MountFlags::empty(),
+        }
+    }
+
+    /// The same as attributes (`attr::…`).
+    pub(super) const fn attributes(self) -> u64 {
+        match self {
+            Self::OfDev => attr::NODEV,
+            Self::All => 0,
+        }
+    }
+
+    /// Has no device file work on the mount that `fd` is in and on those below it, unless all do.
+    pub(super) fn disarm(self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        match self {
+            Self::OfDev => restrict(fd, attr::NODEV, true),
+            Self::All => Ok(()),
+        }
+    }
+}
+
 /// Cuts the calling process's mount namespace off, so that nothing mounted here shows up elsewhere.
 pub(super) fn isolate() -> Result<(), Failure> {
     let recursive = MountPropagationFlags::REC;

@@ -18,7 +18,7 @@ use rustix::{
 
 use super::{
     error::{During as _, Failure},
-    mount::{Root, attr, bind, fd_path, is_dir, make_dir, mount_new, open_host, restrict},
+    mount::{Devices, Root, attr, bind, fd_path, is_dir, make_dir, mount_new, open_host, restrict},
     overlay::{self, Writable},
     spec::{MountKind, MountSpec},
     stubs::{Keep, Kind, Stubs},
@@ -35,6 +35,7 @@ pub(super) struct Mounter<'a> {
     /// A directory on disk for what the step writes into throw-away copies.
     scratch: PathBuf,
     userxattr: bool,
+    devices: Devices,
     count: u32,
     proxies: Vec<Proxy>,
     strangers: Vec<Stranger>,
@@ -66,7 +67,7 @@ impl<'a> Mounter<'a> {
         stubs: &'a mut Stubs,
         private: &Path,
         scratch: PathBuf,
-        userxattr: bool,
+        (userxattr, devices): (bool, Devices),
     ) -> Result<Self, Failure> {
         Ok(Self {
             root,
@@ -75,6 +76,7 @@ impl<'a> Mounter<'a> {
             private_path: private.to_owned(),
             scratch,
             userxattr,
+            devices,
             count: 0,
             proxies: Vec::new(),
             strangers: Vec::new(),
@@ -89,9 +91,20 @@ impl<'a> Mounter<'a> {
     /// Mounts what `spec` says.
     pub(super) fn mount(&mut self, spec: &MountSpec) -> Result<(), Failure> {
         match &spec.kind {
-            MountKind::Bind { source, readonly } | MountKind::Own { source, readonly } => {
+            MountKind::Bind { source, readonly } => {
                 let fd = open_host(source)?;
-                self.bind(&fd, &spec.target, *readonly)
+                let dir = is_dir(&fd).during_at("look at", source)?;
+                // Whoever names a device, or the directory of all, means it; no file can be made beside it.
+                let devices = if dir && source != Path::new("/dev") {
+                    self.devices
+                } else {
+                    Devices::All
+                };
+                self.bind(&fd, &spec.target, *readonly, devices)
+            }
+            MountKind::Own { source, readonly } => {
+                let fd = open_host(source)?;
+                self.bind(&fd, &spec.target, *readonly, self.devices)
             }
             MountKind::ScratchBind { source } => self.scratch(&spec.target, source),
             MountKind::Tree {
@@ -135,7 +148,7 @@ impl<'a> Mounter<'a> {
         drop(file);
         self.dress(&name, mode, owner, target)?;
         let source = self.private.at(&name)?;
-        self.bind(&source, target, true)
+        self.bind(&source, target, true, self.devices)
     }
 
     fn name(&mut self, kind: &str) -> PathBuf {
@@ -170,17 +183,24 @@ impl<'a> Mounter<'a> {
         .during_at("set the mode of", target)
     }
 
-    fn bind(&mut self, source: &OwnedFd, target: &Path, readonly: bool) -> Result<(), Failure> {
+    fn bind(
+        &mut self,
+        source: &OwnedFd,
+        target: &Path,
+        readonly: bool,
+        devices: Devices,
+    ) -> Result<(), Failure> {
         let dir = is_dir(source).during_at("look at the source for", target)?;
         let kind = if dir { Kind::Dir } else { Kind::File };
         let place = self.root.resolve(target)?;
         self.stubs.ensure(self.root, &place, kind, Keep::Remove)?;
         self.clear(&place);
         bind(source, self.root.at(&place)?).during_at("bind a mount on", target)?;
-        if readonly {
+        let readonly = if readonly { attr::RDONLY } else { 0 };
+        let attributes = readonly | devices.attributes();
+        if attributes != 0 {
             let bound = self.root.at(&place)?;
-            restrict(bound.as_fd(), attr::RDONLY, true)
-                .during_at("make read-only the mount on", target)?;
+            restrict(bound.as_fd(), attributes, true).during_at("restrict the mount on", target)?;
         }
         Ok(())
     }
@@ -196,7 +216,7 @@ impl<'a> Mounter<'a> {
         std::fs::copy(fd_path(&original), &copy).during_at("copy", source)?;
         overlay::dress(&copy, source)?;
         let fd = open_host(&copy)?;
-        self.bind(&fd, target, false)
+        self.bind(&fd, target, false, self.devices)
     }
 
     fn tree(
@@ -235,7 +255,7 @@ impl<'a> Mounter<'a> {
         };
         let inside = tree.resolve(source)?;
         let fd = tree.at(&inside)?;
-        self.bind(&fd, target, !writable)
+        self.bind(&fd, target, !writable, self.devices)
     }
 
     /// Takes away what is mounted at `place` itself, such as an earlier mount: with BuildKit a mount replaces another at
@@ -261,7 +281,7 @@ impl<'a> Mounter<'a> {
             Some(size) => format!("mode=1777,size={size}"),
             None => "mode=1777".to_owned(),
         };
-        // The flags that BuildKit gives it: devices can be made there.
+        // The flags that BuildKit gives it, which steps see. That no device can be made there is for `caps` to see to.
         mount_new("tmpfs", self.root.at(&place)?, MountFlags::NOSUID, &options)
             .during_at("mount a tmpfs on", target)
     }
@@ -279,7 +299,7 @@ impl<'a> Mounter<'a> {
         let listener = UnixListener::bind(&place).during_at("make a socket for", target)?;
         self.dress(&name, mode, owner, target)?;
         let source = self.private.at(&name)?;
-        self.bind(&source, target, false)?;
+        self.bind(&source, target, false, self.devices)?;
         self.proxies.push(Proxy {
             listener,
             host: host.to_owned(),

@@ -16,7 +16,7 @@ use super::{
     error::{During as _, Failure},
     idmap::IdMap,
     kernelfs::{self, Places},
-    mount::{self, Root, make_dir},
+    mount::{self, Devices, Root, make_dir},
     mounts::{Mounter, Proxy, Stranger},
     overlay::{self, Writable},
     spec::{Network, ProcessSpec, Rootfs},
@@ -30,6 +30,7 @@ pub(super) struct Scene {
     pub(super) root: Root,
     pub(super) stubs: Stubs,
     pub(super) places: Places,
+    pub(super) devices: Devices,
     pub(super) proxies: Vec<Proxy>,
     pub(super) strangers: Vec<Stranger>,
     /// The sandbox's own file system, in which the root is mounted.
@@ -62,6 +63,12 @@ impl Scene {
         .during_at("mount a tmpfs on", work)?;
         let place = &root_place(spec);
         make_dir(place)?;
+        // In other user namespaces than the first the kernel opens no devices anyway.
+        let devices = if !spec.insecure && matches!(IdMap::current(), Ok(IdMap::Full)) {
+            Devices::OfDev
+        } else {
+            Devices::All
+        };
         let userxattr = match &spec.rootfs {
             Rootfs::Overlay { userxattr, .. } => {
                 let stack = stack.expect("an overlay has a stack");
@@ -76,9 +83,10 @@ impl Scene {
             }
         };
         let root = Root::open(place)?;
+        devices.disarm(root.fd()).during("disarm device files")?;
         let mut stubs = Stubs::default();
-        let places = kernelfs::mount_sys_and_dev(&root, &mut stubs, spec.shm_size, spec.insecure)?;
-        let mut mounter = Mounter::new(&root, &mut stubs, work, scratch, userxattr)?;
+        let places = kernelfs::mount_sys_and_dev(&root, &mut stubs, spec, devices)?;
+        let mut mounter = Mounter::new(&root, &mut stubs, work, scratch, (userxattr, devices))?;
         for (path, content) in [
             ("/etc/resolv.conf", &spec.resolv_conf),
             ("/etc/hosts", &spec.etc_hosts),
@@ -91,13 +99,11 @@ impl Scene {
             mounter.mount(mount)?;
         }
         let (proxies, strangers) = mounter.finish();
-        if !spec.insecure && matches!(IdMap::current(), Ok(IdMap::Full)) {
-            kernelfs::disarm_devices(&root)?;
-        }
         Ok(Self {
             root,
             stubs,
             places,
+            devices,
             proxies,
             strangers,
             own: Root::open(work)?,

@@ -104,6 +104,7 @@ pub(super) fn start(
             let birth = Birth {
                 root: place,
                 places: &scene.places,
+                devices: scene.devices,
                 own_pids,
                 streams,
                 alive,

@@ -117,6 +117,97 @@ fn a_step_of_an_ordinary_user_stays_inside() {
     stays_inside(Some(54321));
 }
 
+/// Each line is printed only if a device file works that is not to. `/dev/zero` is what every control group allows, so nothing but
+/// the mounts keeps it shut. Where a file takes the place of a device, it is empty.
+const DEVICE_FILES: &str = r#"FROM base AS other
+RUN mknod /z c 1 5 && mkdir /in && mknod /in/z c 1 5
+FROM base
+COPY --from=other /z /copied/z
+RUN --mount=type=cache,target=/cache --mount=type=cache,target=/dev/cache \
+    --mount=type=bind,target=/context,rw --mount=type=bind,target=/context-ro \
+    --mount=type=bind,from=other,target=/other,rw --mount=type=bind,from=other,target=/other-ro \
+    --mount=type=bind,from=other,source=/in,target=/in --mount=type=bind,from=other,source=/z,target=/file/z <<SCRIPT
+umask 0
+tell() { echo "ESCAPED: $*"; }
+for dir in / /tmp /dev /dev/shm /dev/pts /proc /sys /cache /dev/cache /context /context-ro /other /other-ro \
+    /copied /in /file; do
+  mknod $dir/z c 1 5 2>/dev/null
+  head -c 1 $dir/z 2>/dev/null | wc -c | grep -q 1 && tell "device in $dir"
+done
+# Elsewhere the kernel sees to it.
+if grep -q 4294967295 /proc/self/uid_map; then
+  test -c /z -a -c /dev/z -a -c /dev/shm/z -a -c /cache/z -a -c /other-ro/z -a -c /file/z || tell "nothing tried"
+  while read -r _ _ _ _ point options rest; do
+    case ",$options," in *,nodev,*) continue ;; esac
+    case $rest in *"- devpts "*) continue ;; esac
+    test -d "$point" && tell "mount on $point: $options"
+  done </proc/self/mountinfo
+fi
+echo x >/dev/null || tell "no null"
+for device in zero full random urandom; do head -c 4 /dev/$device | wc -c | grep -q 4 || tell "no $device"; done
+(: <>/dev/ptmx) || tell "no terminals"
+true
+SCRIPT
+RUN --mount=type=tmpfs,target=/t --mount=type=tmpfs,target=/dev/shm,size=1m --mount=type=cache,target=/cache <<SCRIPT
+umask 0
+for dir in / /dev /t /dev/shm; do
+  mknod $dir/in-tmpfs c 1 5; cp -a /copied/z $dir/in-tmpfs; mv /cache/z $dir/in-tmpfs
+  head -c 1 $dir/in-tmpfs | wc -c | grep -q 1 && echo "ESCAPED: device in $dir beside a tmpfs"
+done 2>/dev/null
+true
+SCRIPT
+RUN --security=insecure --mount=type=tmpfs,target=/t --mount=type=cache,target=/cache <<SCRIPT
+umask 0
+grep -q 4294967295 /proc/self/uid_map || exit 0
+for dir in / /dev /t /cache; do
+  mknod $dir/open c 1 5; head -c 1 $dir/open | wc -c | grep -q 1 || echo "SHUT: $dir"; rm $dir/open
+done
+SCRIPT
+"#;
+
+fn device_files(user: Option<u32>, isolation: &str) {
+    let env = TestEnv::new();
+    env.dockerfile(DEVICE_FILES);
+    env.open_to_others();
+    for shm in [&[][..], &["--shm-size=1m"]] {
+        let mut args = vec![
+            "build",
+            "--progress=plain",
+            "--allow=security.insecure",
+            "--build-context=base=oci-layout://base",
+            "--isolation",
+            isolation,
+            "--no-cache",
+            "context",
+        ];
+        args.extend(shm);
+        let outcome = match user {
+            None => env.run(&args),
+            Some(id) => env.outcome(&mut env.as_user((id, id), &args)),
+        };
+        if outcome.code == Some(3) {
+            eprintln!("skipped: no step can be run so here:\n{outcome}");
+            return;
+        }
+        let outcome = outcome.success();
+        assert!(!outcome.stderr.contains("ESCAPED: "), "{outcome}");
+        if user.is_none() && isolation == "native" {
+            assert!(!outcome.stderr.contains("SHUT: "), "{outcome}");
+        }
+    }
+}
+
+#[test]
+fn no_device_file_works_but_those_of_dev() {
+    device_files(None, "auto");
+    if rustix::process::geteuid().is_root() {
+        device_files(None, "native");
+        device_files(Some(54321), "auto");
+    } else {
+        eprintln!("not checked: only root can become another user");
+    }
+}
+
 /// With the numbers of the processes that run the build, as far as they mean anything to a step.
 const REACHING_OUT: &str = "FROM base
 ARG OUTSIDE
