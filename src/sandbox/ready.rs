@@ -58,16 +58,16 @@ impl Ready {
         }
     }
 
-    /// A helper that waits, or a new one.
+    /// A helper that waits, or a new one. One that somebody has killed meanwhile is no helper.
     pub(super) fn take(&self) -> io::Result<Helper> {
-        let waiting = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            waiting.pop()
-        };
-        match waiting {
-            Some(helper) => Ok(helper),
-            None => self.start(ROLE),
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((mut child, socket)) = waiting.pop() {
+            if matches!(child.try_wait(), Ok(None)) {
+                return Ok((child, socket));
+            }
         }
+        drop(waiting);
+        self.start(ROLE)
     }
 
     /// Takes back a helper that waits for another step.
@@ -106,5 +106,25 @@ impl Drop for Ready {
         for child in ending {
             let _gone = child.wait().is_ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_that_was_killed_is_replaced() {
+        // Ends when its socket is closed, as helpers do.
+        let ready = Ready::new("/bin/cat".into());
+        let (mut killed, socket) = ready.take().unwrap();
+        let id = killed.id();
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        ready.give_back((killed, socket));
+        let (mut child, socket) = ready.take().unwrap();
+        assert_ne!(child.id(), id);
+        assert!(matches!(child.try_wait(), Ok(None)));
+        ready.give_back((child, socket));
     }
 }
