@@ -18,7 +18,10 @@ use super::{
     push::{Pushed, Upload},
     upload::Session,
 };
-use crate::{oci::Digest, reference::Reference};
+use crate::{
+    oci::{Descriptor, Digest},
+    reference::Reference,
+};
 
 /// The pieces of a blob that is not whole yet. More than the 5 MiB that stores on S3 want of all pieces but the last, and
 /// less than what proxies commonly admit.
@@ -198,20 +201,8 @@ impl GrowingUpload<'_> {
             // A larger piece may not be there yet.
             return Ok(());
         }
-        let mut session = Session {
-            core: &self.client.core,
-            endpoint: &self.endpoint,
-            open: &*self.open,
-            blob: None,
-            reach: self.offset + self.piece,
-            what: WHAT.to_owned(),
-            meter: Arc::clone(&self.meter),
-            location: self.location.take(),
-            offset: self.offset,
-            chunk: Some(self.piece),
-            may_resume: true,
-            is_ending: false,
-        };
+        let location = self.location.take();
+        let mut session = self.session(None, location, Arc::clone(&self.meter));
         let outcome = self.client.block_on(session.run());
         (self.location, self.offset) = (session.location.take(), session.offset);
         outcome.inspect_err(|error| {
@@ -234,20 +225,8 @@ impl GrowingUpload<'_> {
             return Ok(Pushed::Existed);
         }
         let meter = claim.meter(upload.progress.clone());
-        let mut session = Session {
-            core,
-            endpoint: &self.endpoint,
-            open: &*self.open,
-            blob: Some(upload.descriptor),
-            reach: upload.descriptor.size,
-            what: format!("blob {}", upload.descriptor.digest),
-            meter,
-            location: self.location.take(),
-            offset: self.offset,
-            chunk: Some(self.piece),
-            may_resume: true,
-            is_ending: false,
-        };
+        let location = self.location.take();
+        let mut session = self.session(Some(upload.descriptor), location, meter);
         let outcome = self.client.block_on(session.run());
         self.location = session.location.take();
         match outcome {
@@ -265,6 +244,29 @@ impl GrowingUpload<'_> {
                 self.take_back();
                 Err(error)
             }
+        }
+    }
+
+    /// Sends on from `location`: the next piece, or all that is left of a blob that is whole.
+    fn session<'s>(
+        &'s self,
+        blob: Option<&'s Descriptor>,
+        location: Option<Url>,
+        meter: Arc<Meter>,
+    ) -> Session<'s> {
+        Session {
+            core: &self.client.core,
+            endpoint: &self.endpoint,
+            open: &*self.open,
+            blob,
+            reach: blob.map_or(self.offset + self.piece, |blob| blob.size),
+            what: blob.map_or_else(|| WHAT.to_owned(), |blob| format!("blob {}", blob.digest)),
+            meter,
+            location,
+            offset: self.offset,
+            chunk: Some(self.piece),
+            may_resume: true,
+            is_ending: false,
         }
     }
 
