@@ -19,3 +19,4 @@ pub mod source;
 pub mod store;
 pub mod tree;
 pub mod upkeep;
+pub mod used;

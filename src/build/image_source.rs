@@ -14,7 +14,6 @@ use super::{
     blobs::{BlobOrigin, Blobs},
     request::NamedSource,
     session::Session,
-    used::UsedImage,
 };
 use crate::{
     oci::{
@@ -25,6 +24,7 @@ use crate::{
     reference::{Reference, ReferenceError},
     registry,
     store::{MAX_DOCUMENT_BYTES, StoreError},
+    used::UsedImage,
 };
 
 /// As many indexes are followed inside one another; registries have no use for more than two.

@@ -35,7 +35,6 @@ mod secrets;
 mod session;
 mod shared;
 mod stage;
-mod used;
 mod users;
 
 use std::sync::Arc;
@@ -48,7 +47,6 @@ pub use departures::Departures;
 pub use error::{BuildError, FailedImage, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
-pub use used::{UsedImage, UsedSource};
 
 use crate::{
     cache::remote::RemoteCache,
@@ -62,6 +60,7 @@ use crate::{
     snapshot::Snapshots,
     store::Store,
     tree::{self, Tree},
+    used::{UsedImage, UsedSource},
 };
 use blobs::Fetch;
 use image::{LayerFacts, Parts, config_file};

@@ -15,7 +15,6 @@ use super::{
     copy_step::SingleFile,
     error::StepError,
     session::{Session, Task},
-    used::UsedSource,
 };
 use crate::{
     context::git::{self, GitError, GitSettings, GitSource},
@@ -24,6 +23,7 @@ use crate::{
     registry::{Watched, http::Get},
     store::TempDir,
     tree::{Metadata, Timestamp, Tree},
+    used::UsedSource,
 };
 
 /// Something fetched.

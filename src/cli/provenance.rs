@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use rbuild::{
-    build::{self, BuildRequest, BuildResult, ContextSource, NamedSource, NoCache},
+    build::{BuildRequest, BuildResult, ContextSource, NamedSource, NoCache},
     oci::Platform,
-    output::{Invocation, OutputSpec, Provenance, UsedImage, UsedSource},
+    output::{Invocation, OutputSpec, Provenance},
+    used::UsedSource,
 };
 
 use super::{build_args::BuildArgs, diagnostics::Failure};
@@ -138,7 +139,7 @@ pub(crate) struct Told<'a> {
     pub(crate) wish: &'a Wish,
     pub(crate) args: &'a BuildArgs,
     /// What was fetched: URLs of the command line, and what they stood for.
-    pub(crate) fetched: Vec<(String, build::UsedSource)>,
+    pub(crate) fetched: Vec<(String, UsedSource)>,
     pub(crate) begun: jiff::Timestamp,
 }
 
@@ -159,21 +160,12 @@ impl Told<'_> {
             reproducible: self.wish.reproducible,
             version: env!("CARGO_PKG_VERSION"),
             builder_platform: Platform::host().normalized(),
-            images: result
-                .used
-                .iter()
-                .map(|image| UsedImage {
-                    name: image.name.clone(),
-                    is_layout: image.is_layout,
-                    digest: image.digest,
-                    platform: image.platform.clone(),
-                })
-                .collect(),
+            images: result.used.clone(),
             sources: result
                 .fetched
                 .iter()
                 .chain(self.fetched.iter().map(|(_, source)| source))
-                .map(source)
+                .cloned()
                 .collect(),
             context: self.context(),
             dockerfile_name: self.dockerfile_name(request),
@@ -191,14 +183,14 @@ impl Told<'_> {
     }
 
     /// What a URL of the command line stood for.
-    fn fetched(&self, url: &str) -> Option<&build::UsedSource> {
+    fn fetched(&self, url: &str) -> Option<&UsedSource> {
         let mut fetched = self.fetched.iter();
         fetched.find_map(|(of, source)| (of == url).then_some(source))
     }
 
     /// The context, where it was fetched: with its subdirectory, as it was given.
     fn context(&self) -> Option<UsedSource> {
-        let mut context = source(self.fetched(&self.args.context)?);
+        let mut context = self.fetched(&self.args.context)?.clone();
         if let Some((_, fragment)) = self.args.context.split_once('#') {
             let uri = context.uri.split('#').next().unwrap_or_default();
             context.uri = format!("{uri}#{fragment}");
@@ -271,14 +263,6 @@ impl Told<'_> {
             args.insert(format!("label:{name}"), value.clone());
         }
         args
-    }
-}
-
-fn source(of: &build::UsedSource) -> UsedSource {
-    UsedSource {
-        uri: of.uri.clone(),
-        algorithm: of.algorithm,
-        hex: of.hex.clone(),
     }
 }
 

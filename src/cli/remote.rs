@@ -13,7 +13,7 @@ use std::{
 };
 
 use rbuild::{
-    build::{SecretSource, UsedSource},
+    build::SecretSource,
     context::{
         git::{self, GitSettings, GitSource},
         read_dockerfile,
@@ -23,6 +23,7 @@ use rbuild::{
     registry::{Client, Watched, http::Get},
     store::{Store, TempDir},
     tree::Tree,
+    used::UsedSource,
 };
 
 use super::{

@@ -47,7 +47,7 @@ pub use engine::Engine;
 pub use error::{BoxError, OutputError};
 pub use layers::StoredLayers;
 pub use load::{LoadError, LoadedImage, load, load_dir};
-pub use provenance::{Invocation, Provenance, UsedImage, UsedSource};
+pub use provenance::{Invocation, Provenance};
 pub use push::{Destination, Pusher};
 pub use save::{SavedImage, save};
 pub use spec::{

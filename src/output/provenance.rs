@@ -20,6 +20,7 @@ use crate::{
     oci::{Descriptor, Digest, Manifest, MediaType, Platform, to_json},
     reference::Reference,
     store::Store,
+    used::{UsedImage, UsedSource},
 };
 
 const BUILD_TYPE: &str =
@@ -70,36 +71,6 @@ pub struct Invocation {
     pub begun: String,
     /// When it ended.
     pub ended: String,
-}
-
-/// What was fetched by a URL.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UsedSource {
-    /// The URL, without secrets.
-    pub uri: String,
-    /// `sha256` or `sha1`.
-    pub algorithm: &'static str,
-    /// The digest, in hexadecimal digits.
-    pub hex: String,
-}
-
-impl UsedSource {
-    fn digest(&self) -> Value {
-        json!({self.algorithm: self.hex})
-    }
-}
-
-/// An image that a build looked up.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct UsedImage {
-    /// Its name, or the name of the context that stands for it.
-    pub name: String,
-    /// Whether it has no name but lies in a layout on this machine.
-    pub is_layout: bool,
-    /// What the name stood for.
-    pub digest: Digest,
-    /// The platform that was picked.
-    pub platform: Platform,
 }
 
 impl Provenance {
@@ -261,6 +232,12 @@ impl Provenance {
             config,
             layers: vec![layer],
         })
+    }
+}
+
+impl UsedSource {
+    fn digest(&self) -> Value {
+        json!({self.algorithm: self.hex})
     }
 }
 

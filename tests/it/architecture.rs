@@ -13,7 +13,7 @@ const RANKS: &[&[&str]] = &[
     &["tree", "progress"],
     &["reference"],
     &["dockerfile", "context", "layer", "store", "registry"],
-    &["plan", "snapshot", "sandbox"],
+    &["plan", "snapshot", "sandbox", "used"],
     &["cache", "copy"],
     &["build", "output", "upkeep"],
 ];
