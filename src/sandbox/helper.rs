@@ -43,6 +43,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     chroot,
     error::{During as _, Failure},
+    kit::Kit,
     probe,
     scene::{self, Apart, Scene},
     spec::{Exit, ProcessSpec, Rootfs, Streams},
@@ -111,13 +112,16 @@ pub fn maybe_helper(
 
 fn serve() -> std::io::Result<()> {
     let mut socket = UnixStream::from(rustix::io::dup(sys::standard(0))?);
+    // Steps inherit it: none is to find a signal ignored.
+    sys::reset_signals();
     // Modes are what we say, not what the caller's mask leaves of them.
     process::umask(Mode::empty());
     let mut apart = Apart::default();
+    let mut kit = None;
     loop {
         let spec: ProcessSpec = receive(&mut socket)?;
         let streams = receive_streams(&socket, spec.streams)?;
-        let outcome = run(&spec, &socket, &streams, &mut apart);
+        let outcome = run(&spec, &socket, &streams, (&mut apart, &mut kit));
         drop(streams);
         match outcome {
             Ok(Ran { exit, again, scene }) => {
@@ -138,19 +142,18 @@ fn serve() -> std::io::Result<()> {
 pub(super) fn send(to: &mut UnixStream, message: &impl Serialize) -> std::io::Result<()> {
     let text = serde_json::to_vec(message)?;
     let length = u32::try_from(text.len()).map_err(std::io::Error::other)?;
-    to.write_all(&length.to_le_bytes())?;
-    to.write_all(&text)
+    let mut bytes = length.to_le_bytes().to_vec();
+    bytes.extend(text);
+    to.write_all(&bytes)
 }
 
 /// Receives a message.
 pub(super) fn receive<T: serde::de::DeserializeOwned>(from: &mut UnixStream) -> std::io::Result<T> {
     let mut length = [0; 4];
     from.read_exact(&mut length)?;
-    let mut text = Vec::new();
-    let length = u32::from_le_bytes(length).into();
-    if from.take(length).read_to_end(&mut text)? as u64 != length {
-        return Err(std::io::ErrorKind::UnexpectedEof.into());
-    }
+    let length = usize::try_from(u32::from_le_bytes(length)).map_err(std::io::Error::other)?;
+    let mut text = vec![0; length];
+    from.read_exact(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
 }
 
@@ -223,7 +226,7 @@ fn run(
     spec: &ProcessSpec,
     socket: &UnixStream,
     streams: &[OwnedFd],
-    apart: &mut Apart,
+    (apart, kit): (&mut Apart, &mut Option<Kit>),
 ) -> Result<Ran, Failure> {
     if let Rootfs::Chroot { path, work } = &spec.rootfs {
         let signals = watch_for_the_end()?;
@@ -234,19 +237,23 @@ fn run(
             scene: None,
         });
     }
+    let kit = match kit {
+        Some(kit) => kit,
+        None => kit.insert(Kit::new()?),
+    };
     apart.enter(spec)?;
     let signals = watch_for_the_end()?;
     let place = scene::root_place(spec);
-    let mut scene = Scene::set_up(spec)?;
+    let mut scene = Scene::set_up(spec, kit)?;
     let proxies = scene.take_proxies();
     // Threads of this process serve them, and it cannot fork any more.
     let mut again = apart.is_as_before() && proxies.is_empty();
-    let exit = match step::start(spec, &scene, &place, true, streams)? {
+    let exit = match step::start(spec, &scene, (&place, true), streams, kit)? {
         Start::Running(step) => step::attend(&step, proxies, socket, signals.as_fd())?,
         Start::NotStarted(exit) => not_started(exit)?,
         Start::ProcDenied => {
             again = false;
-            match step::start(spec, &scene, &place, false, streams)? {
+            match step::start(spec, &scene, (&place, false), streams, kit)? {
                 Start::Running(step) => step::attend(&step, proxies, socket, signals.as_fd())?,
                 Start::NotStarted(exit) => not_started(exit)?,
                 Start::ProcDenied => return Err(Failure::new("mount /proc", Errno::PERM)),

@@ -23,6 +23,7 @@ mod idmap;
 mod isolation;
 mod keeper;
 mod kernelfs;
+mod kit;
 mod mount;
 mod mounts;
 mod obstacle;

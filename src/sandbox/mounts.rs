@@ -18,7 +18,9 @@ use rustix::{
 
 use super::{
     error::{During as _, Failure},
-    mount::{Devices, Root, attr, bind, fd_path, is_dir, make_dir, mount_new, open_host, restrict},
+    mount::{
+        Devices, Root, attr, bind_restricted, fd_path, is_dir, make_dir, mount_new, open_host,
+    },
     overlay::{self, Writable},
     spec::{MountKind, MountSpec},
     stubs::{Keep, Kind, Stubs},
@@ -195,14 +197,9 @@ impl<'a> Mounter<'a> {
         let place = self.root.resolve(target)?;
         self.stubs.ensure(self.root, &place, kind, Keep::Remove)?;
         self.clear(&place);
-        bind(source, self.root.at(&place)?).during_at("bind a mount on", target)?;
         let readonly = if readonly { attr::RDONLY } else { 0 };
         let attributes = readonly | devices.attributes();
-        if attributes != 0 {
-            let bound = self.root.at(&place)?;
-            restrict(bound.as_fd(), attributes, true).during_at("restrict the mount on", target)?;
-        }
-        Ok(())
+        bind_restricted(source.as_fd(), (self.root, &place), attributes)
     }
 
     fn scratch(&mut self, target: &Path, source: &Path) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use super::{
     error::{During as _, Failure},
     idmap::IdMap,
     kernelfs::{self, Places},
+    kit::Kit,
     mount::{self, Devices, Root, make_dir},
     mounts::{Mounter, Proxy, Stranger},
     overlay::{self, Writable},
@@ -39,7 +40,7 @@ pub(super) struct Scene {
 
 impl Scene {
     /// Mounts everything; the root at [`root_place`].
-    pub(super) fn set_up(spec: &ProcessSpec) -> Result<Self, Failure> {
+    pub(super) fn set_up(spec: &ProcessSpec, kit: &mut Kit) -> Result<Self, Failure> {
         let work = spec.rootfs.work();
         let scratch = work.with_file_name("scratch");
         let stack = match &spec.rootfs {
@@ -49,7 +50,13 @@ impl Scene {
                     make_dir(&scratch)?;
                 }
                 let changes = Writable { upper, work };
-                Some(overlay::Stack::open(lower, Some(changes), &empty)?)
+                kit.dirs.keep(lower);
+                Some(overlay::Stack::open(
+                    lower,
+                    Some(changes),
+                    &empty,
+                    &mut kit.dirs,
+                )?)
             }
             Rootfs::Dir { .. } | Rootfs::Chroot { .. } => None,
         };
@@ -64,7 +71,7 @@ impl Scene {
         let place = &root_place(spec);
         make_dir(place)?;
         // In other user namespaces than the first the kernel opens no devices anyway.
-        let devices = if !spec.insecure && matches!(IdMap::current(), Ok(IdMap::Full)) {
+        let devices = if !spec.insecure && kit.ids == IdMap::Full {
             Devices::OfDev
         } else {
             Devices::All
