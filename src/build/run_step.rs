@@ -171,6 +171,9 @@ fn execute(
     }
     // Beside fetching and unpacking.
     session.services.sandbox.expect();
+    if let Some(departures) = worker.departures() {
+        departures.expected();
+    }
     let command = op.argv.join(" ");
     let tree = worker.tree_to_unpack(task.vertex, rung)?;
     let mut mounts = Mounts::default();

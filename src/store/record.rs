@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! layers/DIFFID/BLOB   what is known of a layer: its descriptor and its table of contents
-//! steps/KE/KEY         the result of a step, by its cache key (KE: the first two digits)
+//! steps/key/KEY        the result of a step, by its cache key
 //! steps/at/PLACE       what a step looked like last time, by where it stands
 //! steps/files/PLACE    which files it read then
 //! steps/facts/QUESTION what was found out about a state
@@ -75,6 +75,10 @@ impl Store {
         payload.push(b'\n');
         payload.extend_from_slice(&record.toc);
         let dir = self.layer_dir(record.diff_id);
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.at("create", &dir)?,
+        }
         self.write_record(&dir.join(record.descriptor.digest.hex()), &payload)
     }
 
@@ -142,8 +146,6 @@ impl Store {
     pub fn put_step_twice(&self, keys: [&Digest; 2], bytes: &[u8]) -> Result<(), StoreError> {
         let [path, other] = keys.map(|key| self.step_path(StepFolder::Key, key));
         self.write_record(&path, bytes)?;
-        let parent = other.parent().unwrap_or(&self.root);
-        fs::create_dir_all(parent).at("create", parent)?;
         if self.workspace.link(&path, &other).is_ok() {
             return Ok(());
         }
@@ -159,13 +161,13 @@ impl Store {
 
     fn step_path(&self, folder: StepFolder, key: &Digest) -> PathBuf {
         let hex = key.hex();
-        let shard = match folder {
-            StepFolder::Key => &hex[..2],
+        let name = match folder {
+            StepFolder::Key => "key",
             StepFolder::Position => "at",
             StepFolder::Fact => "facts",
             StepFolder::Files => "files",
         };
-        self.root.join("steps").join(shard).join(hex)
+        self.root.join("steps").join(name).join(hex)
     }
 
     fn write_record(&self, path: &Path, payload: &[u8]) -> Result<(), StoreError> {
@@ -173,13 +175,13 @@ impl Store {
         bytes.extend_from_slice(payload);
         let parent = path.parent().unwrap_or(&self.root);
         loop {
-            fs::create_dir_all(parent).at("create", parent)?;
             match self.workspace.replace(path, &bytes) {
                 Err(StoreError::Io { source, .. })
                     if source.kind() == io::ErrorKind::NotFound
                         && !parent.try_exists().at("find", parent)? =>
                 {
-                    // Somebody removed the last other record, and with it the directory.
+                    // The first record there, or somebody has removed the last other one, and with it the directory.
+                    fs::create_dir_all(parent).at("create", parent)?;
                 }
                 other => return other,
             }
