@@ -52,6 +52,7 @@ use crate::{
     cache::remote::RemoteCache,
     dockerfile::lint::Warning,
     explain::Explanation,
+    layer::FileDigests,
     oci::{ConfigFile, Descriptor, Platform},
     plan::{Outline, Plan},
     progress::{Reporter, Vertex},
@@ -163,6 +164,7 @@ impl BuildResult {
             blobs: &self.blobs,
             vertex,
             staging: None,
+            digests: FileDigests::OnDemand,
         }
         .blob(blob)
     }
@@ -179,6 +181,7 @@ impl BuildResult {
             blobs: &self.blobs,
             vertex,
             staging: None,
+            digests: FileDigests::OnDemand,
         })?)
     }
 }
