@@ -52,7 +52,7 @@ use crate::{
     cache::remote::RemoteCache,
     dockerfile::lint::Warning,
     explain::Explanation,
-    layer::Compression,
+    layer::{Compression, FileDigests},
     oci::{ConfigFile, Descriptor, Platform},
     plan::{Outline, Plan},
     progress::{Reporter, Vertex},
@@ -166,6 +166,7 @@ impl BuildResult {
             blobs: &self.blobs,
             vertex,
             staging: None,
+            digests: FileDigests::OnDemand,
         }
         .blob(blob)
     }
@@ -182,6 +183,7 @@ impl BuildResult {
             blobs: &self.blobs,
             vertex,
             staging: None,
+            digests: FileDigests::OnDemand,
         })?)
     }
 }
