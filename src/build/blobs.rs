@@ -12,6 +12,7 @@ use std::{
 use super::{Services, image_source::ImageError};
 use crate::{
     cache::remote::PlaceError,
+    layer::FileDigests,
     oci::{Descriptor, Digest},
     progress::{Event, Reporter, Vertex},
     reference::Reference,
@@ -75,6 +76,8 @@ pub(super) struct Fetch<'a> {
     pub(super) vertex: Vertex,
     /// Takes the files of layers that are read for the first time, when they will be needed on disk.
     pub(super) staging: Option<&'a Shelf>,
+    /// Whether layers that are read for the first time are going to be asked for digests of files.
+    pub(super) digests: FileDigests,
 }
 
 impl Fetch<'_> {

@@ -73,7 +73,10 @@ pub(super) fn write_after(
 ) -> Result<Made, StepError> {
     let store = session.services.store;
     let mut blob = Announced::new(store.blob_file()?, departures);
-    let options = WriteOptions::default();
+    let options = WriteOptions {
+        compression: session.services.compression,
+        ..WriteOptions::default()
+    };
     let written = match earlier {
         Some(earlier) => write_layer_after(changes, &mut blob, &options, earlier)?,
         None => write_layer(changes, &mut blob, &options)?,

@@ -52,6 +52,7 @@ use crate::{
     cache::remote::RemoteCache,
     dockerfile::lint::Warning,
     explain::Explanation,
+    layer::{Compression, FileDigests},
     oci::{ConfigFile, Descriptor, Platform},
     plan::{Outline, Plan},
     progress::{Reporter, Vertex},
@@ -94,6 +95,8 @@ pub struct Services<'a> {
     pub clock: fn() -> Timestamp,
     /// The bytes of `/etc/resolv.conf` for processes.
     pub resolv_conf: &'a [u8],
+    /// How layers are compressed that steps make.
+    pub compression: Compression,
     /// Told of the layers of an image that steps make, while the build goes on.
     pub departures: Option<&'a dyn Departures>,
     /// A directory for what does not outlive the build.
@@ -163,6 +166,7 @@ impl BuildResult {
             blobs: &self.blobs,
             vertex,
             staging: None,
+            digests: FileDigests::OnDemand,
         }
         .blob(blob)
     }
@@ -179,6 +183,7 @@ impl BuildResult {
             blobs: &self.blobs,
             vertex,
             staging: None,
+            digests: FileDigests::OnDemand,
         })?)
     }
 }

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use super::{Services, blobs::Fetch, error::StepError, image_source::ImageError};
 use crate::{
-    layer::{ArchiveError, BlobSource, LayerBlob, LayerTree, Toc},
+    layer::{ArchiveError, BlobSource, FileDigests, FileSink, LayerBlob, LayerTree, Toc},
     oci::{ChainId, Descriptor, DiffId},
     snapshot::Stage,
     store::LayerRecord,
@@ -193,7 +193,7 @@ impl Root {
         let (fetched, early) = std::thread::scope(|scope| {
             let mut reading = None;
             let fetched = fetch.blob_followed(&layer.descriptor, &mut |follower| {
-                reading = Some(scope.spawn(move || read(follower, stage())));
+                reading = Some(scope.spawn(move || read(follower, fetch.digests, stage())));
             });
             let early = reading.map(|thread| {
                 thread
@@ -207,7 +207,7 @@ impl Root {
             Some((Ok(toc), stage)) => (toc, stage),
             // It was there already, or had to be begun again, or it is no layer.
             Some((Err(_), _)) | None => {
-                let (toc, stage) = read(store.open_blob(&blob)?, stage());
+                let (toc, stage) = read(store.open_blob(&blob)?, fetch.digests, stage());
                 let toc = toc.map_err(|source| StepError::Archive {
                     layer: blob,
                     source,
@@ -239,12 +239,11 @@ impl Root {
 /// Reads a layer, and stages its files.
 fn read(
     blob: impl io::Read + Send,
+    digests: FileDigests,
     mut stage: Option<Stage>,
 ) -> (Result<Toc, ArchiveError>, Option<Stage>) {
-    let toc = match &mut stage {
-        Some(stage) => Toc::read_into(blob, stage),
-        None => Toc::read(blob),
-    };
+    let files = stage.as_mut().map(|stage| stage as &mut dyn FileSink);
+    let toc = Toc::read_into(blob, digests, files);
     (toc, stage)
 }
 

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     explain::MissReason,
+    layer::FileDigests,
     progress::{Event, Reporter, Vertex},
 };
 
@@ -122,6 +123,7 @@ impl<'a> Session<'a> {
             blobs: &self.blobs,
             vertex,
             staging: None,
+            digests: FileDigests::OnDemand,
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     cache::{BaseState, CacheUse, Lineage, Question, WorkdirInputs, workdir_key},
     copy::{self, CopyError},
     explain::{MissReason, StepResult},
+    layer::FileDigests,
     oci::{Digest, History},
     plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
@@ -481,7 +482,11 @@ impl Worker<'_> {
             Origin::Named(name) => Ok(self.session.contexts.named(self.session, name)?),
             Origin::Stage(_) | Origin::Image(_) | Origin::Scratch => {
                 let root = self.origin_root(origin)?.unwrap_or_else(Root::scratch);
-                Ok(root.tree(self.session.fetch(vertex))?)
+                // The key of the step is made of them.
+                Ok(root.tree(Fetch {
+                    digests: FileDigests::Now,
+                    ..self.session.fetch(vertex)
+                })?)
             }
         }
     }

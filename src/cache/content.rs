@@ -43,10 +43,9 @@ pub fn content_digest<E: Borrow<TocEntry>>(entries: impl IntoIterator<Item = E>)
                     fields.bytes(name.as_bytes());
                     fields.bytes(value);
                 }
-                match content {
-                    Some(content) => fields.bytes(content.digest.as_bytes()),
-                    None => fields.bytes(b""),
-                }
+                // One without digests equals none that has them.
+                let digest = content.as_ref().and_then(|content| content.digest.as_ref());
+                fields.bytes(digest.map_or(b"", |digest| digest.as_bytes()));
             }
             TocItem::Link { target } => {
                 fields.bytes(b"h");

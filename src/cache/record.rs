@@ -191,10 +191,29 @@ pub(super) fn is_wrapped_as_told(bytes: impl Read, blob: &Descriptor) -> bool {
     read.is_ok() && Encoding::of_start(&start) == told
 }
 
-/// The table of contents of a record's layer, if the store has it.
+/// The table of contents of a record's layer, if the store has it, with the digests of its files.
 pub(super) fn toc_of(store: &Store, record: &StepRecord) -> Result<Option<Toc>, StoreError> {
     let layer = store.layer_record_of(record.diff_id, &record.descriptor.digest)?;
-    Ok(layer.and_then(|layer| Toc::from_bytes(&layer.toc).ok()))
+    let Some(toc) = layer.and_then(|layer| Toc::from_bytes(&layer.toc).ok()) else {
+        return Ok(None);
+    };
+    if toc.has_digests() {
+        return Ok(Some(toc));
+    }
+    // What a step made was a layer of somebody's base before.
+    let blob = &record.descriptor;
+    if !store.has(blob)? {
+        return Ok(None);
+    }
+    let Ok(toc) = Toc::read(store.open_blob(&blob.digest)?) else {
+        return Ok(None);
+    };
+    store.put_layer(&LayerRecord {
+        diff_id: toc.diff_id,
+        descriptor: blob.clone(),
+        toc: toc.to_bytes(),
+    })?;
+    Ok(Some(toc))
 }
 
 impl Key {

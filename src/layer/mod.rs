@@ -41,8 +41,8 @@ pub use change::{Change, Changes, Content};
 pub use compress::Compression;
 pub use read::ArchiveError;
 pub use toc::{
-    Checkpoint, Encoding, Extent, FileContent, FileSink, Made, Member, PackedToc, Toc, TocEntry,
-    TocFormError, TocItem,
+    Checkpoint, Encoding, Extent, FileContent, FileDigests, FileSink, Made, Member, PackedToc, Toc,
+    TocEntry, TocFormError, TocItem,
 };
 pub use tree::{Difference, Different, LayerTree, StackError, Stored};
 pub use write::{WriteOptions, Written, write_layer, write_layer_after};

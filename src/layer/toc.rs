@@ -80,8 +80,8 @@ pub struct Extent {
 /// Where and what the bytes of a regular file are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileContent {
-    /// Digest of the file as a reader of it sees it, holes included.
-    pub digest: Digest,
+    /// Digest of the file as a reader of it sees it, holes included. `None` where it was not asked for when the layer was read.
+    pub digest: Option<Digest>,
     /// Offset in the tar of its first stored byte.
     pub offset: u64,
     /// The runs that are stored, one after the other from `offset`; `None` when the whole file is.
@@ -153,32 +153,60 @@ pub trait FileSink {
     fn end(&mut self);
 }
 
-/// Drops all contents.
-struct Nowhere;
+/// Whether a table of contents has the digests of files from the start. They cost as much as hashing the layer once more, and of
+/// most layers that a build begins with nobody wants them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileDigests {
+    /// They are computed while the layer is read.
+    Now,
+    /// [`FileContent::digest`] is `None`; who wants one reads the file.
+    OnDemand,
+}
 
-impl FileSink for Nowhere {
-    fn begin(&mut self, _: u64, _: &Metadata, _: u64) {}
-    fn write(&mut self, _: &[u8]) {}
-    fn end(&mut self) {}
+/// What is done with files while a table is read.
+struct Contents<'a> {
+    digests: FileDigests,
+    files: Option<&'a mut dyn FileSink>,
 }
 
 impl Toc {
     /// Reads a layer's blob once, whatever wraps it, and notes all that it says. Digest and size of the blob are for the
     /// caller's reader to check; [`Toc::diff_id`] and [`Toc::blob_size`] are what was read here.
     pub fn read(blob: impl Read + Send) -> Result<Self, ArchiveError> {
-        Self::read_as(
-            Decoder::new(blob).map_err(|source| ArchiveError::Read { source })?,
-            Whiteouts::Meant,
-        )
+        Self::read_into(blob, FileDigests::Now, None)
     }
 
-    /// As [`Toc::read`]; `files` is given the contents of regular files on the way.
+    /// As [`Toc::read`], with or without the digests of files; `files` is given the contents of regular files on the way.
     pub fn read_into(
         blob: impl Read + Send,
-        files: &mut dyn FileSink,
+        digests: FileDigests,
+        files: Option<&mut dyn FileSink>,
     ) -> Result<Self, ArchiveError> {
         let decoder = Decoder::new(blob).map_err(|source| ArchiveError::Read { source })?;
-        Self::decode(decoder, Whiteouts::Meant, files)
+        Self::decode(decoder, Whiteouts::Meant, Contents { digests, files })
+    }
+
+    /// Whether it has the digests of all files.
+    pub fn has_digests(&self) -> bool {
+        self.entries.iter().all(|entry| match &entry.item {
+            TocItem::Node { content, .. } => {
+                content.as_ref().is_none_or(|file| file.digest.is_some())
+            }
+            TocItem::Link { .. } | TocItem::Remove | TocItem::Opaque => true,
+        })
+    }
+
+    /// The table without digests of files, for comparing it with one that has none.
+    #[must_use]
+    pub fn without_digests(mut self) -> Self {
+        for entry in &mut self.entries {
+            if let TocItem::Node { content, .. } = &mut entry.item
+                && let Some(content) = content
+            {
+                content.digest = None;
+            }
+        }
+        self
     }
 
     /// As [`Toc::read`], with the archive's bytes already being decompressed.
@@ -186,17 +214,21 @@ impl Toc {
         decoder: Decoder<R>,
         whiteouts: Whiteouts,
     ) -> Result<Self, ArchiveError> {
-        Self::decode(decoder, whiteouts, &mut Nowhere)
+        let contents = Contents {
+            digests: FileDigests::Now,
+            files: None,
+        };
+        Self::decode(decoder, whiteouts, contents)
     }
 
     fn decode<R: Read + Send>(
         decoder: Decoder<R>,
         whiteouts: Whiteouts,
-        files: &mut dyn FileSink,
+        mut contents: Contents<'_>,
     ) -> Result<Self, ArchiveError> {
         let encoding = decoder.encoding();
         let (entries, decoder, tar) =
-            read_ahead_hashed(decoder, |tar| entries_of(tar, whiteouts, files));
+            read_ahead_hashed(decoder, |tar| entries_of(tar, whiteouts, &mut contents));
         let (members, blob_size) = decoder.into_members();
         Ok(Self {
             diff_id: DiffId(tar.digest),
@@ -215,7 +247,7 @@ impl Toc {
 fn entries_of(
     tar: &mut ReadAhead,
     whiteouts: Whiteouts,
-    files: &mut dyn FileSink,
+    contents: &mut Contents<'_>,
 ) -> Result<Vec<TocEntry>, ArchiveError> {
     let mut reader = TarReader::new(tar, whiteouts);
     let mut entries = Vec::new();
@@ -232,7 +264,7 @@ fn entries_of(
         if let RawItem::Link { metadata, .. } = &entry.item {
             links.push((entries.len(), metadata.clone()));
         }
-        entries.push(toc_entry(entry, &mut reader, files)?);
+        entries.push(toc_entry(entry, &mut reader, contents)?);
     }
     apply_link_headers(&mut entries, links);
     let rest = reader.into_inner();
@@ -244,11 +276,11 @@ fn entries_of(
 /// As much memory as the names of an archive may take; the largest images have a hundredth of it.
 const MAX_FOOTPRINT: usize = 1 << 30;
 
-/// Reads an entry's content for its digest.
+/// Hands an entry's content to whoever wants it.
 fn toc_entry<R: BufRead>(
     entry: RawEntry,
     reader: &mut TarReader<R>,
-    files: &mut dyn FileSink,
+    contents: &mut Contents<'_>,
 ) -> Result<TocEntry, ArchiveError> {
     let path = entry.path;
     let item = match entry.item {
@@ -257,27 +289,32 @@ fn toc_entry<R: BufRead>(
         RawItem::Link { target, .. } => TocItem::Link { target },
         RawItem::Node(metadata) => {
             let content = if let Kind::File { size } = metadata.kind {
-                let mut digester = Digester::new();
-                let mut position = 0;
-                for run in entry.sparse.iter().flatten() {
-                    zeros(&mut digester, run.offset - position);
-                    reader.content(run.length, &mut |bytes| {
-                        digester.update(bytes);
-                    })?;
-                    position = run.offset + run.length;
-                }
-                if entry.sparse.is_some() {
-                    zeros(&mut digester, size - position);
-                } else {
-                    files.begin(entry.offset, &metadata, size);
-                    reader.content(size, &mut |bytes| {
-                        files.write(bytes);
-                        digester.update(bytes);
-                    })?;
-                    files.end();
+                let mut digester = match contents.digests {
+                    FileDigests::Now => Some(Digester::new()),
+                    FileDigests::OnDemand => None,
+                };
+                match (&entry.sparse, &mut contents.files) {
+                    (Some(runs), _) => {
+                        if let Some(digester) = &mut digester {
+                            hash_sparse(digester, runs, size, reader)?;
+                        }
+                    }
+                    (None, Some(files)) => {
+                        files.begin(entry.offset, &metadata, size);
+                        reader.content(size, &mut |bytes| {
+                            files.write(bytes);
+                            hash(&mut digester, bytes);
+                        })?;
+                        files.end();
+                    }
+                    // What nobody reads is passed over with the next header.
+                    (None, None) if digester.is_none() => {}
+                    (None, None) => {
+                        reader.content(size, &mut |bytes| hash(&mut digester, bytes))?;
+                    }
                 }
                 Some(FileContent {
-                    digest: digester.finish(),
+                    digest: digester.map(Digester::finish),
                     offset: entry.offset,
                     sparse: entry.sparse,
                 })
@@ -321,6 +358,29 @@ fn apply_link_headers(entries: &mut [TocEntry], links: Vec<(usize, Box<Metadata>
             }
         }
     }
+}
+
+fn hash(digester: &mut Option<Digester>, bytes: &[u8]) {
+    if let Some(digester) = digester {
+        digester.update(bytes);
+    }
+}
+
+/// Hashes a file of which only some runs are stored.
+fn hash_sparse<R: BufRead>(
+    digester: &mut Digester,
+    runs: &[Extent],
+    size: u64,
+    reader: &mut TarReader<R>,
+) -> Result<(), ArchiveError> {
+    let mut position = 0;
+    for run in runs {
+        zeros(digester, run.offset - position);
+        reader.content(run.length, &mut |bytes| digester.update(bytes))?;
+        position = run.offset + run.length;
+    }
+    zeros(digester, size - position);
+    Ok(())
 }
 
 /// Hashes a hole.

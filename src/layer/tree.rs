@@ -12,7 +12,8 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
-    fmt, io,
+    fmt,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,7 +23,7 @@ use super::{
     toc::{FileContent, TocEntry, TocItem},
 };
 use crate::{
-    oci::Digest,
+    oci::{Digest, Digester},
     tree::{Kind, Last, MAX_DEPTH, MAX_PATH, Metadata, Node, Timestamp, Tree, TreeError, resolve},
 };
 
@@ -532,7 +533,26 @@ impl Tree for LayerTree {
             path: path.to_owned(),
             source,
         })?;
-        Ok(file.2.digest)
+        if let Some(digest) = file.2.digest {
+            return Ok(digest);
+        }
+        let mut digester = Digester::new();
+        let mut buffer = vec![0; 64 << 10];
+        let mut bytes = self.open(path)?;
+        loop {
+            match bytes.read(&mut buffer) {
+                Ok(0) => return Ok(digester.finish()),
+                Ok(length) => digester.update(&buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(TreeError {
+                        action: "read",
+                        path: path.to_owned(),
+                        source,
+                    });
+                }
+            }
+        }
     }
 }
 

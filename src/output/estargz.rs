@@ -151,6 +151,9 @@ fn write(toc: &Toc, tar: &mut Tar<'_>, members: &mut Members<'_>) -> io::Result<
     for entry in &toc.entries {
         let (mut first, content) = described(&entry.path, &entry.item);
         let Some((content, size)) = content.filter(|(_, size)| *size > 0) else {
+            if content.is_some() {
+                first.digest = Some(sha256(b""));
+            }
             entries.push(first);
             continue;
         };
@@ -159,6 +162,9 @@ fn write(toc: &Toc, tar: &mut Tar<'_>, members: &mut Members<'_>) -> io::Result<
             return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
         tar.copy_until(content.offset, members)?;
+        // Its first entry has the digest of the whole file.
+        let whole = entries.len();
+        let mut digester = content.digest.is_none().then(Digester::new);
         let mut done = 0;
         while done < size {
             let length = (size - done).min(CHUNK as u64);
@@ -169,7 +175,11 @@ fn write(toc: &Toc, tar: &mut Tar<'_>, members: &mut Members<'_>) -> io::Result<
             }
             let from = members.member.len();
             tar.copy_until(content.offset + done + length, members)?;
-            first.chunk_digest = Some(sha256(&members.member[from..]));
+            let chunk = &members.member[from..];
+            first.chunk_digest = Some(sha256(chunk));
+            if let Some(digester) = &mut digester {
+                digester.update(chunk);
+            }
             done += length;
             let next = Entry {
                 name: first.name.clone(),
@@ -177,6 +187,9 @@ fn write(toc: &Toc, tar: &mut Tar<'_>, members: &mut Members<'_>) -> io::Result<
                 ..Entry::default()
             };
             entries.push(std::mem::replace(&mut first, next));
+        }
+        if let Some(digester) = digester {
+            entries[whole].digest = Some(digester.finish());
         }
     }
     tar.copy_entries(members)?;
@@ -226,7 +239,7 @@ fn described<'a>(path: &Path, item: &'a TocItem) -> (Entry, Option<(&'a FileCont
             let mut entry = of_node(path, metadata);
             let size = entry.size;
             if let Some(content) = content {
-                entry.digest = Some(content.digest);
+                entry.digest = content.digest;
             }
             (entry, content.as_ref().map(|content| (content, size)))
         }

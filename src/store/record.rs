@@ -12,7 +12,8 @@
 //! is the `cache` module's business.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -23,6 +24,9 @@ use crate::oci::{Descriptor, DiffId, Digest, sha256};
 
 /// The format of records; others are passed over, so that versions can share a store.
 const FORMAT: &str = "rbuild 1 ";
+
+/// How much of a record is read for the start of its table of contents; the descriptor before it takes some 200 bytes.
+const TOC_START: u64 = 1 << 10;
 
 /// What is known of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,6 +130,17 @@ impl Store {
     pub fn knows_layer(&self, diff_id: DiffId, blob: &Digest) -> Result<bool, StoreError> {
         let path = self.layer_dir(diff_id).join(blob.hex());
         Ok(self.uses.mark(&path)?.is_some())
+    }
+
+    /// How the table of contents of a layer in a certain blob begins: not verified, and no use of it. `None` where it is
+    /// not known.
+    pub fn toc_start(&self, diff_id: DiffId, blob: &Digest) -> Option<Vec<u8>> {
+        let file = File::open(self.layer_dir(diff_id).join(blob.hex())).ok()?;
+        let mut start = Vec::new();
+        file.take(TOC_START).read_to_end(&mut start).ok()?;
+        let lines = start.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        let (end, _) = lines.take(2).nth(1)?;
+        Some(start.split_off(end + 1))
     }
 
     fn layer_dir(&self, diff_id: DiffId) -> PathBuf {

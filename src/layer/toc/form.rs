@@ -8,6 +8,7 @@
 //! n  entry × n                              shared prefix of the path, rest of it, item
 //! sha256 of all before (32)
 //! ```
+//! A file's item has a digest of its content (tag 3), or none where nobody has asked for it yet (tag 11).
 //! Numbers are little-endian base 128; texts have their length in front. Anything else than what was written is
 //! [`TocFormError::Damaged`], and another version is [`TocFormError::Version`]: both mean that the layer has to be read again.
 
@@ -209,6 +210,13 @@ impl Toc {
         }
     }
 
+    /// The settings by which this version of the program wrote the blob ([`Toc::recipe`]), from the first hundred bytes of
+    /// what [`Toc::to_bytes`] gave.
+    pub fn recipe_in(start: &[u8]) -> Option<Compression> {
+        let mut input = Input(start.strip_prefix(MAGIC)?);
+        input.preamble()?.recipe
+    }
+
     /// The table that these bytes stand for, without its entries.
     pub fn head_of(bytes: &[u8]) -> Result<Self, TocFormError> {
         Input::open(bytes)?.head().ok_or(TocFormError::Damaged)
@@ -248,7 +256,11 @@ fn item(out: &mut Vec<u8>, item: &TocItem) -> Option<usize> {
         TocItem::Node { metadata, content } => {
             match &metadata.kind {
                 Kind::File { size } => {
-                    out.push(if content.is_some() { 3 } else { 4 });
+                    out.push(match content {
+                        Some(content) if content.digest.is_some() => 3,
+                        Some(_) => 11,
+                        None => 4,
+                    });
                     number(out, *size);
                 }
                 Kind::Dir => out.push(5),
@@ -270,8 +282,10 @@ fn item(out: &mut Vec<u8>, item: &TocItem) -> Option<usize> {
                 Kind::Socket => out.push(10),
             }
             if let (Kind::File { .. }, Some(content)) = (&metadata.kind, content) {
-                place = Some(out.len());
-                out.extend_from_slice(content.digest.as_bytes());
+                if let Some(digest) = &content.digest {
+                    place = Some(out.len());
+                    out.extend_from_slice(digest.as_bytes());
+                }
                 number(out, content.offset);
                 number(
                     out,
@@ -369,8 +383,8 @@ impl<'a> Input<'a> {
         Some(Digest::from_bytes(self.take(32)?.try_into().ok()?))
     }
 
-    /// All but the entries.
-    fn head(&mut self) -> Option<Toc> {
+    /// What stands before the members.
+    fn preamble(&mut self) -> Option<Toc> {
         let diff_id = DiffId(self.digest()?);
         let (tar_size, blob_size) = (self.number()?, self.number()?);
         let encoding = match self.byte()? {
@@ -391,6 +405,21 @@ impl<'a> Input<'a> {
             3 => Some(Compression::Uncompressed),
             _ => return None,
         };
+        Some(Toc {
+            diff_id,
+            tar_size,
+            blob_size,
+            encoding,
+            recipe: recipe.filter(|_| is_ours),
+            members: Vec::new(),
+            checkpoints: Vec::new(),
+            entries: Vec::new(),
+        })
+    }
+
+    /// All but the entries.
+    fn head(&mut self) -> Option<Toc> {
+        let preamble = self.preamble()?;
         let mut members = Vec::new();
         let mut last = Member {
             tar_offset: 0,
@@ -425,14 +454,9 @@ impl<'a> Input<'a> {
             return None;
         }
         Some(Toc {
-            diff_id,
-            tar_size,
-            blob_size,
-            encoding,
-            recipe: recipe.filter(|_| is_ours),
             members,
             checkpoints,
-            entries: Vec::new(),
+            ..preamble
         })
     }
 
@@ -482,7 +506,7 @@ impl<'a> Input<'a> {
                     target: self.path()?,
                 });
             }
-            3 | 4 => Kind::File {
+            3 | 4 | 11 => Kind::File {
                 size: self.number()?,
             },
             5 => Kind::Dir,
@@ -501,8 +525,12 @@ impl<'a> Input<'a> {
             10 => Kind::Socket,
             _ => return None,
         };
-        let content = if tag == 3 {
-            let (digest, offset) = (self.digest()?, self.number()?);
+        let content = if matches!(tag, 3 | 11) {
+            let digest = match tag {
+                3 => Some(self.digest()?),
+                _ => None,
+            };
+            let offset = self.number()?;
             let sparse = match self.count()? {
                 0 => None,
                 runs => {

@@ -2,7 +2,9 @@ use std::io::Read as _;
 
 use super::*;
 use crate::{
-    layer::{BlobSource, Change, Compression, Content, Toc, WriteOptions, write_layer},
+    layer::{
+        BlobSource, Change, Compression, Content, FileDigests, Toc, WriteOptions, write_layer,
+    },
     oci::sha256,
 };
 
@@ -418,4 +420,21 @@ fn a_damaged_blob_is_an_error_when_it_is_read() {
         Err(_) => true,
     };
     assert!(failed);
+}
+
+#[test]
+fn digests_that_were_not_asked_for_are_found_on_demand() {
+    let mut blob = Vec::new();
+    let changes = vec![dir("etc"), file("etc/a", "one"), file("etc/b", "")];
+    write_layer(changes, &mut blob, &WriteOptions::default()).unwrap();
+    let full = Toc::read(&*blob).unwrap();
+    let bare = Toc::read_into(&*blob, FileDigests::OnDemand, None).unwrap();
+    assert!(full.has_digests() && !bare.has_digests());
+    assert!(bare == full.without_digests());
+    let layer = LayerBlob::new(Arc::new(bare), stored(&blob), None);
+    let tree = LayerTree::of([layer]).unwrap();
+    let digest = |path: &str| tree.digest(Path::new(path)).unwrap();
+    assert_eq!(digest("etc/a"), sha256(b"one"));
+    assert_eq!(digest("etc/b"), sha256(b""));
+    assert!(tree.digest(Path::new("etc")).is_err());
 }

@@ -222,7 +222,7 @@ impl<'a> Layout<'a> {
             item: TocItem::Node {
                 metadata,
                 content: is_file.then(|| FileContent {
-                    digest: digest.unwrap_or_else(|| sha256(b"")),
+                    digest: Some(digest.unwrap_or_else(|| sha256(b""))),
                     offset,
                     sparse: None,
                 }),

@@ -1,7 +1,7 @@
 //! A layer whose files are staged while it is read gives the snapshots that unpacking it gives.
 
 use super::*;
-use crate::layer::Toc;
+use crate::layer::{FileDigests, Toc};
 
 /// All that can be told of what lies below a directory.
 fn listing(dir: &Path) -> String {
@@ -48,7 +48,12 @@ fn staged_layers_give_the_same_snapshots() {
     let shelf = Shelf::default();
     for layer in tree.layers() {
         let mut stage = snapshots.stage().unwrap();
-        let toc = Toc::read_into(layer.tar().unwrap(), &mut stage).unwrap();
+        let toc = Toc::read_into(
+            layer.tar().unwrap(),
+            FileDigests::OnDemand,
+            Some(&mut stage),
+        )
+        .unwrap();
         assert_eq!(toc.diff_id, layer.toc().diff_id);
         shelf.put_staged(toc.diff_id, stage.finish().unwrap());
     }
@@ -80,7 +85,12 @@ fn a_stage_that_is_given_up_leaves_nothing() {
     let (at, snapshots, blobs) = fixture(REAL);
     let tree = blobs.tree([base()]);
     let mut stage = snapshots.stage().unwrap();
-    Toc::read_into(tree.layers()[0].tar().unwrap(), &mut stage).unwrap();
+    Toc::read_into(
+        tree.layers()[0].tar().unwrap(),
+        FileDigests::Now,
+        Some(&mut stage),
+    )
+    .unwrap();
     drop(stage);
     let tmp = at.path().join("trusted/tmp");
     assert_eq!(std::fs::read_dir(tmp).unwrap().count(), 0);

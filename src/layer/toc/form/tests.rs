@@ -19,12 +19,16 @@ fn sample() -> Toc {
         content,
     };
     let content = FileContent {
-        digest: sha256(b""),
+        digest: Some(sha256(b"")),
         offset: 1 << 40,
         sparse: Some(vec![Extent {
             offset: 4096,
             length: 5,
         }]),
+    };
+    let unhashed = FileContent {
+        digest: None,
+        ..content.clone()
     };
     let entry = |path: &str, item| TocEntry {
         path: path.into(),
@@ -59,6 +63,7 @@ fn sample() -> Toc {
         entries: vec![
             entry("", node(Kind::Dir, None)),
             entry("usr/a", node(Kind::File { size: 9 }, Some(content))),
+            entry("usr/aa", node(Kind::File { size: 9 }, Some(unhashed))),
             entry(
                 "usr/ab",
                 TocItem::Link {
