@@ -42,6 +42,7 @@ pub(super) fn run(
         let found = source_trees(worker, task, &step.label, op)?;
         let mut files = Files::default();
         let digest = copy::content_digest(op, &found, &mut note(&mut files))?;
+        worker.keep_digests(&op.from)?;
         worker.found_out(question, &digest.to_string())?;
         (trees, listed) = (Some(found), Some(files));
         digest

@@ -7,12 +7,13 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use super::{
     blobs::{BlobOrigin, Blobs},
     request::NamedSource,
+    root::Root,
     session::Session,
 };
 use crate::{
@@ -39,6 +40,8 @@ pub(super) struct ResolvedImage {
     pub(super) digest: Digest,
     pub(super) manifest: Manifest,
     pub(super) config: ConfigFile,
+    /// The state that its layers make, for all that begin with it or copy from it.
+    pub(super) root: OnceLock<Arc<Root>>,
 }
 
 /// Why an image cannot be used.
@@ -345,6 +348,7 @@ fn open_manifest(
         digest: descriptor.digest,
         manifest,
         config,
+        root: OnceLock::new(),
     })
 }
 

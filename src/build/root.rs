@@ -20,7 +20,7 @@ use crate::{
     layer::{ArchiveError, BlobSource, FileDigests, FileSink, LayerBlob, LayerTree, Toc},
     oci::{ChainId, Descriptor, DiffId},
     snapshot::Stage,
-    store::LayerRecord,
+    store::{LayerRecord, Store, StoreError},
 };
 
 /// How many layers are fetched at a time.
@@ -106,6 +106,22 @@ impl Root {
         let made = Arc::new(made);
         *tree = Some(Arc::clone(&made));
         Ok(made)
+    }
+
+    /// Puts into the store what is known of files since [`Root::tree`] was asked for their digests.
+    pub(super) fn keep_digests(&self, store: &Store) -> Result<(), StoreError> {
+        let tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        let blobs = tree.as_ref().map(|tree| tree.layers()).unwrap_or_default();
+        for (layer, blob) in self.layers().iter().zip(blobs) {
+            if let Some(toc) = blob.completed() {
+                store.put_layer(&LayerRecord {
+                    diff_id: layer.diff_id,
+                    descriptor: layer.descriptor.clone(),
+                    toc: toc.to_bytes(),
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Fetches and reads layers that nobody has looked into, some at a time. What goes wrong goes wrong again when the

@@ -147,6 +147,7 @@ pub(super) fn mount_files<'a>(
     let tree = worker.origin_tree(from, task.vertex)?;
     let mut files = Files::default();
     let digest = copy::mounted_content(&tree, source, &mut note(&mut files))?;
+    worker.keep_digests(from)?;
     worker.found_out(question, &digest.to_string())?;
     Ok(Some((from, digest, files)))
 }

@@ -206,6 +206,14 @@ impl Worker<'_> {
         }))
     }
 
+    /// Keeps what was found out about the files of an origin while a key was made of them, so that nobody hashes them again.
+    pub(super) fn keep_digests(&self, origin: &Origin) -> Result<(), StepError> {
+        if let Some(root) = self.origin_root(origin)? {
+            root.keep_digests(self.session.services.store)?;
+        }
+        Ok(())
+    }
+
     /// Keeps an answer, if that was the question.
     pub(super) fn found_out(
         &self,

@@ -180,27 +180,30 @@ pub(super) fn image_root(
     session: &Session<'_>,
     image: &super::image_source::ResolvedImage,
 ) -> Arc<Root> {
-    let created = image
-        .config
-        .created
-        .as_deref()
-        .and_then(|text| text.parse().ok());
-    let created = created.unwrap_or_else(session.services.clock);
-    let layers = image
-        .config
-        .rootfs
-        .diff_ids
-        .iter()
-        .zip(&image.manifest.layers);
-    layers.fold(Root::scratch(), |root, (diff_id, descriptor)| {
-        root.push(RootLayer {
-            diff_id: *diff_id,
-            descriptor: descriptor.clone(),
-            created,
-            description: format!("pulled from {}", image.name),
-            made: None,
+    let root = image.root.get_or_init(|| {
+        let created = image
+            .config
+            .created
+            .as_deref()
+            .and_then(|text| text.parse().ok());
+        let created = created.unwrap_or_else(session.services.clock);
+        let layers = image
+            .config
+            .rootfs
+            .diff_ids
+            .iter()
+            .zip(&image.manifest.layers);
+        layers.fold(Root::scratch(), |root, (diff_id, descriptor)| {
+            root.push(RootLayer {
+                diff_id: *diff_id,
+                descriptor: descriptor.clone(),
+                created,
+                description: format!("pulled from {}", image.name),
+                made: None,
+            })
         })
-    })
+    });
+    Arc::clone(root)
 }
 
 fn wait(

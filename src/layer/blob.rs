@@ -6,7 +6,7 @@
 //! user's name, decompress that beginning instead. Without a scratch directory it is decompressed for each read.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fmt,
     fs::File,
     io::{self, Read, Seek, SeekFrom},
@@ -14,7 +14,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
 
@@ -24,6 +24,7 @@ use super::{
     decode::Decoder,
     toc::{Encoding, Extent, FileContent, Toc},
 };
+use crate::oci::Digest;
 
 /// Gives the file that holds a blob, fetching it first where it is still elsewhere.
 pub trait BlobSource: Send + Sync {
@@ -45,8 +46,14 @@ pub struct LayerBlob {
     file: OnceLock<File>,
     /// The tar, once it had to be decompressed as a whole.
     spool: OnceLock<File>,
+    /// The digests of all files by their offsets, where the table of contents lacks them and one was asked for.
+    digests: OnceLock<HashMap<u64, Digest>>,
+    /// Whether somebody was given them.
+    was_told: AtomicBool,
     /// Held while `file` or `spool` is being made.
     making: Mutex<()>,
+    /// Held while `digests` is.
+    hashing: Mutex<()>,
     recent: Mutex<VecDeque<(usize, Arc<[u8]>)>>,
     /// How often the beginning was decompressed for a read.
     peeks: AtomicU32,
@@ -75,7 +82,10 @@ impl LayerBlob {
             scratch,
             file: OnceLock::new(),
             spool: OnceLock::new(),
+            digests: OnceLock::new(),
+            was_told: AtomicBool::new(false),
             making: Mutex::new(()),
+            hashing: Mutex::new(()),
             recent: Mutex::new(VecDeque::new()),
             peeks: AtomicU32::new(0),
         })
@@ -112,6 +122,57 @@ impl LayerBlob {
                 run: None,
             }),
         })
+    }
+
+    /// The digest of one of the layer's files. Where the table of contents does not say, all files are hashed, once.
+    pub(super) fn file_digest(&self, content: &FileContent) -> io::Result<Digest> {
+        if let Some(digest) = content.digest {
+            return Ok(digest);
+        }
+        let _hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
+        let digests = match self.digests.get() {
+            Some(digests) => digests,
+            None => {
+                let found = self.hash_files()?;
+                self.digests.get_or_init(|| found)
+            }
+        };
+        let digest = digests.get(&content.offset).copied();
+        digest.ok_or_else(|| damaged("it has other files than its table of contents says"))
+    }
+
+    fn hash_files(&self) -> io::Result<HashMap<u64, Digest>> {
+        // Who wants to know what files are like is about to read some.
+        let is_spooled = self.toc.encoding != Encoding::Plain && !self.has_small_members();
+        let spool = if is_spooled { self.spooled()? } else { None };
+        let tar = match spool {
+            Some(spool) => spool,
+            None => self.file()?,
+        };
+        let toc = Toc::read(at(tar, 0)?).map_err(io::Error::other)?;
+        if toc.diff_id != self.toc.diff_id {
+            return Err(damaged("its diffID is another one"));
+        }
+        let known = toc.entries.iter().filter_map(|entry| {
+            let content = entry.item.content()?;
+            Some((content.offset, content.digest?))
+        });
+        Ok(known.collect())
+    }
+
+    /// The table of contents with the digests that it lacked, if one was asked for since the last call.
+    pub fn completed(&self) -> Option<Toc> {
+        let digests = self.digests.get()?;
+        if self.was_told.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let mut toc = Toc::clone(&self.toc);
+        for entry in &mut toc.entries {
+            if let Some(content) = entry.item.content_mut() {
+                content.digest = digests.get(&content.offset).copied();
+            }
+        }
+        Some(toc)
     }
 
     /// `length` bytes of the tar from `offset`.

@@ -109,6 +109,24 @@ pub enum TocItem {
     Opaque,
 }
 
+impl TocItem {
+    /// Where and what its bytes are, if it is a regular file.
+    pub fn content(&self) -> Option<&FileContent> {
+        match self {
+            Self::Node { content, .. } => content.as_ref(),
+            Self::Link { .. } | Self::Remove | Self::Opaque => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn content_mut(&mut self) -> Option<&mut FileContent> {
+        match self {
+            Self::Node { content, .. } => content.as_mut(),
+            Self::Link { .. } | Self::Remove | Self::Opaque => None,
+        }
+    }
+}
+
 /// One path of an archive, in the order of the archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TocEntry {
@@ -188,21 +206,15 @@ impl Toc {
 
     /// Whether it has the digests of all files.
     pub fn has_digests(&self) -> bool {
-        self.entries.iter().all(|entry| match &entry.item {
-            TocItem::Node { content, .. } => {
-                content.as_ref().is_none_or(|file| file.digest.is_some())
-            }
-            TocItem::Link { .. } | TocItem::Remove | TocItem::Opaque => true,
-        })
+        let mut files = self.entries.iter().filter_map(|entry| entry.item.content());
+        files.all(|file| file.digest.is_some())
     }
 
     /// The table without digests of files, for comparing it with one that has none.
     #[must_use]
     pub fn without_digests(mut self) -> Self {
         for entry in &mut self.entries {
-            if let TocItem::Node { content, .. } = &mut entry.item
-                && let Some(content) = content
-            {
+            if let Some(content) = entry.item.content_mut() {
                 content.digest = None;
             }
         }

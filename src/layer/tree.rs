@@ -12,8 +12,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ffi::OsString,
-    fmt,
-    io::{self, Read as _},
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -23,7 +22,7 @@ use super::{
     toc::{FileContent, TocEntry, TocItem},
 };
 use crate::{
-    oci::{Digest, Digester},
+    oci::Digest,
     tree::{Kind, Last, MAX_DEPTH, MAX_PATH, Metadata, Node, Timestamp, Tree, TreeError, resolve},
 };
 
@@ -528,31 +527,14 @@ impl Tree for LayerTree {
     }
 
     fn digest(&self, path: &Path) -> Result<Digest, TreeError> {
-        let file = self.file(path).map_err(|source| TreeError {
+        let error = |source: io::Error| TreeError {
             action: "read",
             path: path.to_owned(),
             source,
-        })?;
-        if let Some(digest) = file.2.digest {
-            return Ok(digest);
-        }
-        let mut digester = Digester::new();
-        let mut buffer = vec![0; 64 << 10];
-        let mut bytes = self.open(path)?;
-        loop {
-            match bytes.read(&mut buffer) {
-                Ok(0) => return Ok(digester.finish()),
-                Ok(length) => digester.update(&buffer[..length]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(TreeError {
-                        action: "read",
-                        path: path.to_owned(),
-                        source,
-                    });
-                }
-            }
-        }
+        };
+        let (origin, _, content) = self.file(path).map_err(error)?;
+        let layer = &self.layers[origin.layer as usize];
+        layer.file_digest(content).map_err(error)
     }
 }
 

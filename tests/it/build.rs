@@ -4,6 +4,10 @@
 
 use std::fs;
 
+use rbuild::{
+    layer::Toc,
+    store::{Found, Store},
+};
 use serde_json::Value;
 
 use super::support::TestEnv;
@@ -361,6 +365,28 @@ fn missing_files_of_images_are_told_together() {
         .exits(1)
         .says(" --> Dockerfile:2:1")
         .says(" --> Dockerfile:4:1");
+}
+
+#[test]
+fn files_of_a_base_are_hashed_once_and_only_when_a_step_copies_some() {
+    let env = TestEnv::new();
+    let has_digests = || {
+        let store = Store::open(&env.path("root")).expect("the build's store");
+        let layers = store.layers_on_disk().expect("it lists layers");
+        let tocs = layers.iter().map(|layer| {
+            let Found::Valid(record) = &layer.found else {
+                panic!("{} is no record", layer.path.display());
+            };
+            Toc::from_bytes(&record.toc).expect("a table of contents")
+        });
+        tocs.map(|toc| toc.has_digests()).collect::<Vec<_>>()
+    };
+    env.dockerfile("FROM base\nCOPY --link Dockerfile /opt/\nCOPY Dockerfile /etc/\n");
+    with_base(&env, &[]).success();
+    assert!(has_digests().contains(&false));
+    env.dockerfile("FROM base AS made\nFROM scratch\nCOPY --from=made /etc /\n");
+    with_base(&env, &[]).success();
+    assert!(!has_digests().contains(&false));
 }
 
 #[test]

@@ -432,9 +432,13 @@ fn digests_that_were_not_asked_for_are_found_on_demand() {
     assert!(full.has_digests() && !bare.has_digests());
     assert!(bare == full.without_digests());
     let layer = LayerBlob::new(Arc::new(bare), stored(&blob), None);
-    let tree = LayerTree::of([layer]).unwrap();
+    let tree = LayerTree::of([Arc::clone(&layer)]).unwrap();
+    assert!(layer.completed().is_none());
     let digest = |path: &str| tree.digest(Path::new(path)).unwrap();
     assert_eq!(digest("etc/a"), sha256(b"one"));
     assert_eq!(digest("etc/b"), sha256(b""));
     assert!(tree.digest(Path::new("etc")).is_err());
+    // Whoever keeps the table is told once.
+    assert!(layer.completed().is_some_and(|toc| toc == full));
+    assert!(layer.completed().is_none());
 }
