@@ -218,14 +218,16 @@ impl Section {
         // The first number that nothing has been said of yet.
         let mut next = Some(0);
         for number in numbers {
-            if next != Some(number) {
-                next.into_iter().for_each(|n| add(n, verdict(self.default)));
+            if let Some(start) = next.filter(|next| *next != number) {
+                add(start, verdict(self.default));
             }
             let special = self.special.get(&number).cloned();
             add(number, special.unwrap_or_else(|| verdict(Action::Allow)));
             next = number.checked_add(1);
         }
-        next.into_iter().for_each(|n| add(n, verdict(self.default)));
+        if let Some(start) = next {
+            add(start, verdict(self.default));
+        }
         ranges
     }
 
