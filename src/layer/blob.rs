@@ -130,12 +130,11 @@ impl LayerBlob {
             return Ok(digest);
         }
         let _hashing = self.hashing.lock().unwrap_or_else(PoisonError::into_inner);
-        let digests = match self.digests.get() {
-            Some(digests) => digests,
-            None => {
-                let found = self.hash_files()?;
-                self.digests.get_or_init(|| found)
-            }
+        let digests = if let Some(digests) = self.digests.get() {
+            digests
+        } else {
+            let found = self.hash_files()?;
+            self.digests.get_or_init(|| found)
         };
         let digest = digests.get(&content.offset).copied();
         digest.ok_or_else(|| damaged("it has other files than its table of contents says"))
