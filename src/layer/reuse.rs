@@ -24,11 +24,11 @@ use crate::oci::{Digest, Digester};
 
 /// Of an earlier blob, how many bytes a new one begins with whose tar is the same for so many bytes at least; and its file. `None`
 /// where nothing can be taken over.
-pub fn unchanged_start<'a>(
-    earlier: &'a LayerBlob,
+pub fn unchanged_start(
+    earlier: &LayerBlob,
     same: u64,
     compression: Compression,
-) -> Option<(&'a File, u64)> {
+) -> Option<(&File, u64)> {
     let toc = earlier.toc();
     if toc.recipe != Some(compression) {
         return None;

@@ -209,9 +209,9 @@ impl Block {
 
     /// Fills in the sum of all bytes.
     fn finish(mut self) -> [u8; BLOCK] {
-        self.0[148..156].fill(b' ');
         // Eight bytes at a time, in four sums: 64 times two bytes fit into each.
         const LANES: u64 = 0x00ff_00ff_00ff_00ff;
+        self.0[148..156].fill(b' ');
         let (eights, _) = self.0.as_chunks::<8>();
         let sums = eights.iter().fold(0, |sums, eight| {
             let eight = u64::from_le_bytes(*eight);
