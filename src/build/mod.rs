@@ -24,6 +24,7 @@ mod image_source;
 mod inputs;
 mod later;
 mod made;
+mod next_step;
 mod planning;
 mod remote;
 mod request;
@@ -52,7 +53,7 @@ use crate::{
     cache::remote::RemoteCache,
     dockerfile::lint::Warning,
     explain::Explanation,
-    layer::FileDigests,
+    layer::{Compression, FileDigests},
     oci::{ConfigFile, Descriptor, Platform},
     plan::{Outline, Plan},
     progress::{Reporter, Vertex},
@@ -95,6 +96,8 @@ pub struct Services<'a> {
     pub clock: fn() -> Timestamp,
     /// The bytes of `/etc/resolv.conf` for processes.
     pub resolv_conf: &'a [u8],
+    /// How layers are compressed that steps make.
+    pub compression: Compression,
     /// Told of the layers of an image that steps make, while the build goes on.
     pub departures: Option<&'a dyn Departures>,
     /// A directory for what does not outlive the build.

@@ -11,6 +11,7 @@ use std::{
 
 use rbuild::{
     build::{Departures, Services},
+    layer::Compression,
     oci::{Descriptor, Digest},
     output::{LayerOptions, OutputSpec},
     reference::Reference,
@@ -21,14 +22,40 @@ use rbuild::{
 /// How many layers are sent at a time; the steps are to have the machine.
 const AT_A_TIME: usize = 2;
 
+/// How a build compresses its layers: as its outputs want them, if they want the same. A layer that one wants otherwise
+/// is compressed anew for it, as one is that an earlier build has made for other outputs.
+pub(crate) fn compression(outputs: &[OutputSpec]) -> Compression {
+    let mut wanted = outputs.iter().filter_map(|spec| match spec {
+        OutputSpec::Image(image) => Some(image.image.layers),
+        OutputSpec::Archive(archive) => Some(archive.image.layers),
+        OutputSpec::CacheOnly | OutputSpec::Local(_) | OutputSpec::Tar(_) => None,
+    });
+    let first = wanted.next().unwrap_or_default();
+    let is_one = wanted.all(|other| other.compression == first.compression);
+    // What becomes eStargz is written anew in any case.
+    if is_one && !first.estargz {
+        first.compression.unwrap_or_default()
+    } else {
+        Compression::default()
+    }
+}
+
+/// Whether an output takes layers of this build as they are.
+fn leaves_as_made(options: LayerOptions, compression: Compression) -> bool {
+    options.compression.unwrap_or_default() == compression
+        && !options.estargz
+        && !options.rewrite_timestamp
+}
+
 /// The repositories that layers will be pushed to as they are, each once.
 pub(crate) fn targets(outputs: &[OutputSpec], names: &[Reference]) -> Vec<Reference> {
+    let compression = compression(outputs);
     let mut targets: Vec<Reference> = Vec::new();
     for spec in outputs {
         let OutputSpec::Image(image) = spec else {
             continue;
         };
-        if !image.push || image.image.layers != LayerOptions::default() {
+        if !image.push || !leaves_as_made(image.image.layers, compression) {
             continue;
         }
         let names = if names.is_empty() {
@@ -208,8 +235,8 @@ impl Quay<'_> {
 
     /// Sends what there is of a layer until it is whole; `None` when that went wrong.
     fn send_growing(&self, to: &Reference, layer: &Follower) -> Option<GrowingUpload<'_>> {
-        let from = layer.at(0).ok()?;
-        let open: Box<OpenAt> = Box::new(move |position| Ok(Box::new(from.at(position)?)));
+        let from = layer.at(0);
+        let open: Box<OpenAt> = Box::new(move |position| Ok(Box::new(from.at(position))));
         let mut upload = self.registry.push_growing(to, open)?;
         loop {
             match layer.wait_beyond(upload.next()) {
@@ -264,7 +291,7 @@ impl Departures for Loading<'_, '_> {
 
     fn growing(&self, layer: Follower) {
         for to in self.quay.firsts() {
-            let Ok(follower) = layer.at(0) else { return };
+            let follower = layer.at(0);
             let mut state = self.quay.state();
             let is_underway = |g: &&Growing| matches!(g.layer.growth(), Growth::Growing(_));
             if state.growing.iter().filter(is_underway).count() >= AT_A_TIME || state.is_closed {
@@ -273,7 +300,7 @@ impl Departures for Loading<'_, '_> {
             let number = state.n_growing;
             state.n_growing += 1;
             let (quay, target) = (self.quay, to.clone());
-            let Ok(theirs) = follower.at(0) else { return };
+            let theirs = layer.at(0);
             let thread = Builder::new().name("upload".to_owned());
             let spawned = thread.spawn_scoped(self.scope, move || {
                 quay.follow(number, &target, &theirs);

@@ -8,7 +8,7 @@ use std::{
 
 use rbuild::{
     build::{BuildResult, BuiltImage, Services},
-    oci::Descriptor,
+    oci::{Descriptor, MediaType},
     output::{BoxError, Destination, Image, ImageLayer, LayerOrigin, Layers, Pusher},
     progress::{Event, Reporter as _, Vertex},
     registry::{Pushed, Upload},
@@ -121,11 +121,13 @@ impl Export<'_> {
         let mut mount_from = self.result.blobs.repositories(&blob.digest);
         let imports = &self.services.remote_cache.imports;
         mount_from.extend(imports.repositories(&blob.digest));
+        let is_config = blob.media_type.to_oci() == MediaType::OCI_CONFIG;
         let upload = Upload {
             descriptor: blob,
             open: &open,
             mount_from: &mount_from,
-            is_new: false,
+            // It names the layers, one of which is new.
+            is_new: is_config && self.services.store.has_grown(),
             progress: Some(Arc::new(move |sent| told.moved(sent))),
         };
         match self.services.registry.push_blob(&to.reference, &upload)? {

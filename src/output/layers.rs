@@ -1,7 +1,8 @@
 //! Layers in the form that an output asks for: `compression`, `force-compression`, `rewrite-timestamp`.
 //!
-//! Compressing anew keeps the tar, and so the diffID. Rewriting times makes another tar; only layers that this program wrote are
-//! rewritten, and those are canonical, so nothing else changes. What a conversion made is remembered like a step's result.
+//! Compressing anew keeps the tar, and so the diffID. A layer that this program wrote becomes the very blob that a build makes
+//! which compresses it so from the start. Rewriting times makes another tar; only layers that this program wrote are rewritten,
+//! and those are canonical, so nothing else changes. What a conversion made is remembered like a step's result.
 
 use std::{
     fs::File,
@@ -114,7 +115,7 @@ pub(super) fn convert(
         let compression = if as_estargz {
             None
         } else {
-            wanted(layer, options, oci_media_types)
+            wanted(services.store, layer, options, oci_media_types)
         };
         if as_estargz && limit.is_none() {
             let diff_id = converted.config.rootfs.diff_ids.get_mut(i);
@@ -125,7 +126,7 @@ pub(super) fn convert(
             continue;
         }
         // A layer whose times alone change keeps its kind of compression.
-        let compression = compression.unwrap_or_else(|| kind_of(&layer.descriptor.media_type));
+        let compression = compression.unwrap_or_else(|| compression_of(services.store, layer));
         services.ensure(&layer.descriptor)?;
         let record = remembered(services.store, layer, compression, limit)?;
         layer.diff_id = record.diff_id;
@@ -187,25 +188,39 @@ fn to_estargz(
 }
 
 /// How a layer is to be compressed; `None` when it stays as it is.
-fn wanted(layer: &ImageLayer, options: LayerOptions, oci_media_types: bool) -> Option<Compression> {
-    let has = layer.descriptor.media_type.to_oci();
-    let wanted = if layer.origin == LayerOrigin::Built || options.force {
-        // Force without a kind means gzip, as in BuildKit.
-        options
-            .compression
-            .or(options.force.then(Compression::default))
-    } else {
-        None
-    };
-    let usual = kind_of(&has);
-    match wanted {
-        Some(wanted) if has != wanted.media_type() || wanted != usual => Some(wanted),
+fn wanted(
+    store: &Store,
+    layer: &ImageLayer,
+    options: LayerOptions,
+    oci_media_types: bool,
+) -> Option<Compression> {
+    let has = compression_of(store, layer);
+    // Force without a kind means gzip, as in BuildKit. That an earlier build wrote a layer for other outputs is not to be
+    // seen in the image.
+    let is_to_be = options.force
+        || match layer.origin {
+            LayerOrigin::Built => options.compression.is_some() || recipe(store, layer).is_some(),
+            LayerOrigin::Base => false,
+        };
+    let wanted = options.compression.unwrap_or_default();
+    match has {
+        _ if is_to_be => (has != wanted).then_some(wanted),
         // Docker has no name for zstd.
-        None if !oci_media_types && has == MediaType::OCI_LAYER_ZSTD => {
-            Some(Compression::default())
-        }
+        Compression::Zstd { .. } if !oci_media_types => Some(Compression::default()),
         _ => None,
     }
+}
+
+/// How a layer's blob is compressed, as far as that is known.
+fn compression_of(store: &Store, layer: &ImageLayer) -> Compression {
+    let media_type = &layer.descriptor.media_type;
+    recipe(store, layer).unwrap_or_else(|| kind_of(media_type))
+}
+
+/// How this program wrote a layer; `None` for others, and for those that are elsewhere.
+fn recipe(store: &Store, layer: &ImageLayer) -> Option<Compression> {
+    let start = store.toc_start(layer.diff_id, &layer.descriptor.digest)?;
+    Toc::recipe_in(&start)
 }
 
 /// The kind of compression that a media type says, at its usual level.
@@ -228,7 +243,7 @@ fn remembered(
     limit: Option<i64>,
 ) -> Result<StepRecord, OutputError> {
     let digest = layer.descriptor.digest;
-    let key = KeyBuilder::new("convert layer")
+    let key = KeyBuilder::new("layer in another form")
         .input("blob", &digest)
         .text("compression", &format!("{compression:?}"))
         .optional("latest time", limit.map(|n| n.to_string()).as_deref())
@@ -236,9 +251,10 @@ fn remembered(
     if let Lookup::Hit(record) = key.lookup(store, CacheUse::On)? {
         return Ok(*record);
     }
-    let (diff_id, descriptor) = match limit {
-        Some(limit) => rewrite(store, layer, compression, limit)?,
-        None => (layer.diff_id, recompress(store, layer, compression)?),
+    let (diff_id, descriptor) = if limit.is_some() || recipe(store, layer).is_some() {
+        rewrite(store, layer, compression, limit)?
+    } else {
+        (layer.diff_id, recompress(store, layer, compression)?)
     };
     let record = StepRecord {
         diff_id,
@@ -252,12 +268,12 @@ fn remembered(
     Ok(record)
 }
 
-/// Writes a layer of ours once more, with no time later than `limit`.
+/// Writes a layer of ours once more, with no time later than `limit` if there is one.
 fn rewrite(
     store: &Store,
     layer: &ImageLayer,
     compression: Compression,
-    limit: i64,
+    limit: Option<i64>,
 ) -> Result<(DiffId, Descriptor), OutputError> {
     let digest = layer.descriptor.digest;
     let blob = open(store, layer)?;
@@ -296,7 +312,7 @@ fn rewrite(
     let mut writer = store.blob_writer()?;
     let options = WriteOptions {
         compression,
-        rewrite_timestamp: Some(limit),
+        rewrite_timestamp: limit,
         ..WriteOptions::default()
     };
     let written =

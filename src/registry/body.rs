@@ -106,6 +106,17 @@ impl Meter {
     }
 }
 
+/// The most bytes that are read at once before they are sent.
+pub(super) const SMALL_BYTES: u64 = 64 << 10;
+
+/// A body of `bytes`, which begin at `base` in the blob.
+pub(super) fn whole(bytes: Vec<u8>, base: u64, meter: &Meter) -> reqwest::Body {
+    meter.begin(base);
+    let len = bytes.len() as u64;
+    meter.took(len, len);
+    bytes.into()
+}
+
 /// A body of exactly `len` bytes from `reader`, which begin at `base` in the blob. Must be called on a thread of the
 /// runtime, or inside its `block_on`.
 pub(super) fn stream(

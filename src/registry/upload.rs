@@ -191,12 +191,27 @@ impl Session<'_> {
         let offset = self.offset;
         let (open, meter, what) = (self.open, &self.meter, &self.what);
         let mut body = || {
-            let reader = open_at(open, offset).map_err(|source| Error::Io {
+            let failed = |source| Error::Io {
                 action: "read",
                 what: what.clone(),
                 source,
-            })?;
-            Ok(Some(body::stream(reader, offset, len, meter)))
+            };
+            // Whoever opens the blob may fetch it first, with this very client.
+            let opened = || -> io::Result<_> {
+                let mut reader = open(offset)?;
+                let mut bytes = Vec::new();
+                if len <= body::SMALL_BYTES {
+                    bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+                    reader.read_exact(&mut bytes)?;
+                }
+                Ok((reader, bytes))
+            };
+            let (reader, bytes) = tokio::task::block_in_place(opened).map_err(failed)?;
+            Ok(Some(if len <= body::SMALL_BYTES {
+                body::whole(bytes, offset, meter)
+            } else {
+                body::stream(reader, offset, len, meter)
+            }))
         };
         let answer = self.core.call(&call, &mut body).await?;
         if answer.status().is_success() {
@@ -249,14 +264,4 @@ impl Session<'_> {
         }
         self.offset = 0;
     }
-}
-
-/// The bytes of a blob from `offset` on.
-fn open_at(
-    open: &(dyn Fn(u64) -> io::Result<Box<dyn Read + Send>> + Sync),
-    offset: u64,
-) -> io::Result<Box<dyn Read + Send>> {
-    // Whoever opens the blob may fetch it first, with this very client; a thread of the runtime could not wait for that.
-    let opened = std::thread::scope(|scope| scope.spawn(|| open(offset)).join());
-    opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

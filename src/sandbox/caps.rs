@@ -33,13 +33,13 @@ pub(super) fn limit_bounding(keep: CapabilitySet) -> Result<(), Failure> {
         if keep.contains(one) {
             continue;
         }
-        match thread::capability_is_in_bounding_set(one) {
-            Ok(true) => thread::remove_capability_from_bounding_set(one)
-                .during("drop a capability from the bounding set")?,
-            Ok(false) => {}
+        match thread::remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
             // Past the last one that this kernel knows.
             Err(Errno::INVAL) => break,
-            Err(error) => return Err(Failure::new("read the bounding set", error)),
+            // It takes CAP_SETPCAP to drop even what is not there.
+            Err(_) if thread::capability_is_in_bounding_set(one) == Ok(false) => {}
+            other => other.during("drop a capability from the bounding set")?,
         }
     }
     match thread::clear_ambient_capability_set() {

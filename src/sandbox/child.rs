@@ -70,10 +70,12 @@ pub(super) struct Birth<'a> {
     pub(super) own_pids: bool,
     /// Standard streams that it shares with the program, from the first on.
     pub(super) streams: &'a [OwnedFd],
+    /// The filter of system calls, unless the step is insecure.
+    pub(super) filter: &'a [sys::Instruction],
     /// Closed for writing when the parent is gone.
-    pub(super) alive: OwnedFd,
+    pub(super) alive: BorrowedFd<'a>,
     /// How much a supervisor answers for, and where its listener goes; `None` when users and owners are real.
-    pub(super) supervisor: Option<(Scope, OwnedFd)>,
+    pub(super) supervisor: Option<(Scope, BorrowedFd<'a>)>,
 }
 
 /// Becomes the step's program; returns the reason when that is not possible.
@@ -85,7 +87,7 @@ pub(super) fn become_step(spec: &ProcessSpec, birth: &Birth<'_>) -> Word {
 }
 
 fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word> {
-    die_with_parent(&birth.alive)?;
+    die_with_parent(birth.alive)?;
     process::setsid().during("start a session")?;
     // Opened anew by its path: mounts of the parent's namespace cannot be changed from this one.
     let root = Root::open(birth.root)?;
@@ -108,22 +110,23 @@ fn try_become(spec: &ProcessSpec, birth: &Birth<'_>) -> Result<Infallible, Word>
     set_limits(&spec.ulimits)?;
     process::umask(Mode::from_raw_mode(0o022));
     if let Some((scope, line)) = &birth.supervisor {
-        call_supervisor(*scope, !birth.own_pids, line.as_fd())?;
+        call_supervisor(*scope, !birth.own_pids, *line)?;
     }
     go_to(&spec.cwd, (spec.uid, spec.gid))?;
     let keep = caps::of_step(spec, birth.devices);
     if !spec.insecure {
         caps::limit_bounding(keep)?;
         // Before the privilege to do so is gone. What follows is all allowed by the filter.
-        sys::set_filter(&seccomp::docker_filter()).during("install the system call filter")?;
+        sys::set_filter(birth.filter).during("install the system call filter")?;
     }
     become_user(spec)?;
     if !spec.insecure {
         caps::limit(keep)?;
     }
     // The kernel forgets it when the user changes.
-    die_with_parent(&birth.alive)?;
-    sys::reset_signals();
+    die_with_parent(birth.alive)?;
+    // The helper has no handlers.
+    sys::unblock_signals();
     sys::close_on_exec_from(3);
     Err(execute(spec))
 }
@@ -152,7 +155,7 @@ pub(super) fn become_step_by_chroot(spec: &ProcessSpec, way: &Way<'_>) -> Word {
 }
 
 fn try_become_by_chroot(spec: &ProcessSpec, way: &Way<'_>) -> Result<Infallible, Word> {
-    die_with_parent(&way.alive)?;
+    die_with_parent(way.alive.as_fd())?;
     process::setsid().during("start a session")?;
     process::fchdir(way.root.fd()).during("enter the root")?;
     process::chroot(".").during("change the root")?;
@@ -171,17 +174,17 @@ fn try_become_by_chroot(spec: &ProcessSpec, way: &Way<'_>) -> Result<Infallible,
     sys::set_filter(&seccomp::docker_filter()).during("install the system call filter")?;
     become_user(spec)?;
     caps::limit(keep)?;
-    die_with_parent(&way.alive)?;
+    die_with_parent(way.alive.as_fd())?;
     sys::reset_signals();
     sys::close_on_exec_from(3);
     Err(execute(spec))
 }
 
 /// Has the kernel kill this process when its parent ends, however it ends.
-fn die_with_parent(alive: &OwnedFd) -> Result<(), Failure> {
+fn die_with_parent(alive: BorrowedFd<'_>) -> Result<(), Failure> {
     process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie to the parent")?;
     // The parent may be gone already; its end of the pipe then is, too.
-    let mut fds = [PollFd::new(alive, PollFlags::IN)];
+    let mut fds = [PollFd::from_borrowed_fd(alive, PollFlags::IN)];
     let now = rustix::event::Timespec::default();
     poll(&mut fds, Some(&now)).during("look after the parent")?;
     if fds[0].revents().is_empty() {

@@ -6,14 +6,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Mode, OFlags},
+    fs::{self, FileType, Mode, OFlags},
     io::Errno,
     mount::MountFlags,
 };
 
 use super::{
     error::{During as _, Failure},
-    mount::{Devices, Root, attr, bind, is_dir, mount_new, open_host, restrict},
+    mount::{Devices, Root, attr, bind, bind_restricted, is_dir, mount_new, open_host, restrict},
     spec::ProcessSpec,
     stubs::{Keep, Kind, Stubs},
 };
@@ -238,22 +238,17 @@ pub(super) fn mask_proc(root: &Root, places: &Places) -> Result<(), Failure> {
     }
     for name in READONLY_PROC {
         let path = places.proc.join(name);
-        if root.stat(&path)?.is_none() {
-            continue;
+        if let Some(itself) = root.find(&path)? {
+            bind_restricted(itself.as_fd(), (root, &path), attr::RDONLY)?;
         }
-        let itself = root.at(&path)?;
-        bind(&itself, &itself).during_at("bind", &path)?;
-        let bound = root.at(&path)?;
-        restrict(bound.as_fd(), attr::RDONLY, false).during_at("make read-only", &path)?;
     }
     Ok(())
 }
 
 fn mask(root: &Root, places: &Places, path: &Path) -> Result<(), Failure> {
-    if fs::statat(root.fd(), path, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+    let Some(target) = root.find(path)? else {
         return Ok(());
-    }
-    let target = root.at(path)?;
+    };
     if is_dir(&target).during_at("look at", path)? {
         let flags =
             MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;

@@ -72,11 +72,42 @@ pub(super) fn mount_new(
 
 /// Mounts what `source` is open on at `target`, with everything mounted below it.
 pub(super) fn bind(source: impl AsFd, target: impl AsFd) -> io::Result<()> {
+    if bind_with(source.as_fd(), target.as_fd(), 0).is_ok() {
+        return Ok(());
+    }
     // Recursive always: in a user namespace a bind that would uncover what lies below other mounts is refused.
     Ok(mount::mount_bind_recursive(
         fd_path(&source),
         fd_path(&target),
     )?)
+}
+
+/// The same, with `attributes` (`attr::…`) from the start; by system calls that need no names.
+fn bind_with(source: BorrowedFd<'_>, target: BorrowedFd<'_>, attributes: u64) -> io::Result<()> {
+    let tree = sys::copy_mounts(source)?;
+    if attributes != 0 {
+        sys::mount_setattr(tree.as_fd(), attributes, true)?;
+    }
+    sys::attach(tree.as_fd(), target)
+}
+
+/// Mounts what `source` is open on at `place` (as [`Root::resolve`] gives it) in `root`, with everything mounted below it, all of it
+/// with `attributes` (`attr::…`).
+pub(super) fn bind_restricted(
+    source: BorrowedFd<'_>,
+    (root, place): (&Root, &Path),
+    attributes: u64,
+) -> Result<(), Failure> {
+    let target = root.at(place)?;
+    if bind_with(source, target.as_fd(), attributes).is_ok() {
+        return Ok(());
+    }
+    bind(source, target).during_at("bind a mount on", place)?;
+    if attributes != 0 {
+        let bound = root.at(place)?;
+        restrict(bound.as_fd(), attributes, true).during_at("restrict the mount on", place)?;
+    }
+    Ok(())
 }
 
 /// Sets `attributes` (`attr::…`) on the mount that `fd` is in; those it has stay.
@@ -219,6 +250,15 @@ impl Root {
     pub(super) fn at(&self, path: &Path) -> Result<OwnedFd, Failure> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         self.open_beneath(path, flags).during_at("open", path)
+    }
+
+    /// The same; `None` when there is nothing.
+    pub(super) fn find(&self, path: &Path) -> Result<Option<OwnedFd>, Failure> {
+        match self.at(path) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(_) if fs::statat(&self.fd, path, AtFlags::SYMLINK_NOFOLLOW).is_err() => Ok(None),
+            Err(failure) => Err(failure),
+        }
     }
 
     fn open_beneath(&self, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {

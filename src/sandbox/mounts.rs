@@ -18,7 +18,9 @@ use rustix::{
 
 use super::{
     error::{During as _, Failure},
-    mount::{Devices, Root, attr, bind, fd_path, is_dir, make_dir, mount_new, open_host, restrict},
+    mount::{
+        Devices, Root, attr, bind_restricted, fd_path, is_dir, make_dir, mount_new, open_host,
+    },
     overlay::{self, Writable},
     spec::{MountKind, MountSpec},
     stubs::{Keep, Kind, Stubs},
@@ -61,13 +63,14 @@ pub(super) struct Proxy {
 
 impl<'a> Mounter<'a> {
     /// A mounter that keeps its own things in the file system mounted at `private`, a path of the host, and what has to be
-    /// on disk in the directory `scratch`, which it makes.
+    /// on disk in the directory `scratch`, which it makes. `count` things of earlier mounters are in `private`.
     pub(super) fn new(
         root: &'a Root,
         stubs: &'a mut Stubs,
         private: &Path,
         scratch: PathBuf,
         (userxattr, devices): (bool, Devices),
+        count: u32,
     ) -> Result<Self, Failure> {
         Ok(Self {
             root,
@@ -77,15 +80,16 @@ impl<'a> Mounter<'a> {
             scratch,
             userxattr,
             devices,
-            count: 0,
+            count,
             proxies: Vec::new(),
             strangers: Vec::new(),
         })
     }
 
-    /// The sockets to serve while the step runs, and the files whose owners have to be made up.
-    pub(super) fn finish(self) -> (Vec<Proxy>, Vec<Stranger>) {
-        (self.proxies, self.strangers)
+    /// The sockets to serve while the step runs, the files whose owners have to be made up, and how many things are in
+    /// `private` now.
+    pub(super) fn finish(self) -> (Vec<Proxy>, Vec<Stranger>, u32) {
+        (self.proxies, self.strangers, self.count)
     }
 
     /// Mounts what `spec` says.
@@ -195,14 +199,9 @@ impl<'a> Mounter<'a> {
         let place = self.root.resolve(target)?;
         self.stubs.ensure(self.root, &place, kind, Keep::Remove)?;
         self.clear(&place);
-        bind(source, self.root.at(&place)?).during_at("bind a mount on", target)?;
         let readonly = if readonly { attr::RDONLY } else { 0 };
         let attributes = readonly | devices.attributes();
-        if attributes != 0 {
-            let bound = self.root.at(&place)?;
-            restrict(bound.as_fd(), attributes, true).during_at("restrict the mount on", target)?;
-        }
-        Ok(())
+        bind_restricted(source.as_fd(), (self.root, &place), attributes)
     }
 
     fn scratch(&mut self, target: &Path, source: &Path) -> Result<(), Failure> {

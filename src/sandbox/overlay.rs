@@ -6,7 +6,8 @@
 
 use std::{
     os::fd::{AsRawFd as _, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use rustix::{
@@ -18,6 +19,7 @@ use rustix::{
 
 use super::{
     error::{During as _, Failure},
+    kit::Dirs,
     mount::make_dir,
 };
 
@@ -36,7 +38,7 @@ pub(super) struct Writable<'a> {
 /// The directories of an overlay, opened: what is mounted over them later does not matter.
 #[derive(Debug)]
 pub(super) struct Stack {
-    lower: Vec<OwnedFd>,
+    lower: Vec<Rc<OwnedFd>>,
     /// The upper directory and the kernel's own one.
     changes: Option<(OwnedFd, OwnedFd)>,
 }
@@ -45,9 +47,10 @@ impl Stack {
     /// Opens `lower` (topmost first) and the directories for changes. `empty` is a directory to make up the numbers with:
     /// an overlay needs one lower directory, and two when nothing can be written.
     pub(super) fn open(
-        lower: &[impl AsRef<Path>],
+        lower: &[PathBuf],
         writable: Option<Writable<'_>>,
         empty: &Path,
+        dirs: &mut Dirs,
     ) -> Result<Self, Failure> {
         if lower.len() > MAX_LOWER {
             return Err(Failure::new(
@@ -57,17 +60,17 @@ impl Stack {
         }
         let mut fds = lower
             .iter()
-            .map(|path| open_dir(path.as_ref()))
+            .map(|path| dirs.open(path))
             .collect::<Result<Vec<_>, _>>()?;
         let needed = if writable.is_some() { 1 } else { 2 };
         if fds.len() < needed {
             make_dir(empty)?;
-            fds.push(open_dir(empty)?);
+            fds.push(Rc::new(open_dir(empty)?));
         }
         if fds.len() < needed {
             let second = empty.with_extension("2");
             make_dir(&second)?;
-            fds.push(open_dir(&second)?);
+            fds.push(Rc::new(open_dir(&second)?));
         }
         let changes = match writable {
             Some(Writable { upper, work }) => Some((open_dir(upper)?, open_dir(work)?)),
@@ -117,15 +120,16 @@ impl Stack {
 /// Opens the directories of an overlay and mounts it, see [`Stack`].
 pub(super) fn mount(
     target: &Path,
-    lower: &[impl AsRef<Path>],
+    lower: &[PathBuf],
     writable: Option<Writable<'_>>,
     userxattr: bool,
     empty: &Path,
 ) -> Result<(), Failure> {
-    Stack::open(lower, writable, empty)?.mount(target, userxattr)
+    Stack::open(lower, writable, empty, &mut Dirs::default())?.mount(target, userxattr)
 }
 
-fn open_dir(path: &Path) -> Result<OwnedFd, Failure> {
+/// Opens a directory of the host to mount from or on.
+pub(super) fn open_dir(path: &Path) -> Result<OwnedFd, Failure> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     fs::open(path, flags, Mode::empty()).during_at("open the directory", path)
 }

@@ -366,7 +366,13 @@ fn try_overlay(dir: &Path, userxattr: bool) -> Result<(), Failure> {
             upper: &upper,
             work: &work,
         };
-        overlay::mount(&root, &[&lower], Some(changes), userxattr, &lower)?;
+        overlay::mount(
+            &root,
+            std::slice::from_ref(&lower),
+            Some(changes),
+            userxattr,
+            &lower,
+        )?;
         // Removing shows whether whiteouts can be made.
         let removed = std::fs::remove_file(root.join("file")).during("remove a file of an overlay");
         rustix::mount::unmount(&root, rustix::mount::UnmountFlags::DETACH)

@@ -23,6 +23,7 @@ use super::{
     child::{self, Birth, Word},
     error::{During as _, Failure},
     idmap::IdMap,
+    kit::Kit,
     mounts::Proxy,
     scene::Scene,
     spec::{Exit, ProcessSpec, Rootfs},
@@ -74,11 +75,11 @@ pub(super) enum Start {
 pub(super) fn start(
     spec: &ProcessSpec,
     scene: &Scene,
-    place: &Path,
-    own_pids: bool,
+    (place, own_pids): (&Path, bool),
     streams: &[OwnedFd],
+    kit: &mut Kit,
 ) -> Result<Start, Failure> {
-    let scope = match IdMap::current().during("read the id map")? {
+    let scope = match kit.ids {
         IdMap::Full => (!own_pids).then_some(Scope::Nothing),
         IdMap::Ranges { .. } => Some(Scope::Unmapped),
         IdMap::Single => Some(Scope::All),
@@ -98,23 +99,37 @@ pub(super) fn start(
         // What the step leaves behind becomes ours, to be killed.
         process::set_child_subreaper(Some(process::getpid())).during("adopt orphans")?;
     }
-    let pid = match sys::clone(flags).during("fork into new namespaces")? {
-        Fork::Child => {
-            drop((heard, our_life, ours));
-            let birth = Birth {
-                root: place,
-                places: &scene.places,
-                devices: scene.devices,
-                own_pids,
-                streams,
-                alive,
-                supervisor: theirs.map(|(scope, line)| (scope, line.into())),
-            };
-            let reason = child::become_step(spec, &birth);
-            child::send(word.as_fd(), &reason);
-            sys::exit_now(1)
-        }
-        Fork::Parent(pid) => pid,
+    let filter = &kit.filter;
+    let live = || {
+        let mut not_ours = vec![heard.as_fd(), our_life.as_fd()];
+        not_ours.extend(ours.as_ref().map(|(_, line)| line.as_fd()));
+        sys::close_copies(&not_ours);
+        let birth = Birth {
+            root: place,
+            places: &scene.places,
+            devices: scene.devices,
+            own_pids,
+            streams,
+            filter,
+            alive: alive.as_fd(),
+            supervisor: theirs.as_ref().map(|(scope, line)| (*scope, line.as_fd())),
+        };
+        let reason = child::become_step(spec, &birth);
+        child::send(word.as_fd(), &reason);
+        1
+    };
+    let shared = match scope {
+        None => sys::clone_sharing(flags, &mut kit.stack, &live).ok(),
+        // Its calls wait for answers, which this process has to see to.
+        Some(_) => None,
+    };
+    let pid = match shared {
+        Some(pid) => pid,
+        // Some filters of system calls let nothing pass but what makes a copy.
+        None => match sys::clone(flags).during("fork into new namespaces")? {
+            Fork::Child => sys::exit_now(live()),
+            Fork::Parent(pid) => pid,
+        },
     };
     drop((word, alive, theirs));
     let supervisor = match ours {

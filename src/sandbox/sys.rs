@@ -61,6 +61,77 @@ pub(super) fn clone3(flags: libc::c_int) -> io::Result<Fork> {
     })?)
 }
 
+/// Room for the functions of a process that shares the memory of its parent, with a page below that cannot be used.
+#[derive(Debug)]
+pub(super) struct Stack(ptr::NonNull<libc::c_void>);
+
+impl Stack {
+    /// What is not used takes no memory.
+    const SIZE: usize = 1 << 20;
+    /// At least a page on any machine.
+    const GUARD: usize = 1 << 16;
+
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_STACK;
+        // SAFETY: a new mapping at an address that the kernel chooses; the part that is made unusable is its own.
+        unsafe {
+            let start = libc::mmap(ptr::null_mut(), Self::SIZE, libc::PROT_NONE, flags, -1, 0);
+            if start == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            let stack = Self(ptr::NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?);
+            let usable = libc::PROT_READ | libc::PROT_WRITE;
+            let above = start.byte_add(Self::GUARD);
+            check(libc::mprotect(above, Self::SIZE - Self::GUARD, usable).into())?;
+            Ok(stack)
+        }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's own. Nobody runs on it: `clone_sharing` borrows it until they have gone.
+        unsafe { libc::munmap(self.0.as_ptr(), Self::SIZE) };
+    }
+}
+
+/// Runs `work` in a new process in the new namespaces of `flags` (`CLONE_NEW…`). It shares the memory of the caller, who waits
+/// until it has started a program or has ended: nothing has to be copied for it, and nothing be faulted in again.
+///
+/// `work` gives the exit status if it returns. What it leaves allocated when it starts a program stays so. It has its own copy of the
+/// descriptors, the working directory, and the handlers and the mask of signals. The calling process must have a single thread.
+pub(super) fn clone_sharing(
+    flags: libc::c_int,
+    stack: &mut Stack,
+    work: &dyn Fn() -> i32,
+) -> io::Result<Pid> {
+    extern "C" fn begin(work: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: `clone_sharing` passes a pointer to its own `work`, and waits in the kernel while this runs.
+        let work = unsafe { &*work.cast::<&dyn Fn() -> i32>() };
+        exit_now(work())
+    }
+    let flags = flags | libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: the top of the stack is aligned as the end of a mapping is, and stacks grow down. The caller has one thread, which
+    // CLONE_VFORK stops until the child no longer uses the memory, so no two ever use it at once.
+    let pid = check(
+        unsafe {
+            let top = stack.0.as_ptr().byte_add(Stack::SIZE);
+            libc::clone(begin, top, flags, ptr::from_ref(&work).cast_mut().cast())
+        }
+        .into(),
+    )?;
+    let pid = i32::try_from(pid).map_err(io::Error::other)?;
+    Pid::from_raw(pid).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Closes the calling process's own copies of descriptors that belong to the process whose memory it shares, or has a copy of.
+pub(super) fn close_copies(fds: &[BorrowedFd<'_>]) {
+    for fd in fds {
+        // SAFETY: the owners are in the other process, which has its own table of descriptors; nothing here uses them after this.
+        unsafe { libc::close(fd.as_raw_fd()) };
+    }
+}
+
 /// Moves the calling process into the new namespaces of `flags` (`CLONE_NEW…`).
 pub(super) fn unshare(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: takes a number. The flags in use make namespaces; none unshares memory or descriptors.
@@ -102,6 +173,45 @@ pub(super) fn mount_setattr(
             flags,
             attr.as_ptr(),
             mem::size_of_val(&attr),
+        )
+    })
+    .map(drop)
+}
+
+/// A copy of the mount that `fd` is in, from what `fd` is open on, with everything mounted below it; mounted nowhere yet.
+/// Since Linux 5.2.
+pub(super) fn copy_mounts(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let flags = libc::OPEN_TREE_CLONE
+        | libc::OPEN_TREE_CLOEXEC
+        | libc::AT_EMPTY_PATH.cast_unsigned()
+        | libc::AT_RECURSIVE.cast_unsigned();
+    // SAFETY: the path is an empty string; the descriptor that comes back is nobody else's.
+    unsafe {
+        let name = c"".as_ptr();
+        let tree = check(libc::syscall(
+            libc::SYS_open_tree,
+            fd.as_raw_fd(),
+            name,
+            flags,
+        ))?;
+        let tree = i32::try_from(tree).map_err(io::Error::other)?;
+        Ok(OwnedFd::from_raw_fd(tree))
+    }
+}
+
+/// Mounts what [`copy_mounts`] gave on what `target` is open on.
+pub(super) fn attach(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+    let name = c"".as_ptr();
+    // SAFETY: both paths are empty strings.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            name,
+            target.as_raw_fd(),
+            name,
+            flags,
         )
     })
     .map(drop)

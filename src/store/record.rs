@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! layers/DIFFID/BLOB   what is known of a layer: its descriptor and its table of contents
-//! steps/KE/KEY         the result of a step, by its cache key (KE: the first two digits)
+//! steps/key/KEY        the result of a step, by its cache key
 //! steps/at/PLACE       what a step looked like last time, by where it stands
 //! steps/files/PLACE    which files it read then
 //! steps/facts/QUESTION what was found out about a state
@@ -12,7 +12,8 @@
 //! is the `cache` module's business.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -23,6 +24,9 @@ use crate::oci::{Descriptor, DiffId, Digest, sha256};
 
 /// The format of records; others are passed over, so that versions can share a store.
 const FORMAT: &str = "rbuild 1 ";
+
+/// How much of a record is read for the start of its table of contents; the descriptor before it takes some 200 bytes.
+const TOC_START: u64 = 1 << 10;
 
 /// What is known of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +79,10 @@ impl Store {
         payload.push(b'\n');
         payload.extend_from_slice(&record.toc);
         let dir = self.layer_dir(record.diff_id);
+        match fs::create_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            other => other.at("create", &dir)?,
+        }
         self.write_record(&dir.join(record.descriptor.digest.hex()), &payload)
     }
 
@@ -124,6 +132,17 @@ impl Store {
         Ok(self.uses.mark(&path)?.is_some())
     }
 
+    /// How the table of contents of a layer in a certain blob begins: not verified, and no use of it. `None` where it is
+    /// not known.
+    pub fn toc_start(&self, diff_id: DiffId, blob: &Digest) -> Option<Vec<u8>> {
+        let file = File::open(self.layer_dir(diff_id).join(blob.hex())).ok()?;
+        let mut start = Vec::new();
+        file.take(TOC_START).read_to_end(&mut start).ok()?;
+        let lines = start.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        let (end, _) = lines.take(2).nth(1)?;
+        Some(start.split_off(end + 1))
+    }
+
     fn layer_dir(&self, diff_id: DiffId) -> PathBuf {
         self.root.join("layers").join(diff_id.0.hex())
     }
@@ -142,8 +161,6 @@ impl Store {
     pub fn put_step_twice(&self, keys: [&Digest; 2], bytes: &[u8]) -> Result<(), StoreError> {
         let [path, other] = keys.map(|key| self.step_path(StepFolder::Key, key));
         self.write_record(&path, bytes)?;
-        let parent = other.parent().unwrap_or(&self.root);
-        fs::create_dir_all(parent).at("create", parent)?;
         if self.workspace.link(&path, &other).is_ok() {
             return Ok(());
         }
@@ -159,13 +176,13 @@ impl Store {
 
     fn step_path(&self, folder: StepFolder, key: &Digest) -> PathBuf {
         let hex = key.hex();
-        let shard = match folder {
-            StepFolder::Key => &hex[..2],
+        let name = match folder {
+            StepFolder::Key => "key",
             StepFolder::Position => "at",
             StepFolder::Fact => "facts",
             StepFolder::Files => "files",
         };
-        self.root.join("steps").join(shard).join(hex)
+        self.root.join("steps").join(name).join(hex)
     }
 
     fn write_record(&self, path: &Path, payload: &[u8]) -> Result<(), StoreError> {
@@ -173,13 +190,13 @@ impl Store {
         bytes.extend_from_slice(payload);
         let parent = path.parent().unwrap_or(&self.root);
         loop {
-            fs::create_dir_all(parent).at("create", parent)?;
             match self.workspace.replace(path, &bytes) {
                 Err(StoreError::Io { source, .. })
                     if source.kind() == io::ErrorKind::NotFound
                         && !parent.try_exists().at("find", parent)? =>
                 {
-                    // Somebody removed the last other record, and with it the directory.
+                    // The first record there, or somebody has removed the last other one, and with it the directory.
+                    fs::create_dir_all(parent).at("create", parent)?;
                 }
                 other => return other,
             }

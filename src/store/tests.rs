@@ -209,7 +209,7 @@ fn damaged_records_are_invalid_and_never_an_error() {
     assert_eq!(store.step(StepFolder::Key, &key).unwrap(), Found::Absent);
     store.put_step(StepFolder::Key, &key, b"payload").unwrap();
     let hex = key.hex();
-    let path = store.root().join("steps").join(&hex[..2]).join(&hex);
+    let path = store.root().join("steps/key").join(&hex);
     let good = fs::read(&path).unwrap();
     assert_eq!(
         store.step(StepFolder::Key, &key).unwrap(),

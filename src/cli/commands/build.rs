@@ -116,6 +116,7 @@ pub(crate) fn run(
         cancel: &cancel,
         clock: jiff::Timestamp::now,
         resolv_conf: &resolv_conf,
+        compression: ahead::compression(&wanted.outputs),
         departures: None,
         scratch: scratch.path(),
     };

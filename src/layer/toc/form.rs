@@ -210,6 +210,13 @@ impl Toc {
         }
     }
 
+    /// The settings by which this version of the program wrote the blob ([`Toc::recipe`]), from the first hundred bytes of
+    /// what [`Toc::to_bytes`] gave.
+    pub fn recipe_in(start: &[u8]) -> Option<Compression> {
+        let mut input = Input(start.strip_prefix(MAGIC)?);
+        input.preamble()?.recipe
+    }
+
     /// The table that these bytes stand for, without its entries.
     pub fn head_of(bytes: &[u8]) -> Result<Self, TocFormError> {
         Input::open(bytes)?.head().ok_or(TocFormError::Damaged)
@@ -376,8 +383,8 @@ impl<'a> Input<'a> {
         Some(Digest::from_bytes(self.take(32)?.try_into().ok()?))
     }
 
-    /// All but the entries.
-    fn head(&mut self) -> Option<Toc> {
+    /// What stands before the members.
+    fn preamble(&mut self) -> Option<Toc> {
         let diff_id = DiffId(self.digest()?);
         let (tar_size, blob_size) = (self.number()?, self.number()?);
         let encoding = match self.byte()? {
@@ -398,6 +405,21 @@ impl<'a> Input<'a> {
             3 => Some(Compression::Uncompressed),
             _ => return None,
         };
+        Some(Toc {
+            diff_id,
+            tar_size,
+            blob_size,
+            encoding,
+            recipe: recipe.filter(|_| is_ours),
+            members: Vec::new(),
+            checkpoints: Vec::new(),
+            entries: Vec::new(),
+        })
+    }
+
+    /// All but the entries.
+    fn head(&mut self) -> Option<Toc> {
+        let preamble = self.preamble()?;
         let mut members = Vec::new();
         let mut last = Member {
             tar_offset: 0,
@@ -432,14 +454,9 @@ impl<'a> Input<'a> {
             return None;
         }
         Some(Toc {
-            diff_id,
-            tar_size,
-            blob_size,
-            encoding,
-            recipe: recipe.filter(|_| is_ours),
             members,
             checkpoints,
-            entries: Vec::new(),
+            ..preamble
         })
     }
 

@@ -1,12 +1,13 @@
 //! Writes filters of system calls for the kernel's classic BPF machine.
 
+use std::collections::BTreeMap;
+
 use super::{super::sys::Instruction, table::Call};
 
 const LOAD: u16 = 0x20;
 const AND: u16 = 0x54;
 const JUMP: u16 = 0x05;
 const JUMP_EQUAL: u16 = 0x15;
-const JUMP_GREATER: u16 = 0x25;
 const JUMP_GREATER_OR_EQUAL: u16 = 0x35;
 const RETURN: u16 = 0x06;
 
@@ -106,7 +107,7 @@ impl Architecture {
 #[derive(Debug)]
 pub(in crate::sandbox) struct Section {
     allowed: Vec<u32>,
-    special: Vec<Instruction>,
+    special: BTreeMap<u32, Vec<Instruction>>,
     default: Action,
 }
 
@@ -115,7 +116,7 @@ impl Section {
     pub(in crate::sandbox) fn new(default: Action) -> Self {
         Self {
             allowed: Vec::new(),
-            special: Vec::new(),
+            special: BTreeMap::new(),
             default,
         }
     }
@@ -196,36 +197,70 @@ impl Section {
         self.rule(number, compare_all(index, values, hit, miss));
     }
 
-    /// Runs `body` for the call `number`.
+    /// Runs `body`, which ends in a verdict, for the call `number`; of several the first.
     fn rule(&mut self, number: u32, body: Vec<Instruction>) {
-        let skip = u8::try_from(body.len()).expect("rules have a handful of instructions");
-        self.special.push(jump(JUMP_EQUAL, number, 0, skip));
-        self.special.extend(body);
+        self.special.entry(number).or_insert(body);
+    }
+
+    /// What becomes of all numbers: of those from the one named on, up to the next one.
+    fn ranges(&self) -> Vec<(u32, Vec<Instruction>)> {
+        let verdict = |action| vec![ret(action)];
+        let mut numbers = self.allowed.clone();
+        numbers.extend(self.special.keys());
+        numbers.sort_unstable();
+        numbers.dedup();
+        let mut ranges: Vec<(u32, Vec<Instruction>)> = Vec::new();
+        let mut add = |start: u32, code: Vec<Instruction>| {
+            if ranges.last().is_none_or(|(_, last)| *last != code) {
+                ranges.push((start, code));
+            }
+        };
+        // The first number that nothing has been said of yet.
+        let mut next = Some(0);
+        for number in numbers {
+            if let Some(start) = next.filter(|next| *next != number) {
+                add(start, verdict(self.default));
+            }
+            let special = self.special.get(&number).cloned();
+            add(number, special.unwrap_or_else(|| verdict(Action::Allow)));
+            next = number.checked_add(1);
+        }
+        if let Some(start) = next {
+            add(start, verdict(self.default));
+        }
+        ranges
     }
 
     fn code(&self) -> Vec<Instruction> {
         let mut code = vec![load(NUMBER_OFFSET)];
-        // Each rule ends in a verdict or is skipped whole, so the number stays loaded for the next.
-        code.extend(&self.special);
-        let mut numbers = self.allowed.clone();
-        numbers.sort_unstable();
-        numbers.dedup();
-        let mut ranges: Vec<(u32, u32)> = Vec::new();
-        for number in numbers {
-            match ranges.last_mut() {
-                Some((_, end)) if *end + 1 == number => *end = number,
-                _ => ranges.push((number, number)),
-            }
-        }
-        for (start, end) in ranges {
-            code.push(jump(JUMP_GREATER, end, 3, 0));
-            code.push(jump(JUMP_GREATER_OR_EQUAL, start, 0, 1));
-            code.push(ret(Action::Allow));
-            code.push(ret(self.default));
-        }
-        code.push(ret(self.default));
+        code.extend(search(&self.ranges()));
         code
     }
+}
+
+/// Finds the range of the number that is loaded by halving them: the kernel runs a new filter for each number there is, to
+/// remember what is allowed whatever its arguments.
+fn search(ranges: &[(u32, Vec<Instruction>)]) -> Vec<Instruction> {
+    if let [(_, only)] = ranges {
+        return only.clone();
+    }
+    let (lower, upper) = ranges.split_at(ranges.len() / 2);
+    let from = upper.first().map_or(u32::MAX, |(start, _)| *start);
+    let below = search(lower);
+    let mut code = match u8::try_from(below.len()) {
+        Ok(length) => vec![jump(JUMP_GREATER_OR_EQUAL, from, length, 0)],
+        Err(_) => vec![
+            jump(JUMP_GREATER_OR_EQUAL, from, 0, 1),
+            step(JUMP, length(&below)),
+        ],
+    };
+    code.extend(below);
+    code.extend(search(upper));
+    code
+}
+
+fn length(code: &[Instruction]) -> u32 {
+    u32::try_from(code.len()).expect("a filter is far shorter than that")
 }
 
 /// A filter with a section for each architecture; calls of others get the verdict `unknown`.
@@ -236,9 +271,8 @@ pub(in crate::sandbox) fn program(
     let mut code = vec![load(ARCHITECTURE_OFFSET)];
     for (architecture, section) in sections {
         let body = section.code();
-        let length = u32::try_from(body.len()).expect("a section is far shorter than that");
         code.push(jump(JUMP_EQUAL, architecture.token(), 1, 0));
-        code.push(step(JUMP, length));
+        code.push(step(JUMP, length(&body)));
         code.extend(body);
     }
     code.push(ret(unknown));
@@ -300,7 +334,6 @@ pub(in crate::sandbox) fn evaluate(
             AND => accumulator &= i.k,
             JUMP => at += usize::try_from(i.k).unwrap(),
             JUMP_EQUAL => at += taken(accumulator == i.k),
-            JUMP_GREATER => at += taken(accumulator > i.k),
             JUMP_GREATER_OR_EQUAL => at += taken(accumulator >= i.k),
             RETURN => return i.k,
             other => panic!("unknown instruction {other:#x}"),

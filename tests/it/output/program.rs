@@ -201,3 +201,45 @@ fn the_engine_of_a_docker_context_gets_the_image() {
     env.build(&["-t", "app", "--load"]).exits(4).says("full up");
     engine.join().expect("it was asked");
 }
+
+#[test]
+fn layers_are_the_same_whether_made_in_a_form_or_brought_into_it() {
+    let mut env = TestEnv::new();
+    env.var("SOURCE_DATE_EPOCH", "1700000000");
+    let numbers = |n: u64| (0..n).map(|i| (i * i).to_string()).collect::<String>();
+    env.dockerfile("FROM scratch\nCOPY tree /tree\nCOPY tree/small /\n")
+        .file("tree/large", &numbers(400_000))
+        .file("tree/larger", &numbers(700_000))
+        .file("tree/small", "text");
+    let built = |store: &str, options: &str| {
+        let root = env.path(store).display().to_string();
+        let to = env.path("layout").display().to_string();
+        let output = format!("type=oci,tar=false,dest={to}{options}");
+        let metadata = env.path("metadata.json").display().to_string();
+        let context = env.context().display().to_string();
+        let mut args = vec!["--root", &root, "build", "-o", &output];
+        args.extend(["--metadata-file", &metadata, &context]);
+        drop(env.run(&args).success());
+        let told = json_of(&env.path("metadata.json"));
+        told["containerimage.digest"].as_str().unwrap().to_owned()
+    };
+    let usual = built("usual", "");
+    for (n, form) in [
+        ",compression=zstd",
+        ",compression=zstd,compression-level=1",
+        ",compression-level=9",
+        ",compression-level=0",
+        ",compression=uncompressed",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let store = format!("store{n}");
+        let made = built(&store, form);
+        assert_ne!(made, usual, "{form}");
+        assert_eq!(built("usual", form), made, "{form}");
+        // What the store has is not seen in what is made of it.
+        assert_eq!(built(&store, ""), usual, "{form}");
+        assert_eq!(built(&store, form), made, "{form}");
+    }
+}
