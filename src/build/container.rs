@@ -12,7 +12,7 @@ use std::{
 use super::{
     error::StepError,
     foreign,
-    ground::{Ground, Left},
+    ground::{Ground, Left, Room},
 };
 use crate::{
     copy,
@@ -139,12 +139,12 @@ pub fn run_container(
         Some(path) => path.clone(),
         None => Path::new("/").join(&config.config.working_dir),
     };
-    let ground = Ground::prepare(
+    let (ground, _) = Ground::prepare(
         services.snapshots,
         rung,
         &Left::default(),
         (&tree, None),
-        None,
+        Room::None,
     )?;
     let spec = ProcessSpec {
         env: environment(container, &config.config, &user.home),

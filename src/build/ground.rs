@@ -9,8 +9,10 @@ use std::{
 use crate::{
     layer::{Change, LayerTree},
     oci::ChainId,
-    sandbox::{Rootfs, Rung},
-    snapshot::{Blank, Checkout, Leftovers, Marks, Overlay, Shelf, SnapshotError, Snapshots},
+    sandbox::{Rootfs, Rung, SetUp},
+    snapshot::{
+        Ahead, Blank, Checkout, Leftovers, Marks, Overlay, Shelf, SnapshotError, Snapshots,
+    },
 };
 
 /// What steps have left for the next ones.
@@ -35,6 +37,21 @@ impl Left {
     }
 }
 
+/// The root of a step that is set up already, while what the step before has changed is written.
+#[derive(Debug)]
+pub(super) struct Early {
+    pub(super) dirs: Ahead,
+    pub(super) set_up: SetUp,
+}
+
+/// Directories for a step, as far as there are.
+#[derive(Debug)]
+pub(super) enum Room {
+    None,
+    Blank(Blank),
+    Early(Early),
+}
+
 /// The root of a step on disk.
 #[derive(Debug)]
 pub(super) enum Ground {
@@ -45,27 +62,42 @@ pub(super) enum Ground {
 }
 
 impl Ground {
-    /// For a step on `tree`, the state `chain`.
+    /// For a step on `tree`, the state `chain`; and what is set up for it in there.
     pub(super) fn prepare(
         snapshots: &Snapshots,
         rung: Rung,
         left: &Left,
         (tree, chain): (&LayerTree, Option<ChainId>),
-        blank: Option<Blank>,
-    ) -> Result<Self, SnapshotError> {
-        Ok(match rung {
+        room: Room,
+    ) -> Result<(Self, Option<SetUp>), SnapshotError> {
+        let ground = match rung {
             Rung::Native | Rung::Userns => {
                 let stack = snapshots.stack_with(&left.shelf, tree)?;
-                Self::Overlay(match blank {
-                    Some(blank) => snapshots.prepare_in(blank, stack)?,
-                    None => snapshots.prepare(stack)?,
+                Self::Overlay(match room {
+                    Room::Blank(blank) => snapshots.prepare_in(blank, stack)?,
+                    Room::Early(Early { dirs, set_up }) => {
+                        match snapshots.prepare_ahead(dirs, stack)? {
+                            Ok(overlay) => return Ok((Self::Overlay(overlay), Some(set_up))),
+                            Err(stack) => snapshots.prepare(stack)?,
+                        }
+                    }
+                    Room::None => snapshots.prepare(stack)?,
                 })
             }
             Rung::Chroot => match chain.and_then(|chain| left.take(chain)) {
                 Some(checkout) => Self::Whole(checkout),
                 None => Self::Whole(snapshots.checkout(tree)?),
             },
-        })
+        };
+        Ok((ground, None))
+    }
+
+    /// Directories for the next step, on what this one has left; `None` where there are no overlays.
+    pub(super) fn ahead(&self, blank: Blank) -> Result<Option<Ahead>, SnapshotError> {
+        match self {
+            Self::Overlay(overlay) => overlay.ahead(blank).map(Some),
+            Self::Whole(_) => Ok(None),
+        }
     }
 
     /// The same as the sandbox takes it.
@@ -102,11 +134,17 @@ impl Ground {
         }
     }
 
-    /// Keeps the result for the next step.
-    pub(super) fn adopt(self, left: &Left, chain: ChainId) -> Result<(), SnapshotError> {
+    /// Keeps the result for the next step, for which `early` is set up.
+    pub(super) fn adopt(
+        self,
+        left: &Left,
+        chain: ChainId,
+        early: Option<&mut Early>,
+    ) -> Result<(), SnapshotError> {
         match self {
             Self::Overlay(overlay) => {
-                let (snapshot, remains) = overlay.adopt(chain)?;
+                let ahead = early.map(|early| &mut early.dirs);
+                let (snapshot, remains) = overlay.adopt(chain, ahead)?;
                 left.shelf.put(snapshot);
                 left.leftovers.take(remains);
             }
@@ -117,5 +155,15 @@ impl Ground {
             }
         }
         Ok(())
+    }
+}
+
+/// Directories for the step after this one as the sandbox takes them.
+pub(super) fn rootfs_ahead(ahead: &Ahead) -> Rootfs {
+    Rootfs::Overlay {
+        lower: ahead.lower(),
+        upper: ahead.upper(),
+        work: ahead.work(),
+        userxattr: ahead.style().marks == Marks::User,
     }
 }

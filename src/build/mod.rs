@@ -24,6 +24,7 @@ mod image_source;
 mod inputs;
 mod later;
 mod made;
+mod next_step;
 mod planning;
 mod remote;
 mod request;

@@ -12,9 +12,9 @@ use super::{
     error::StepError,
     explain::{Keyed, note, origin_name},
     foreign,
-    ground::Ground,
+    ground::{Ground, Room},
     made::Made,
-    secrets,
+    next_step, secrets,
     session::{Session, Task},
     shared::Claims,
     stage::{Outcome, Worker},
@@ -24,7 +24,7 @@ use crate::{
     copy,
     layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
     oci::{ChainId, Digest, Platform},
-    plan::{Mount, MountKind, Network, Op, Origin, RunOp, Step},
+    plan::{Mount, MountKind, Network, Origin, RunOp, Step},
     progress::Event,
     sandbox::{self, Exit, MountSpec, ProcessSpec, Rung},
     snapshot::{Checkout, Snapshot},
@@ -186,8 +186,8 @@ fn execute(
     }
     let snapshots = session.services.snapshots;
     let state = (&*tree, worker.root.chain());
-    let blank = worker.blank.take();
-    let mut ground = Ground::prepare(snapshots, rung, &session.left, state, blank)?;
+    let room = worker.room.replace(Room::None);
+    let (mut ground, set_up) = Ground::prepare(snapshots, rung, &session.left, state, room)?;
     let user = session.users.find(&op.user, &tree, &ground);
     let user = user.map_err(|source| StepError::User {
         command: command.clone(),
@@ -195,7 +195,6 @@ fn execute(
     })?;
     // Mounts are made in the order of their targets, as in BuildKit, so one below another is not hidden by it.
     mounts.specs.sort_by(|a, b| a.target.cmp(&b.target));
-    let hostname = worker.plan.hostname.as_deref().unwrap_or(sandbox::HOSTNAME);
     let spec = ProcessSpec {
         argv: op.argv.iter().map(OsString::from).collect(),
         env: environment(op, &user.home, &mounts.env),
@@ -203,19 +202,10 @@ fn execute(
         uid: user.uid,
         gid: user.gid,
         groups: groups(user.gid, &user.groups),
-        hostname: hostname.to_owned(),
-        network: match op.network.unwrap_or(session.request.network) {
-            Network::None => sandbox::Network::None,
-            Network::Default | Network::Host => sandbox::Network::Host,
-        },
         mounts: std::mem::take(&mut mounts.specs),
-        etc_hosts: Some(sandbox::etc_hosts(hostname, &session.request.add_hosts)),
-        resolv_conf: Some(session.services.resolv_conf.to_vec()),
-        shm_size: session.request.shm_size,
         ulimits: session.request.ulimits.clone(),
-        insecure: op.insecure,
         streams: sandbox::Streams::Output,
-        rootfs: ground.rootfs(),
+        ..next_step::surroundings(worker, op, ground.rootfs())
     };
     let reporter = session.services.reporter;
     let mut sink = |stream, bytes: &[u8]| {
@@ -227,8 +217,9 @@ fn execute(
         });
     };
     let mut caught_up = Ok(());
-    let mut meanwhile = || caught_up = use_the_time(worker, step, rung);
-    let exit = session.services.sandbox.run_and(
+    let mut meanwhile = || caught_up = next_step::use_the_time(worker, step, rung);
+    let exit = session.services.sandbox.run_in(
+        set_up,
         &spec,
         session.services.cancel,
         &mut sink,
@@ -253,29 +244,14 @@ fn execute(
             });
         }
     }
+    let mut early = next_step::set_up(worker, step, &ground)?;
     let made = worker.write(ground.changes(&tree)?, step.label.clone())?;
     let chain = ChainId::after(worker.root.chain(), made.layer.diff_id);
-    ground.adopt(&session.left, chain)?;
-    Ok(made)
-}
-
-/// While a step is set up and runs: finishes the one before, and gets ready for the one after.
-fn use_the_time(worker: &Worker<'_>, step: &Step, rung: Rung) -> Result<(), StepError> {
-    worker.later.catch_up()?;
-    let steps = worker.stage.steps.iter();
-    let mut after = steps
-        .skip_while(|other| !std::ptr::eq(*other, step))
-        .skip(1);
-    let next = after.find(|step| !matches!(step.op, Op::Config));
-    if matches!(next, Some(step) if matches!(step.op, Op::Run(_))) {
-        if matches!(rung, Rung::Native | Rung::Userns) {
-            let blank = worker.session.services.snapshots.blank()?;
-            worker.blank.replace(Some(blank));
-        } else {
-            worker.session.services.sandbox.expect();
-        }
+    ground.adopt(&session.left, chain, early.as_mut())?;
+    if let Some(early) = early {
+        worker.room.replace(Room::Early(early));
     }
-    Ok(())
+    Ok(made)
 }
 
 /// The supplementary groups of a process: containerd counts the main one among them, and `id` shows that.

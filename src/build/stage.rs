@@ -7,6 +7,7 @@ use super::{
     copy_step,
     error::{BuildError, FailedImage, FailedStep, StepError},
     explain::{Keyed, Prediction},
+    ground::Room,
     image::Entry,
     image_source::ImageError,
     inputs,
@@ -27,7 +28,6 @@ use crate::{
     plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
     sandbox::Rung,
-    snapshot::Blank,
     tree::Tree,
 };
 
@@ -58,7 +58,7 @@ pub(super) struct Worker<'a> {
     /// What the steps so far have left to be done.
     pub(super) later: Later<'a>,
     /// Directories for the next process.
-    pub(super) blank: RefCell<Option<Blank>>,
+    pub(super) room: RefCell<Room>,
 }
 
 /// How a step ended.
@@ -89,7 +89,7 @@ pub(super) fn run(
         lineage: result.lineage,
         unsettled: result.unsettled,
         later: Later::default(),
-        blank: RefCell::default(),
+        room: RefCell::new(Room::None),
     };
     let outcome = worker.steps(&mut result.entries);
     let caught_up = worker.later.catch_up();

@@ -4,10 +4,12 @@
 //! cannot offer. It talks with the program over the socket that is its standard input:
 //!
 //! ```text
-//! program → helper   length (4 bytes, little-endian), ProcessSpec as JSON; a byte with the standard streams;
-//!                    then numbers of signals for the step, a byte each
+//! program → helper   length (4 bytes, little-endian), Order as JSON; for a step to run then
+//!                    a byte with the standard streams, numbers of signals for the step, a byte each
 //! helper → program   length, Report as JSON
 //! ```
+//!
+//! What a step finds can be ordered before it is known what it runs, while the program reads what the step before has changed.
 //!
 //! After a report that says so, it waits for another step: starting a program takes longer than all else that is done for a
 //! step. Of one step nothing is there for the next: its processes have ended, its mounts are gone, and each has namespaces of
@@ -54,6 +56,20 @@ use super::{
 
 /// The name (`argv[0]`) that makes this program a helper.
 pub(super) const ROLE: &str = "rbuild-sandbox";
+
+/// What the helper is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Order<S> {
+    /// Set up what a step like this finds, its own mounts aside. There is no answer: what fails is tried again when it runs.
+    SetUp(S),
+    /// Run a step.
+    Run {
+        /// All of it.
+        spec: S,
+        /// In what was set up last, which is this step's.
+        is_set_up: bool,
+    },
+}
 
 /// What the helper has to say in the end.
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,17 +134,30 @@ fn serve() -> std::io::Result<()> {
     process::umask(Mode::empty());
     let mut apart = Apart::default();
     let mut kit = None;
+    let mut ready: Option<Scene> = None;
     loop {
-        let spec: ProcessSpec = receive(&mut socket)?;
+        let (spec, is_set_up) = match receive(&mut socket)? {
+            Order::SetUp(spec) => {
+                take_down(ready.take())?;
+                ready = set_up(&spec, &mut apart, &mut kit).ok();
+                continue;
+            }
+            Order::Run { spec, is_set_up } => (spec, is_set_up),
+        };
+        let spec: ProcessSpec = spec;
         let streams = receive_streams(&socket, spec.streams)?;
-        let outcome = run(&spec, &socket, &streams, (&mut apart, &mut kit));
+        let scene = ready.take();
+        let outcome = if is_set_up {
+            run(&spec, &socket, &streams, (&mut apart, &mut kit), scene)
+        } else {
+            take_down(scene)?;
+            run(&spec, &socket, &streams, (&mut apart, &mut kit), None)
+        };
         drop(streams);
         match outcome {
             Ok(Ran { exit, again, scene }) => {
                 send(&mut socket, &Report::Ended { exit, again })?;
-                if let Some(scene) = scene {
-                    scene.take_down(&spec).map_err(|failure| failure.error())?;
-                }
+                take_down(scene)?;
                 if !again {
                     return Ok(());
                 }
@@ -136,6 +165,23 @@ fn serve() -> std::io::Result<()> {
             Err(failure) => return send(&mut socket, &Report::Failed(failure)),
         }
     }
+}
+
+fn take_down(scene: Option<Scene>) -> std::io::Result<()> {
+    match scene {
+        Some(scene) => scene.take_down().map_err(|failure| failure.error()),
+        None => Ok(()),
+    }
+}
+
+/// Moves into namespaces of its own and mounts what a step finds, its own mounts aside.
+fn set_up(spec: &ProcessSpec, apart: &mut Apart, kit: &mut Option<Kit>) -> Result<Scene, Failure> {
+    let kit = match kit {
+        Some(kit) => kit,
+        None => kit.insert(Kit::new()?),
+    };
+    apart.enter(spec)?;
+    Scene::set_up(spec, kit)
 }
 
 /// Sends a message.
@@ -227,6 +273,7 @@ fn run(
     socket: &UnixStream,
     streams: &[OwnedFd],
     (apart, kit): (&mut Apart, &mut Option<Kit>),
+    scene: Option<Scene>,
 ) -> Result<Ran, Failure> {
     if let Rootfs::Chroot { path, work } = &spec.rootfs {
         let signals = watch_for_the_end()?;
@@ -237,14 +284,14 @@ fn run(
             scene: None,
         });
     }
-    let kit = match kit {
-        Some(kit) => kit,
-        None => kit.insert(Kit::new()?),
+    let mut scene = match scene {
+        Some(scene) => scene,
+        None => set_up(spec, apart, kit)?,
     };
-    apart.enter(spec)?;
+    let kit = kit.as_mut().expect("setting up has made it");
     let signals = watch_for_the_end()?;
     let place = scene::root_place(spec);
-    let mut scene = Scene::set_up(spec, kit)?;
+    scene.mount(spec)?;
     let proxies = scene.take_proxies();
     // Threads of this process serve them, and it cannot fork any more.
     let mut again = apart.is_as_before() && proxies.is_empty();
@@ -263,7 +310,7 @@ fn run(
     let scene = if scene.is_traceless() {
         Some(scene)
     } else {
-        scene.take_down(spec)?;
+        scene.take_down()?;
         None
     };
     Ok(Ran { exit, again, scene })

@@ -51,7 +51,7 @@ pub use idmap::{IdMap, IdRange, subordinate_ids};
 pub use isolation::{Choice, Isolation, Refusal, Rung, UnknownIsolation, choose};
 pub use obstacle::Obstacle;
 pub use probe::{Ability, Check, Identity, Probe};
-pub use run::{Cancel, Sandbox, Signals};
+pub use run::{Cancel, Sandbox, SetUp, Signals};
 pub use shelter::{Shelter, shelter};
 pub use spec::{
     Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Streams, Ulimit,

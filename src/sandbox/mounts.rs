@@ -63,13 +63,14 @@ pub(super) struct Proxy {
 
 impl<'a> Mounter<'a> {
     /// A mounter that keeps its own things in the file system mounted at `private`, a path of the host, and what has to be
-    /// on disk in the directory `scratch`, which it makes.
+    /// on disk in the directory `scratch`, which it makes. `count` things of earlier mounters are in `private`.
     pub(super) fn new(
         root: &'a Root,
         stubs: &'a mut Stubs,
         private: &Path,
         scratch: PathBuf,
         (userxattr, devices): (bool, Devices),
+        count: u32,
     ) -> Result<Self, Failure> {
         Ok(Self {
             root,
@@ -79,15 +80,16 @@ impl<'a> Mounter<'a> {
             scratch,
             userxattr,
             devices,
-            count: 0,
+            count,
             proxies: Vec::new(),
             strangers: Vec::new(),
         })
     }
 
-    /// The sockets to serve while the step runs, and the files whose owners have to be made up.
-    pub(super) fn finish(self) -> (Vec<Proxy>, Vec<Stranger>) {
-        (self.proxies, self.strangers)
+    /// The sockets to serve while the step runs, the files whose owners have to be made up, and how many things are in
+    /// `private` now.
+    pub(super) fn finish(self) -> (Vec<Proxy>, Vec<Stranger>, u32) {
+        (self.proxies, self.strangers, self.count)
     }
 
     /// Mounts what `spec` says.

@@ -60,14 +60,21 @@ impl Ready {
 
     /// A helper that waits, or a new one. One that somebody has killed meanwhile is no helper.
     pub(super) fn take(&self) -> io::Result<Helper> {
+        match self.take_waiting() {
+            Some(helper) => Ok(helper),
+            None => self.start(ROLE),
+        }
+    }
+
+    /// A helper that waits, if there is one.
+    pub(super) fn take_waiting(&self) -> Option<Helper> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((mut child, socket)) = waiting.pop() {
             if matches!(child.try_wait(), Ok(None)) {
-                return Ok((child, socket));
+                return Some((child, socket));
             }
         }
-        drop(waiting);
-        self.start(ROLE)
+        None
     }
 
     /// Takes back a helper that waits for another step.

@@ -24,7 +24,7 @@ use rustix::{
 use super::{
     child::resource,
     error::SandboxError,
-    helper::{self, Report},
+    helper::{self, Order, Report},
     probe::{self, Probe, Question},
     ready::{Helper, Ready},
     spec::{Exit, ProcessSpec},
@@ -133,7 +133,7 @@ impl Sandbox {
         cancel: &Cancel,
         sink: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Exit, SandboxError> {
-        self.go(spec, (cancel, None), sink, &mut || {})
+        self.go(spec, (cancel, None), sink, &mut || {}, None)
     }
 
     /// The same; `meanwhile` is called once while the process is set up and runs.
@@ -144,7 +144,39 @@ impl Sandbox {
         sink: &mut dyn FnMut(Stream, &[u8]),
         meanwhile: &mut dyn FnMut(),
     ) -> Result<Exit, SandboxError> {
-        self.go(spec, (cancel, None), sink, meanwhile)
+        self.go(spec, (cancel, None), sink, meanwhile, None)
+    }
+
+    /// Sets up what a process like this finds, its mounts aside, while the caller does something else; `None` when no helper waits
+    /// that could. What fails is tried again, and told, when the process is run.
+    ///
+    /// The directories of the root have to be as they will be then. Until that, and when this value is dropped until the next process
+    /// runs, something may be mounted from them.
+    pub fn set_up(&self, spec: &ProcessSpec) -> Option<SetUp> {
+        check(spec).ok()?;
+        let (child, mut socket) = self.helpers.take_waiting()?;
+        let order = Order::SetUp(spec);
+        if helper::send(&mut socket, &order).is_err() {
+            self.helpers.see_off(child);
+            return None;
+        }
+        Some(SetUp {
+            helper: Some((child, socket)),
+            helpers: Arc::clone(&self.helpers),
+        })
+    }
+
+    /// As [`Sandbox::run_and`], in what was set up for this process.
+    pub fn run_in(
+        &self,
+        set_up: Option<SetUp>,
+        spec: &ProcessSpec,
+        cancel: &Cancel,
+        sink: &mut dyn FnMut(Stream, &[u8]),
+        meanwhile: &mut dyn FnMut(),
+    ) -> Result<Exit, SandboxError> {
+        let helper = set_up.and_then(SetUp::into_helper);
+        self.go(spec, (cancel, None), sink, meanwhile, helper)
     }
 
     /// Has the next process start sooner.
@@ -165,7 +197,7 @@ impl Sandbox {
         signals: Option<&Signals>,
         sink: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Exit, SandboxError> {
-        self.go(spec, (cancel, signals), sink, &mut || {})
+        self.go(spec, (cancel, signals), sink, &mut || {}, None)
     }
 
     fn go(
@@ -174,17 +206,23 @@ impl Sandbox {
         (cancel, signals): (&Cancel, Option<&Signals>),
         sink: &mut dyn FnMut(Stream, &[u8]),
         meanwhile: &mut dyn FnMut(),
+        set_up: Option<Helper>,
     ) -> Result<Exit, SandboxError> {
         check(spec)?;
         if cancel.is_canceled() {
             return Ok(Exit::Canceled);
         }
-        let (mut child, mut socket) = self.helpers.take().map_err(start_failed)?;
+        let is_set_up = set_up.is_some();
+        let (mut child, mut socket) = match set_up {
+            Some(helper) => helper,
+            None => self.helpers.take().map_err(start_failed)?,
+        };
         let talk = |source| SandboxError::Helper {
             action: "talk to",
             source,
         };
-        let sent = helper::send(&mut socket, spec)
+        let order = Order::Run { spec, is_set_up };
+        let sent = helper::send(&mut socket, &order)
             .and_then(|()| helper::send_streams(&socket, spec.streams));
         let result = match sent {
             Ok(outputs) => {
@@ -227,6 +265,29 @@ impl Sandbox {
 
     fn start_prober(&self) -> Result<Helper, SandboxError> {
         self.helpers.start(probe::ROLE).map_err(start_failed)
+    }
+}
+
+/// What was set up for a process that is still to be run.
+#[derive(Debug)]
+pub struct SetUp {
+    helper: Option<Helper>,
+    helpers: Arc<Ready>,
+}
+
+impl SetUp {
+    /// `None` when somebody has killed it.
+    fn into_helper(mut self) -> Option<Helper> {
+        let (mut child, socket) = self.helper.take()?;
+        matches!(child.try_wait(), Ok(None)).then_some((child, socket))
+    }
+}
+
+impl Drop for SetUp {
+    fn drop(&mut self) {
+        if let Some(helper) = self.helper.take() {
+            self.helpers.give_back(helper);
+        }
     }
 }
 

@@ -36,10 +36,16 @@ pub(super) struct Scene {
     pub(super) strangers: Vec<Stranger>,
     /// The sandbox's own file system, in which the root is mounted.
     own: Root,
+    /// Where changes go, for an overlay.
+    upper: Option<PathBuf>,
+    /// How overlays are mounted.
+    userxattr: bool,
+    /// How many things lie beside the root in `own`.
+    n_private: u32,
 }
 
 impl Scene {
-    /// Mounts everything; the root at [`root_place`].
+    /// Mounts everything but the step's own mounts; the root at [`root_place`].
     pub(super) fn set_up(spec: &ProcessSpec, kit: &mut Kit) -> Result<Self, Failure> {
         let work = spec.rootfs.work();
         let scratch = work.with_file_name("scratch");
@@ -92,8 +98,9 @@ impl Scene {
         let root = Root::open(place)?;
         devices.disarm(root.fd()).during("disarm device files")?;
         let mut stubs = Stubs::default();
+        let own = Root::open(work)?;
         let places = kernelfs::mount_sys_and_dev(&root, &mut stubs, spec, devices)?;
-        let mut mounter = Mounter::new(&root, &mut stubs, work, scratch, (userxattr, devices))?;
+        let mut mounter = Mounter::new(&root, &mut stubs, work, scratch, (userxattr, devices), 0)?;
         for (path, content) in [
             ("/etc/resolv.conf", &spec.resolv_conf),
             ("/etc/hosts", &spec.etc_hosts),
@@ -102,10 +109,11 @@ impl Scene {
                 mounter.bytes(Path::new(path), content, 0o644, (0, 0))?;
             }
         }
-        for mount in &spec.mounts {
-            mounter.mount(mount)?;
-        }
-        let (proxies, strangers) = mounter.finish();
+        let (proxies, strangers, n_private) = mounter.finish();
+        let upper = match &spec.rootfs {
+            Rootfs::Overlay { upper, .. } => Some(upper.clone()),
+            Rootfs::Dir { .. } | Rootfs::Chroot { .. } => None,
+        };
         Ok(Self {
             root,
             stubs,
@@ -113,8 +121,31 @@ impl Scene {
             devices,
             proxies,
             strangers,
-            own: Root::open(work)?,
+            own,
+            upper,
+            userxattr,
+            n_private,
         })
+    }
+
+    /// Mounts what the step asks for.
+    pub(super) fn mount(&mut self, spec: &ProcessSpec) -> Result<(), Failure> {
+        if spec.mounts.is_empty() {
+            return Ok(());
+        }
+        let work = spec.rootfs.work();
+        let scratch = work.with_file_name("scratch");
+        let ways = (self.userxattr, self.devices);
+        let (root, stubs) = (&self.root, &mut self.stubs);
+        let mut mounter = Mounter::new(root, stubs, work, scratch, ways, self.n_private)?;
+        for mount in &spec.mounts {
+            mounter.mount(mount)?;
+        }
+        let (proxies, strangers, n_private) = mounter.finish();
+        self.n_private = n_private;
+        self.proxies.extend(proxies);
+        self.strangers.extend(strangers);
+        Ok(())
     }
 
     /// Whether nothing was put into the root that has to be taken out again. The process's changes can then be read before
@@ -129,7 +160,7 @@ impl Scene {
     }
 
     /// Unmounts the root and takes away what was put into it to mount on.
-    pub(super) fn take_down(self, spec: &ProcessSpec) -> Result<(), Failure> {
+    pub(super) fn take_down(self) -> Result<(), Failure> {
         // With everything that is mounted below; the root itself stays reachable by its descriptor. By descriptor, too: the directory
         // may have been moved, or removed, with which the kernel unmounts what lay on it.
         match rustix::mount::unmount(mount::fd_path(&self.own.fd()), UnmountFlags::DETACH) {
@@ -138,9 +169,9 @@ impl Scene {
         }
         self.stubs.remove(&self.root)?;
         drop(self.root);
-        match &spec.rootfs {
-            Rootfs::Overlay { upper, .. } => self.stubs.prune(upper),
-            Rootfs::Dir { .. } | Rootfs::Chroot { .. } => Ok(()),
+        match &self.upper {
+            Some(upper) => self.stubs.prune(upper),
+            None => Ok(()),
         }
     }
 }

@@ -53,7 +53,7 @@ use std::{
 pub use checkout::Checkout;
 pub use diff::{Changed, diff_upper};
 pub use leftovers::Leftovers;
-pub use overlay::{Blank, Overlay, Remains};
+pub use overlay::{Ahead, Blank, Overlay, Remains};
 pub use remove::remove_tree;
 pub use shelf::Shelf;
 pub use stage::{Stage, Staged};
@@ -421,7 +421,7 @@ impl Snapshots {
     ) -> Result<Snapshot, SnapshotError> {
         let scratch = Scratch::new(&self.dir)?;
         apply::unpack(&scratch.path, below, above, self.style, staged)?;
-        self.publish(scratch, chain_id)
+        Ok(self.publish(scratch, chain_id)?.0)
     }
 
     /// A place for the files of a layer that is about to be read for the first time.
@@ -444,26 +444,40 @@ impl Snapshots {
         Overlay::prepare(self.clone(), blank, stack)
     }
 
+    /// The same with directories on which an overlay may be mounted already; gives back `stack` when they are of no use for it.
+    pub fn prepare_ahead(
+        &self,
+        ahead: Ahead,
+        stack: Vec<Snapshot>,
+    ) -> Result<Result<Overlay, Vec<Snapshot>>, SnapshotError> {
+        Overlay::prepare_ahead(self.clone(), ahead, stack)
+    }
+
     /// Unpacks a whole state into a directory of its own, for where overlays cannot be mounted.
     pub fn checkout(&self, tree: &LayerTree) -> Result<Checkout, SnapshotError> {
         Checkout::new(Scratch::new(&self.dir)?, tree, self.style)
     }
 
-    /// Moves what was made into place. Who comes second takes what the first one made.
-    fn publish(&self, scratch: Scratch, chain_id: ChainId) -> Result<Snapshot, SnapshotError> {
+    /// Moves what was made into place. Who comes second takes what the first one made; whether that is what was moved.
+    fn publish(
+        &self,
+        scratch: Scratch,
+        chain_id: ChainId,
+    ) -> Result<(Snapshot, bool), SnapshotError> {
         let path = self.dir.join(chain_id.0.hex());
         loop {
             if let Some(snapshot) = self.get(chain_id)? {
-                return Ok(snapshot);
+                return Ok((snapshot, false));
             }
             match std::fs::rename(&scratch.path, &path) {
                 Ok(()) => {
                     let held = scratch.published();
-                    return Ok(Snapshot {
+                    let snapshot = Snapshot {
                         chain_id,
                         path,
                         held: Arc::new(held),
-                    });
+                    };
+                    return Ok((snapshot, true));
                 }
                 Err(error)
                     if matches!(

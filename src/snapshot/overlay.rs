@@ -65,6 +65,46 @@ const UPPER: &str = "upper";
 const WORK: &str = "work";
 const SCRATCH: &str = "scratch";
 
+/// Directories for the step after one whose state is no snapshot yet: on them an overlay can be mounted before that.
+#[derive(Debug)]
+pub struct Ahead {
+    blank: Blank,
+    /// The lower directories, topmost first; that on top is still called as it was during the step.
+    lower: Vec<PathBuf>,
+    style: Style,
+    /// The snapshots that those but the topmost are from, and, once it is one, the topmost.
+    below: Vec<PathBuf>,
+    top: Option<PathBuf>,
+}
+
+impl Ahead {
+    /// The lower directories, topmost first.
+    pub fn lower(&self) -> Vec<PathBuf> {
+        self.lower.clone()
+    }
+
+    /// The directory that takes the changes.
+    pub fn upper(&self) -> PathBuf {
+        self.blank.0.path.join(UPPER)
+    }
+
+    /// An empty directory on the same file system.
+    pub fn work(&self) -> PathBuf {
+        self.blank.work()
+    }
+
+    /// How owners and overlayfs marks are kept in the directories.
+    pub const fn style(&self) -> Style {
+        self.style
+    }
+
+    /// Whether they lie on these snapshots, topmost first, which are what they were when this was made.
+    pub(super) fn lies_on(&self, stack: &[Snapshot]) -> bool {
+        let own = self.top.iter().chain(&self.below);
+        self.top.is_some() && own.eq(stack.iter().map(|snapshot| &snapshot.path))
+    }
+}
+
 /// The directories of an overlay for one step, to be mounted by the sandbox. They are removed when this value is
 /// dropped, whatever rights the step left on them.
 #[derive(Debug)]
@@ -97,6 +137,38 @@ impl Overlay {
             dress_root(&upper, &top.fs())?;
         }
         Ok(overlay)
+    }
+
+    /// The directories for the step after this one, whose process has ended.
+    pub fn ahead(&self, blank: Blank) -> Result<Ahead, SnapshotError> {
+        let upper = blank.0.path.join(UPPER);
+        rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755)).at("set the mode of", &upper)?;
+        dress_root(&upper, &self.upper())?;
+        Ok(Ahead {
+            blank,
+            lower: [self.upper()].into_iter().chain(self.lower()).collect(),
+            style: self.style(),
+            below: self.stack.iter().map(|it| it.path.clone()).collect(),
+            top: None,
+        })
+    }
+
+    /// The directories that were made ahead, for the step on `stack`; `None` when something else came to lie below it.
+    pub(super) fn prepare_ahead(
+        snapshots: Snapshots,
+        ahead: Ahead,
+        stack: Vec<Snapshot>,
+    ) -> Result<Result<Self, Vec<Snapshot>>, SnapshotError> {
+        if !ahead.lies_on(&stack) {
+            return Ok(Err(stack));
+        }
+        Ok(Ok(Self {
+            stubs: stubs::prepared(&snapshots.dir)?,
+            snapshots,
+            stack,
+            scratch: ahead.blank.0,
+            unchanged: Vec::new(),
+        }))
     }
 
     /// How owners and overlayfs marks are kept in the directories; the latter has to be mounted accordingly.
@@ -163,7 +235,13 @@ impl Overlay {
     /// Makes the upper directory the snapshot of the state that the step led to, so that the next step can run on it without
     /// unpacking anything. What is left beside it is for the caller to remove, at leisure; a crash leaves it to be removed with
     /// the snapshot.
-    pub fn adopt(self, chain_id: ChainId) -> Result<(Snapshot, Remains), SnapshotError> {
+    ///
+    /// `ahead` is what [`Overlay::ahead`] has given.
+    pub fn adopt(
+        self,
+        chain_id: ChainId,
+        ahead: Option<&mut Ahead>,
+    ) -> Result<(Snapshot, Remains), SnapshotError> {
         let (upper, fs) = (self.upper(), self.scratch.path.join("fs"));
         // The state has to be the one that unpacking the layer gives: these would show more names of one file.
         for path in &self.unchanged {
@@ -171,7 +249,11 @@ impl Overlay {
             std::fs::remove_file(&path).at("remove", &path)?;
         }
         std::fs::rename(&upper, &fs).at("rename", &upper)?;
-        let snapshot = self.snapshots.publish(self.scratch, chain_id)?;
+        let (snapshot, is_own) = self.snapshots.publish(self.scratch, chain_id)?;
+        // Else the snapshot is another directory, or has changed since.
+        if let Some(ahead) = ahead.filter(|_| is_own && self.unchanged.is_empty()) {
+            ahead.top = Some(snapshot.path.clone());
+        }
         let remains = Remains {
             dirs: [WORK, SCRATCH].map(|name| snapshot.path.join(name)),
             _held: Arc::clone(&snapshot.held),

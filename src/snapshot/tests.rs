@@ -303,6 +303,53 @@ fn snapshots_are_made_once_and_stack() {
 }
 
 #[test]
+fn directories_made_ahead_serve_the_state_that_they_were_made_for() {
+    if !is_root() {
+        return;
+    }
+    let (_dir, snapshots, blobs) = fixture(REAL);
+    let tree = blobs.tree([base()]);
+    let stack = || snapshots.stack(&tree).unwrap();
+    let id = |text: &str| ChainId(crate::oci::sha256(text.as_bytes()));
+    let on = |adopted: Snapshot| [adopted].into_iter().chain(stack()).collect::<Vec<_>>();
+    let step = |name: &str| {
+        let overlay = snapshots.prepare(stack()).unwrap();
+        std::fs::write(overlay.upper().join(name), name).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o711);
+        std::fs::set_permissions(overlay.upper(), mode).unwrap();
+        let ahead = overlay.ahead(snapshots.blank().unwrap()).unwrap();
+        assert_eq!(ahead.lower()[0], overlay.upper());
+        (overlay, ahead)
+    };
+
+    let (overlay, mut ahead) = step("a");
+    let (adopted, _remains) = overlay.adopt(id("a"), Some(&mut ahead)).unwrap();
+    let (upper, lower) = (ahead.upper(), ahead.lower());
+    let next = snapshots.prepare_ahead(ahead, on(adopted.clone())).unwrap();
+    let next = next.expect("they lie on this");
+    assert_eq!(next.upper(), upper);
+    // The topmost has another name now, and is the same.
+    assert_eq!(next.lower()[1..], lower[1..]);
+    assert!(next.lower()[0].join("a").is_file());
+    let mode = std::fs::metadata(&upper).unwrap().permissions();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
+        0o711
+    );
+
+    // Somebody was faster: the state is in another directory.
+    let (overlay, mut ahead) = step("b");
+    let (adopted, _remains) = overlay.adopt(id("a"), Some(&mut ahead)).unwrap();
+    let other = snapshots.prepare_ahead(ahead, on(adopted)).unwrap();
+    assert_eq!(other.expect_err("another directory").len(), 2);
+
+    // The step is not the next one after all.
+    let (overlay, mut ahead) = step("c");
+    let _adopted = overlay.adopt(id("c"), Some(&mut ahead)).unwrap();
+    assert!(snapshots.prepare_ahead(ahead, stack()).unwrap().is_err());
+}
+
+#[test]
 fn what_a_step_changed_is_found() {
     if !is_root() {
         return;
@@ -377,7 +424,7 @@ fn what_a_step_changed_is_found() {
         let led_to = after(&blobs, &tree, changes);
         // Unpacking the layer and adopting the directory are the same state.
         let id = ChainId(crate::oci::sha256(script.as_bytes()));
-        let (adopted, remains) = overlay.adopt(id).unwrap();
+        let (adopted, remains) = overlay.adopt(id, None).unwrap();
         remains.remove().unwrap();
         let mut stack = vec![adopted];
         stack.extend(snapshots.stack(&tree).unwrap());

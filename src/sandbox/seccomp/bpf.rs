@@ -209,18 +209,24 @@ impl Section {
         numbers.extend(self.special.keys());
         numbers.sort_unstable();
         numbers.dedup();
-        let mut ranges = vec![(0, verdict(self.default))];
-        let mut add = |start: u32, code: Vec<Instruction>| match ranges.last_mut() {
-            Some(last) if last.0 == start => last.1 = code,
-            Some(last) if last.1 == code => {}
-            _ => ranges.push((start, code)),
+        let mut ranges: Vec<(u32, Vec<Instruction>)> = Vec::new();
+        let mut add = |start: u32, code: Vec<Instruction>| {
+            if ranges.last().is_none_or(|(_, last)| *last != code) {
+                ranges.push((start, code));
+            }
         };
+        // The first number that nothing has been said of yet.
+        let mut next = Some(0);
         for number in numbers {
+            if let Some(start) = next.filter(|next| *next != number) {
+                add(start, verdict(self.default));
+            }
             let special = self.special.get(&number).cloned();
             add(number, special.unwrap_or_else(|| verdict(Action::Allow)));
-            if let Some(next) = number.checked_add(1) {
-                add(next, verdict(self.default));
-            }
+            next = number.checked_add(1);
+        }
+        if let Some(start) = next {
+            add(start, verdict(self.default));
         }
         ranges
     }

@@ -68,7 +68,7 @@ fn random_steps_come_out_as_they_were() {
         let led_to = after(&blobs, &tree, overlay.diff(&tree).unwrap());
         let below = snapshots.stack(&tree).unwrap();
         let id = ChainId(crate::oci::sha256(format!("round {round}").as_bytes()));
-        let (adopted, remains) = overlay.adopt(id).unwrap();
+        let (adopted, remains) = overlay.adopt(id, None).unwrap();
         remains.remove().unwrap();
         let mut stack = vec![adopted];
         stack.extend(below);
