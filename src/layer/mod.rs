@@ -26,6 +26,7 @@ mod buffer;
 mod change;
 mod compress;
 mod decode;
+mod inflate;
 mod read;
 mod reuse;
 mod tar;
