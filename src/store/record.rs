@@ -28,6 +28,9 @@ const FORMAT: &str = "rbuild 1 ";
 /// How much of a record is read for the start of its table of contents; the descriptor before it takes some 200 bytes.
 const TOC_START: u64 = 1 << 10;
 
+/// How often the directory of a record is made before it is given up; it does not go so often at the wrong moment.
+const MOST_ATTEMPTS: usize = 100;
+
 /// What is known of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerRecord {
@@ -189,14 +192,16 @@ impl Store {
         let mut bytes = format!("{FORMAT}{}\n", sha256(payload)).into_bytes();
         bytes.extend_from_slice(payload);
         let parent = path.parent().unwrap_or(&self.root);
+        let mut attempts = 0;
         loop {
             match self.workspace.replace(path, &bytes) {
                 Err(StoreError::Io { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound
-                        && !parent.try_exists().at("find", parent)? =>
+                    if source.kind() == io::ErrorKind::NotFound && attempts < MOST_ATTEMPTS =>
                 {
-                    // The first record there, or somebody has removed the last other one, and with it the directory.
+                    // The first record there, or somebody has removed the last other one, and with it the directory. Others make
+                    // it and remove it at the same time.
                     fs::create_dir_all(parent).at("create", parent)?;
+                    attempts += 1;
                 }
                 other => return other,
             }

@@ -203,6 +203,24 @@ fn layer_records_prefer_a_blob_that_is_there() {
 }
 
 #[test]
+fn the_first_records_of_a_kind_can_come_at_the_same_time() {
+    for _ in 0..50 {
+        let (_dir, store) = store();
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for n in 0..4 {
+                let (store, start) = (&store, &start);
+                scope.spawn(move || {
+                    let key = sha256(&[n]);
+                    start.wait();
+                    store.put_step(StepFolder::Key, &key, b"payload").unwrap();
+                });
+            }
+        });
+    }
+}
+
+#[test]
 fn damaged_records_are_invalid_and_never_an_error() {
     let (_dir, store) = store();
     let key = sha256(b"key");
