@@ -44,10 +44,10 @@ pub(super) struct Stack {
 }
 
 impl Stack {
-    /// Opens `lower` (topmost first) and the directories for changes. `empty` is a directory to make up the numbers with:
+    /// Opens `lower` (topmost first), on which `top` lies, and the directories for changes. `empty` is a directory to make up the numbers with:
     /// an overlay needs one lower directory, and two when nothing can be written.
     pub(super) fn open(
-        lower: &[PathBuf],
+        (top, lower): (Option<OwnedFd>, &[PathBuf]),
         writable: Option<Writable<'_>>,
         empty: &Path,
         dirs: &mut Dirs,
@@ -58,9 +58,10 @@ impl Stack {
                 Errno::TOOBIG,
             ));
         }
-        let mut fds = lower
-            .iter()
-            .map(|path| dirs.open(path))
+        let top = top.map(|top| Ok(Rc::new(top)));
+        let mut fds = top
+            .into_iter()
+            .chain(lower.iter().map(|path| dirs.open(path)))
             .collect::<Result<Vec<_>, _>>()?;
         let needed = if writable.is_some() { 1 } else { 2 };
         if fds.len() < needed {
@@ -80,6 +81,11 @@ impl Stack {
             lower: fds,
             changes,
         })
+    }
+
+    /// The directory that takes changes.
+    pub(super) fn into_upper(self) -> Option<OwnedFd> {
+        self.changes.map(|(upper, _)| upper)
     }
 
     /// Mounts the overlay at the directory `target` of the host.
@@ -125,7 +131,7 @@ pub(super) fn mount(
     userxattr: bool,
     empty: &Path,
 ) -> Result<(), Failure> {
-    Stack::open(lower, writable, empty, &mut Dirs::default())?.mount(target, userxattr)
+    Stack::open((None, lower), writable, empty, &mut Dirs::default())?.mount(target, userxattr)
 }
 
 /// Opens a directory of the host to mount from or on.

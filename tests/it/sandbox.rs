@@ -388,36 +388,40 @@ fn a_step_finds_nothing_of_the_one_before_it() {
 }
 
 #[test]
-fn what_was_set_up_ahead_is_found_by_its_step_alone() {
+fn a_step_runs_in_what_was_set_up_on_the_one_before() {
     let Some(stage) = Stage::new() else { return };
     let (sandbox, cancel) = (sandbox(), Cancel::new().unwrap());
-    let script = "cat /in; ls /dev/shm; stat -c %a /made; echo changed >/out; hostname";
-    // The helper that has run this step sets up the next one.
-    let first = stage
-        .run_in(&sandbox, &stage.spec("touch /dev/shm/x"), &cancel)
-        .unwrap();
-    assert_eq!(first.exit, Exit::Code(0), "{first:?}");
-    let run = |name: &str, is_taken: bool| {
-        for dir in ["upper", "work", "ahead-upper", "ahead-work"] {
-            fs::remove_dir_all(stage.path(dir)).ok();
-            fs::create_dir(stage.path(dir)).unwrap();
+    for (turn, is_taken) in [(0, true), (1, false), (2, true)] {
+        // The helper that has run this step sets up the next one.
+        let first = stage.spec("echo first >/first; touch /dev/shm/x");
+        let first = stage.run_in(&sandbox, &first, &cancel).unwrap();
+        assert_eq!(first.exit, Exit::Code(0), "{first:?}");
+        let place = |name: &str| stage.path(&format!("{name}-{turn}"));
+        let (upper, work) = (place("next-upper"), place("next-work"));
+        for dir in [&upper, &work] {
+            fs::create_dir(dir).unwrap();
         }
-        let mut spec = stage.spec(script);
-        spec.hostname = name.to_owned();
-        let ahead = if is_taken {
-            spec.clone()
-        } else {
-            let mut other = stage.spec(script);
-            other.rootfs = Rootfs::Overlay {
-                lower: vec![stage.path("lower")],
-                upper: stage.path("ahead-upper"),
-                work: stage.path("ahead-work"),
-                userxattr: IdMap::current().unwrap().needs_userxattr(),
-            };
-            other
+        let mut spec = stage.spec("cat /first /in; ls /dev/shm; stat -c %a /made; echo next >/out");
+        let userxattr = IdMap::current().unwrap().needs_userxattr();
+        let on = |lower: Vec<PathBuf>| Rootfs::Overlay {
+            lower,
+            upper: upper.clone(),
+            work: work.clone(),
+            userxattr,
         };
-        let set_up = sandbox.set_up(&ahead);
+        spec.rootfs = on(vec![stage.path("lower")]);
+        let set_up = sandbox.set_up(&spec, &stage.path("upper"));
         assert!(set_up.is_some(), "a helper waits");
+        // The state of the first step gets its name.
+        fs::rename(stage.path("upper"), place("state")).unwrap();
+        fs::create_dir(stage.path("upper")).unwrap();
+        let set_up = set_up.filter(|_| is_taken);
+        spec.rootfs = on(if is_taken {
+            // Nothing is set up anew.
+            vec![PathBuf::from("/nowhere/at/all")]
+        } else {
+            vec![place("state"), stage.path("lower")]
+        });
         // Of the step's own mounts nothing was known then.
         let bytes = |mode, content: &str| MountKind::Bytes {
             content: content.as_bytes().to_vec(),
@@ -429,21 +433,17 @@ fn what_was_set_up_ahead_is_found_by_its_step_alone() {
             MountSpec::new("/in", bytes(0o644, "mounted\n")),
             MountSpec::new("/made", bytes(0o400, "")),
         ];
-        let set_up = set_up.filter(|_| is_taken);
         let mut stdout = Vec::new();
         let mut sink = |_, bytes: &[u8]| stdout.extend_from_slice(bytes);
         let exit = sandbox.run_in(set_up, &spec, &cancel, &mut sink, &mut || {});
         assert_eq!(exit.unwrap(), Exit::Code(0));
-        let expected = format!("mounted\n400\n{name}\n");
-        assert_eq!(String::from_utf8(stdout).unwrap(), expected);
-        assert_eq!(fs::read(stage.path("upper/out")).unwrap(), b"changed\n");
-        let changes = stage.changes();
-        assert!(!changes.contains(&"in".to_owned()), "{changes:?}");
-        assert!(!stage.path("ahead-upper/out").try_exists().unwrap());
-    };
-    run("taken", true);
-    run("passed-over", false);
-    run("again", true);
+        let stdout = String::from_utf8(stdout).unwrap();
+        assert_eq!(stdout, "first\nmounted\n400\n", "turn {turn}");
+        assert_eq!(fs::read(upper.join("out")).unwrap(), b"next\n");
+        for absent in ["in", "made", "first"] {
+            assert!(!upper.join(absent).try_exists().unwrap(), "{absent}");
+        }
+    }
 }
 
 #[test]
