@@ -154,7 +154,11 @@ fn serve() -> std::io::Result<()> {
                 ready = top.and_then(|top| set_up(&spec, Some(top.fd), &mut apart, &mut kit).ok());
                 continue;
             }
-            Order::Run { spec, is_set_up } => (spec, is_set_up),
+            Order::Run { spec, is_set_up } => {
+                // Nothing is left open for a step to see.
+                drop(last.take());
+                (spec, is_set_up)
+            }
         };
         let spec: ProcessSpec = spec;
         let streams = receive_streams(&socket, spec.streams)?;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, Mode, OFlags},
+    fs::{self, AtFlags, Mode, OFlags},
     io::Errno,
     mount::MountFlags,
     process,
@@ -113,8 +113,21 @@ impl Stack {
         };
         // Without `volatile` the kernel writes everything out when the overlay goes away. A step's changes are read back
         // at once and kept elsewhere, so that is time for nothing. Before Linux 5.10 it is an error.
-        let result = if self.changes.is_some() {
-            attempt(&format!("{options},volatile")).or_else(|_unknown| attempt(&options))
+        let result = if let Some((_, work)) = &self.changes {
+            let volatile = format!("{options},volatile");
+            attempt(&volatile)
+                .or_else(|refused| {
+                    // Somebody has mounted it so before, for a step that was not run in it then: since the machine did not go
+                    // down, nothing is lost.
+                    let mark = "work/incompat/volatile";
+                    let removed = fs::unlinkat(work, format!("{mark}/dirty"), AtFlags::empty())
+                        .and_then(|()| fs::unlinkat(work, mark, AtFlags::REMOVEDIR));
+                    match removed {
+                        Ok(()) => attempt(&volatile),
+                        Err(_) => Err(refused),
+                    }
+                })
+                .or_else(|_unknown| attempt(&options))
         } else {
             attempt(&options)
         };
