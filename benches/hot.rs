@@ -100,7 +100,10 @@ fn contexts(c: &mut Criterion) {
     let mut group = c.benchmark_group("context of 4,000 files");
     group.throughput(Throughput::Elements(FILES as u64));
     group.bench_function("walk and hash", |b| {
-        b.iter(|| copy::content_digest(&op(), &[tree(dir.path(), None)], &mut |_| {}).unwrap());
+        b.iter(|| {
+            copy::content_digest(&op(), &[tree(dir.path(), None)], &mut |_| {}, &mut |_| {})
+                .unwrap()
+        });
     });
     // The clock runs ahead: files changed just now are not remembered.
     let kept = tempfile::tempdir().unwrap();
@@ -110,13 +113,15 @@ fn contexts(c: &mut Criterion) {
         &op(),
         &[tree(dir.path(), Some(Arc::clone(&cache)))],
         &mut |_| {},
+        &mut |_| {},
     )
     .unwrap();
     cache.save().unwrap();
     group.bench_function("walk, digests remembered", |b| {
         b.iter(|| {
             let cache = Some(Arc::new(StatCache::load(&file, now(10))));
-            copy::content_digest(&op(), &[tree(dir.path(), cache)], &mut |_| {}).unwrap()
+            copy::content_digest(&op(), &[tree(dir.path(), cache)], &mut |_| {}, &mut |_| {})
+                .unwrap()
         });
     });
     group.bench_function("stat cache, load", |b| {
@@ -165,7 +170,7 @@ fn layers(c: &mut Criterion) {
     context(dir.path());
     let cache = Arc::new(StatCache::load("/nonexistent", now(10)));
     let tree = tree(dir.path(), Some(cache));
-    copy::content_digest(&op(), &[Arc::clone(&tree)], &mut |_| {}).unwrap();
+    copy::content_digest(&op(), &[Arc::clone(&tree)], &mut |_| {}, &mut |_| {}).unwrap();
     let all = changes(&tree);
     let mut blob = Vec::new();
     let written = write_layer(all.clone(), &mut blob, &WriteOptions::default()).unwrap();

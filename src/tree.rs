@@ -190,11 +190,28 @@ pub trait Tree: Send + Sync {
         None
     }
 
+    /// Whether listing a directory waits for nothing, so that nobody need list it ahead.
+    fn lists_at_once(&self) -> bool {
+        false
+    }
+
     /// Whether a missing `path` is missing because an ignore file took it out.
     fn is_ignored(&self, path: &Path) -> bool {
         let _ = path;
         false
     }
+}
+
+/// The path of a name in a directory. As [`Path::join`] for paths of trees, with one allocation: whoever walks a tree needs
+/// several for each name.
+pub fn child(dir: &Path, name: &OsStr) -> PathBuf {
+    let mut path = OsString::with_capacity(dir.as_os_str().len() + 1 + name.len());
+    if !dir.as_os_str().is_empty() {
+        path.push(dir);
+        path.push("/");
+    }
+    path.push(name);
+    path.into()
 }
 
 /// A tree with nothing but a root directory: `FROM scratch`.

@@ -1,6 +1,7 @@
 //! `COPY` and `ADD`: find the sources, then hand them to `copy`, which works without a file system.
 
 use std::{
+    cell::{OnceCell, RefCell},
     ffi::OsString,
     io,
     path::{Path, PathBuf},
@@ -10,20 +11,23 @@ use std::{
 use super::{
     error::StepError,
     explain::{Keyed, note, origin_name},
-    made::write_after,
+    made::{self, write_after},
     session::{Session, Task},
     shared::Claims,
     stage::{Outcome, Worker},
 };
 use crate::{
     cache::{CopyInputs, FileList, Files, copy_key},
-    copy::{self, CopyRequest},
+    copy::{self, Before, ContentEntry, CopyRequest, ListedOnce},
     layer::Changes,
     oci::Digest,
     plan::{CopyOp, CopySource, CopyVerb, Origin, Step},
     progress::Vertex,
     tree::{EmptyTree, Metadata, Node, Timestamp, Tree, TreeError},
 };
+
+/// What the files are called among the inputs of the step.
+const CONTENT: &str = "content";
 
 /// Takes the layer from the cache or makes it.
 pub(super) fn run(
@@ -35,13 +39,29 @@ pub(super) fn run(
 ) -> Result<Outcome, StepError> {
     let session = worker.session;
     let question = worker.sources_question(op)?;
-    let (mut trees, mut listed) = (None, None);
+    let (mut trees, mut listed, mut once) = (None, None, None);
+    let earlier = OnceCell::new();
+    let earlier = || earlier.get_or_init(|| worker.earlier(step)).as_ref();
+    let mut head_start = None;
     let content = if let Some(content) = worker.known_content(&op.from, question, claims)? {
         content
     } else {
-        let found = source_trees(worker, task, &step.label, op)?;
-        let mut files = Files::default();
-        let digest = copy::content_digest(op, &found, &mut note(&mut files))?;
+        let mut found = source_trees(worker, task, &step.label, op)?;
+        once = list_once(op, &mut found);
+        let files = RefCell::new(Files::default());
+        let mut on_entry = |entry: &ContentEntry<'_>| note(&mut files.borrow_mut())(entry);
+        let mut on_unread = |before: &Before| {
+            if let Some(departures) = worker.departures().filter(|_| !session.predicts)
+                && let Some(earlier) = earlier()
+                // Nothing leaves that the context does not have any more.
+                && had_first(worker, step, &files.borrow())
+            {
+                let compression = session.services.compression;
+                head_start = earlier.head_start(departures, before, compression);
+            }
+        };
+        let digest = copy::content_digest(op, &found, &mut on_entry, &mut on_unread)?;
+        let files = files.into_inner();
         worker.found_out(question, &digest.to_string())?;
         (trees, listed) = (Some(found), Some(files));
         digest
@@ -59,7 +79,7 @@ pub(super) fn run(
         owner,
     });
     let files = listed.map(|files| FileList {
-        input: "content".to_owned(),
+        input: CONTENT.to_owned(),
         from: origin_name(worker.plan, &op.from),
         files,
     });
@@ -73,6 +93,9 @@ pub(super) fn run(
             Some(trees) => trees,
             None => source_trees(worker, task, &step.label, op)?,
         };
+        if let Some(once) = &once {
+            once.give_again();
+        }
         let parent: Arc<dyn Tree> = worker.tree(task.vertex)?;
         // Needed until the layer is written.
         let scratch = session.services.store.temp_dir()?;
@@ -86,11 +109,38 @@ pub(super) fn run(
         for warning in copied.warnings {
             session.warn(format!("{}: {warning}", step.label));
         }
-        let earlier = worker.earlier(step);
         let label = step.label.clone();
         let departures = worker.departures();
-        write_after(session, departures, copied.changes, label, earlier.as_ref())
+        let before = made::Before {
+            earlier: earlier().map(|earlier| &earlier.layer),
+            head_start: head_start.take(),
+        };
+        write_after(session, departures, copied.changes, label, before)
     })
+}
+
+/// Whether the files that the step had last time begin with these.
+fn had_first(worker: &Worker<'_>, step: &Step, files: &Files) -> bool {
+    let store = worker.session.services.store;
+    let place = worker.sight(step, &[]).place;
+    place.had_first(store, CONTENT, files).unwrap_or(false)
+}
+
+/// Has a tree that is walked twice, for the key and for the layer, listed once. Only those of this machine take long to list.
+fn list_once(op: &CopyOp, trees: &mut [Arc<dyn Tree>]) -> Option<Arc<ListedOnce>> {
+    if !matches!(op.from, Origin::Context | Origin::Named(_)) {
+        return None;
+    }
+    let is_path = |source: &CopySource| matches!(source, CopySource::Path(_));
+    let first = op.sources.iter().position(is_path)?;
+    let once = Arc::new(ListedOnce::new(Arc::clone(&trees[first])));
+    // All paths are in one tree.
+    for (source, tree) in op.sources.iter().zip(trees) {
+        if is_path(source) {
+            *tree = Arc::clone(&once) as Arc<dyn Tree>;
+        }
+    }
+    Some(once)
 }
 
 /// The tree of each source, downloads included.

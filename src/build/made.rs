@@ -14,7 +14,7 @@ use crate::{
     cache::content_digest,
     layer::{Changes, LayerBlob, WriteOptions, write_layer, write_layer_after},
     oci::{Descriptor, DiffId, Digest},
-    store::{LayerRecord, Store, StoreError},
+    store::{HeadStart, LayerRecord, Store, StoreError},
 };
 
 /// What executing a step made.
@@ -60,24 +60,33 @@ pub(super) fn write(
     changes: impl Into<Changes>,
     description: String,
 ) -> Result<Made, StepError> {
-    write_after(session, departures, changes, description, None)
+    write_after(session, departures, changes, description, Before::default())
 }
 
-/// As [`write`], taking over what `earlier` has of the layer.
+/// What there is of a layer before it is made.
+#[derive(Default)]
+pub(super) struct Before<'a> {
+    /// The one of last time, from which what is the same is taken over.
+    pub(super) earlier: Option<&'a Arc<LayerBlob>>,
+    /// What has left already.
+    pub(super) head_start: Option<HeadStart>,
+}
+
+/// As [`write`], with what there is.
 pub(super) fn write_after(
     session: &Session<'_>,
     departures: Option<&dyn Departures>,
     changes: impl Into<Changes>,
     description: String,
-    earlier: Option<&Arc<LayerBlob>>,
+    before: Before<'_>,
 ) -> Result<Made, StepError> {
     let store = session.services.store;
-    let mut blob = Announced::new(store.blob_file()?, departures);
+    let mut blob = Announced::new(store.blob_file()?, departures, before.head_start);
     let options = WriteOptions {
         compression: session.services.compression,
         ..WriteOptions::default()
     };
-    let written = match earlier {
+    let written = match before.earlier {
         Some(earlier) => write_layer_after(changes, &mut blob, &options, earlier)?,
         None => write_layer(changes, &mut blob, &options)?,
     };

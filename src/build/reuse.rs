@@ -1,11 +1,9 @@
 //! What makes a step's layer: an earlier result from the cache, or executing it, and what is recorded of that.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 
 use super::{
-    earlier,
+    earlier::{self, Earlier},
     error::StepError,
     explain::Keyed,
     made::{Made, record_layer},
@@ -16,7 +14,6 @@ use super::{
 };
 use crate::{
     cache::{CacheUse, Fresh, Key, Lookup, Miss, Place, Sight, StepRecord},
-    layer::LayerBlob,
     plan::{Op, Step},
 };
 
@@ -111,6 +108,10 @@ impl Worker<'_> {
             self.finished(key, &record);
             return Ok(Outcome::Unchanged(layer(record)));
         }
+        // What is written of it here takes a while for one of many files.
+        if let Some(departures) = self.departures() {
+            departures.made(&made.layer.descriptor);
+        }
         let record = StepRecord {
             diff_id: made.layer.diff_id,
             descriptor: made.layer.descriptor.clone(),
@@ -145,7 +146,7 @@ impl Worker<'_> {
     }
 
     /// The layer that the step made last time; `None` also when nothing from earlier is wanted.
-    pub(super) fn earlier(&self, step: &Step) -> Option<Arc<LayerBlob>> {
+    pub(super) fn earlier(&self, step: &Step) -> Option<Earlier> {
         if self.cache_use() == CacheUse::Off {
             return None;
         }

@@ -331,9 +331,6 @@ impl Worker<'_> {
                 Ok(Some(layer))
             }
             Ok(Outcome::Made(layer)) => {
-                if let Some(departures) = self.departures() {
-                    departures.made(&layer.descriptor);
-                }
                 told(StepResult::Executed);
                 task.done();
                 Ok(Some(layer))

@@ -176,13 +176,31 @@ fn modified(path: String, before: Facts, after: Facts) -> ModifiedFile {
     ModifiedFile { path, what, mode }
 }
 
-fn parse(packed: &[u8]) -> Option<BTreeMap<PathBuf, Facts>> {
+/// Whether the files of a list that was printed begin with these.
+pub(super) fn begin_with(before: &[u8], files: &Files) -> bool {
+    let Some(bytes) = unpack(before).filter(|_| files.count <= MAX_FILES) else {
+        return false;
+    };
+    let Some(mut rest) = bytes.strip_prefix(MAGIC) else {
+        return false;
+    };
+    // An entry depends on those before it alone.
+    read_number(&mut rest).is_some_and(|count| count >= files.count as u64)
+        && rest.starts_with(&files.entries)
+}
+
+fn unpack(packed: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     zstd::Decoder::new(packed)
         .ok()?
         .take(MAX_BYTES)
         .read_to_end(&mut bytes)
         .ok()?;
+    Some(bytes)
+}
+
+fn parse(packed: &[u8]) -> Option<BTreeMap<PathBuf, Facts>> {
+    let bytes = unpack(packed)?;
     let mut rest = bytes.strip_prefix(MAGIC)?;
     let count = read_number(&mut rest)?;
     entries(rest, count)
@@ -295,6 +313,32 @@ mod tests {
         );
         let same = compare(&print(&before).unwrap(), &before).unwrap();
         assert_eq!(same, FileChanges::default());
+    }
+
+    #[test]
+    fn a_list_begins_with_its_first_files_as_they_are() {
+        let all = [
+            entry("a", 0o644, "1"),
+            entry("d/b", 0o644, "1"),
+            entry("d/c", 0o644, "1"),
+        ];
+        let printed = print(&files(&all)).unwrap();
+        for n in 0..=3 {
+            assert!(begin_with(&printed, &files(&all[..n])));
+        }
+        for other in [
+            entry("d/b", 0o600, "1"),
+            entry("d/b", 0o644, "2"),
+            entry("d/bb", 0o644, "1"),
+            entry("d/c", 0o644, "1"),
+        ] {
+            assert!(!begin_with(&printed, &files(&[all[0], other])));
+        }
+        let more = [&all[..], &[entry("e", 0o644, "1")]].concat();
+        assert!(!begin_with(&printed, &files(&more)));
+        assert!(!begin_with(b"", &Files::default()));
+        let too_many = files(&vec![entry("a", 0, ""); MAX_FILES + 1]);
+        assert!(!begin_with(&printed, &too_many));
     }
 
     #[test]

@@ -49,6 +49,15 @@ impl Place {
         }
     }
 
+    /// Whether the files that an input of the step here had last time begin with these.
+    pub fn had_first(self, store: &Store, input: &str, files: &Files) -> Result<bool, StoreError> {
+        let Some(last) = self.last(store)? else {
+            return Ok(false);
+        };
+        let list = last.files(store, input)?;
+        Ok(list.is_some_and(|list| files::begin_with(&list, files)))
+    }
+
     fn last(self, store: &Store) -> Result<Option<Last>, StoreError> {
         let mut place = self.text;
         let mut last: Option<Last> = read(store, &place)?;

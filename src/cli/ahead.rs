@@ -235,8 +235,8 @@ impl Quay<'_> {
 
     /// Sends what there is of a layer until it is whole; `None` when that went wrong.
     fn send_growing(&self, to: &Reference, layer: &Follower) -> Option<GrowingUpload<'_>> {
-        let from = layer.at(0).ok()?;
-        let open: Box<OpenAt> = Box::new(move |position| Ok(Box::new(from.at(position)?)));
+        let from = layer.at(0);
+        let open: Box<OpenAt> = Box::new(move |position| Ok(Box::new(from.at(position))));
         let mut upload = self.registry.push_growing(to, open)?;
         loop {
             match layer.wait_beyond(upload.next()) {
@@ -291,7 +291,7 @@ impl Departures for Loading<'_, '_> {
 
     fn growing(&self, layer: Follower) {
         for to in self.quay.firsts() {
-            let Ok(follower) = layer.at(0) else { return };
+            let follower = layer.at(0);
             let mut state = self.quay.state();
             let is_underway = |g: &&Growing| matches!(g.layer.growth(), Growth::Growing(_));
             if state.growing.iter().filter(is_underway).count() >= AT_A_TIME || state.is_closed {
@@ -300,7 +300,7 @@ impl Departures for Loading<'_, '_> {
             let number = state.n_growing;
             state.n_growing += 1;
             let (quay, target) = (self.quay, to.clone());
-            let Ok(theirs) = follower.at(0) else { return };
+            let theirs = layer.at(0);
             let thread = Builder::new().name("upload".to_owned());
             let spawned = thread.spawn_scoped(self.scope, move || {
                 quay.follow(number, &target, &theirs);

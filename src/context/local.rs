@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     oci::{Digest, Digester},
-    tree::{Kind, Listed, Metadata, Node, Timestamp, Tree, TreeError},
+    tree::{self, Kind, Listed, Metadata, Node, Timestamp, Tree, TreeError},
 };
 
 /// A directory, read in place and only where asked, less what an ignore file leaves out.
@@ -48,7 +48,12 @@ struct State {
     dirs: HashMap<PathBuf, Arc<Dir>>,
     /// A number for each inode with several names.
     inodes: HashMap<(u64, u64), u64>,
+    /// Room for reading, as much as threads ever read at the same time: it has to be zeroed before anything is read into it.
+    buffers: Vec<Box<[u8]>>,
 }
+
+/// How much of a file is read at once.
+const READ_BYTES: usize = 256 << 10;
 
 /// A directory whose parents are directories, too, and no links.
 struct Dir {
@@ -216,15 +221,21 @@ impl LocalTree {
     }
 
     /// What is at `path`, of which the system says this. It is not asked for the attributes of a file that is `plain`.
-    fn node_of(&self, path: &Path, stat: &Stat, is_plain: bool) -> Result<Node, TreeError> {
+    fn node_of(
+        &self,
+        path: &dyn Fn() -> PathBuf,
+        stat: &Stat,
+        is_plain: bool,
+    ) -> Result<Node, TreeError> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Kind::File {
                 size: stat.st_size.cast_unsigned(),
             },
             FileType::Directory => Kind::Dir,
             FileType::Symlink => {
-                let target = rustix::fs::readlink(self.host(path), Vec::new())
-                    .map_err(|error| self.error("read", path, error))?;
+                let path = path();
+                let target = rustix::fs::readlink(self.host(&path), Vec::new())
+                    .map_err(|error| self.error("read", &path, error))?;
                 Kind::Symlink {
                     target: OsString::from_vec(target.into_bytes()).into(),
                 }
@@ -243,7 +254,7 @@ impl LocalTree {
         let mut xattrs = BTreeMap::new();
         if !is_plain
             && matches!(kind, Kind::File { .. })
-            && let Some(value) = self.capability(path)
+            && let Some(value) = self.capability(&path())
         {
             xattrs.insert(CAPABILITY.into(), value);
         }
@@ -294,20 +305,18 @@ impl LocalTree {
     /// Hashes an open file.
     fn hash(&self, path: &Path, mut file: &File) -> Result<Digest, TreeError> {
         let mut digester = Digester::new();
-        // Most files are small, and room has to be zeroed before anything is read into it.
-        let mut buffer = vec![0; 16 << 10];
-        loop {
-            let n = match file.read(&mut buffer) {
-                Ok(0) => return Ok(digester.finish()),
-                Ok(n) => n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(self.error("read", path, error)),
-            };
-            digester.update(&buffer[..n]);
-            if n == buffer.len() {
-                buffer.resize(256 << 10, 0);
+        let kept = self.lock().buffers.pop();
+        let mut buffer = kept.unwrap_or_else(|| vec![0; READ_BYTES].into());
+        let outcome = loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break Ok(digester.finish()),
+                Ok(n) => digester.update(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(self.error("read", path, error)),
             }
-        }
+        };
+        self.lock().buffers.push(buffer);
+        outcome
     }
 }
 
@@ -343,7 +352,7 @@ impl Tree for LocalTree {
             let stat = self
                 .stat(path)?
                 .ok_or_else(|| self.error("read", path, io::ErrorKind::NotFound))?;
-            return Ok(Some(self.node_of(path, &stat, false)?));
+            return Ok(Some(self.node_of(&|| path.to_owned(), &stat, false)?));
         };
         let Some(above) = self.dir(parent)? else {
             return Ok(None);
@@ -359,7 +368,7 @@ impl Tree for LocalTree {
         if !is_shown {
             return Ok(None);
         }
-        self.node_of(path, &stat, false).map(Some)
+        self.node_of(&|| path.to_owned(), &stat, false).map(Some)
     }
 
     fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError> {
@@ -391,8 +400,12 @@ impl Tree for LocalTree {
         let (_open, mut all) = self.all(path)?;
         let mut failure = None;
         all.retain(|(name, stat)| {
-            let child = path.join(name);
-            let is_shown = if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            if self.patterns.is_empty() && !is_dir {
+                return true;
+            }
+            let child = tree::child(path, name);
+            let is_shown = if is_dir {
                 let entered = self.lock().dirs.get(&child).cloned();
                 let entered = match entered {
                     Some(dir) => Ok(dir),
@@ -400,8 +413,7 @@ impl Tree for LocalTree {
                 };
                 entered.map(|dir| dir.is_shown)
             } else {
-                Ok(self.patterns.is_empty()
-                    || !self.patterns.judge(&child, &dir.verdict).is_match())
+                Ok(!self.patterns.judge(&child, &dir.verdict).is_match())
             };
             is_shown.unwrap_or_else(|error| {
                 failure.get_or_insert(error);
@@ -426,7 +438,7 @@ impl Tree for LocalTree {
             .map(|((name, stat), known)| {
                 let is_plain = known.is_some_and(|known| known.is_plain);
                 Ok(Listed {
-                    node: self.node_of(&path.join(&name), &stat, is_plain)?,
+                    node: self.node_of(&|| tree::child(path, &name), &stat, is_plain)?,
                     name,
                     digest: known.map(|known| known.digest),
                 })

@@ -162,7 +162,15 @@ fn key(dir: &Path) -> &[u8] {
 }
 
 fn split(path: &Path) -> Option<(&[u8], &OsStr)> {
-    Some((key(path.parent()?), path.file_name()?))
+    // Paths of trees are clean, and finding out what all their components are takes several times as long.
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return None;
+    }
+    Some(match bytes.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => (&bytes[..slash], OsStr::from_bytes(&bytes[slash + 1..])),
+        None => (b"", path.as_os_str()),
+    })
 }
 
 impl StatCache {

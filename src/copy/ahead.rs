@@ -12,7 +12,7 @@ use std::{
     thread::{self, Scope},
 };
 
-use crate::tree::{Listed, Tree, TreeError};
+use crate::tree::{self, Listed, Tree, TreeError};
 
 /// How many names are listed ahead, give or take a directory.
 const MAX_AHEAD: usize = 2048;
@@ -53,6 +53,8 @@ struct State {
     done: HashMap<OsString, Names>,
     /// How many names are done, one more for each directory.
     n_done: usize,
+    /// How many threads wait for something to change: telling nobody costs a call of the system, too.
+    n_waiting: usize,
     is_over: bool,
 }
 
@@ -72,7 +74,7 @@ pub(super) fn listing<T>(
         walk(&Lister {
             scope,
             shared: &shared,
-            others: Cell::new(if ahead {
+            others: Cell::new(if ahead && !tree.lists_at_once() {
                 Others::NotYet
             } else {
                 Others::Unwanted
@@ -103,8 +105,7 @@ impl Lister<'_, '_> {
         loop {
             if let Some(names) = state.done.remove(name) {
                 state.n_done -= weight(&names);
-                drop(state);
-                shared.changed.notify_all();
+                shared.tell(state);
                 return names;
             }
             if !state.busy.contains(name) {
@@ -120,11 +121,10 @@ impl Lister<'_, '_> {
         let mut state = shared.lock();
         state.push(dir, &names);
         let is_worth_it = state.todo.len() >= FEW;
-        drop(state);
+        shared.tell(state);
         if self.others.get() == Others::NotYet && is_worth_it {
             self.start();
         }
-        shared.changed.notify_all();
         names
     }
 
@@ -148,7 +148,7 @@ impl State {
         let names = names.iter().flatten().rev();
         let dirs = names.filter(|listed| listed.node.metadata.is_dir());
         self.todo
-            .extend(dirs.map(|listed| dir.join(&listed.name).into_os_string()));
+            .extend(dirs.map(|listed| tree::child(dir, &listed.name).into_os_string()));
     }
 }
 
@@ -191,6 +191,17 @@ impl Shared<'_> {
             let name = path.into_os_string();
             state.busy.remove(&name);
             state.done.insert(name, names);
+            if state.n_waiting > 0 {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// Lets go of the state, which was changed.
+    fn tell(&self, state: MutexGuard<'_, State>) {
+        let is_awaited = state.n_waiting > 0;
+        drop(state);
+        if is_awaited {
             self.changed.notify_all();
         }
     }
@@ -199,10 +210,14 @@ impl Shared<'_> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.n_waiting += 1;
+        let mut state = self
+            .changed
             .wait(state)
-            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner);
+        state.n_waiting -= 1;
+        state
     }
 }
 

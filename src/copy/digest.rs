@@ -31,7 +31,7 @@ use crate::{
     context::{Patterns, Verdict},
     oci::{Digest, Digester, sha256},
     plan::{CopyOp, CopySource},
-    tree::{self, Kind, Last, Listed, Metadata, Node, Tree},
+    tree::{self, Kind, Last, Listed, Metadata, Node, Timestamp, Tree},
 };
 
 /// One path of a source.
@@ -51,6 +51,38 @@ pub struct ContentEntry<'a> {
 /// files a miss is due to.
 pub type OnEntry<'a> = &'a mut dyn FnMut(&ContentEntry<'_>);
 
+/// Is told once, when the first file is found that has to be read, what comes before it.
+pub type OnUnread<'a> = &'a mut dyn FnMut(&Before);
+
+/// What was found of sources before a certain path.
+#[derive(Debug, Default)]
+pub struct Before {
+    /// How many bytes of a tar hold it, at least.
+    bytes: u64,
+    /// What is newer than all before it, and how many bytes are before it.
+    newer: Vec<(Timestamp, u64)>,
+}
+
+impl Before {
+    /// How many bytes of a tar, at least, hold what comes before the first path that was changed at this time or later.
+    pub fn unchanged_since(&self, time: Timestamp) -> u64 {
+        let changed = self.newer.iter().find(|(newest, _)| *newest >= time);
+        changed.map_or(self.bytes, |(_, before)| *before)
+    }
+
+    fn note(&mut self, mtime: Timestamp) {
+        if self.newer.last().is_none_or(|(newest, _)| mtime > *newest) {
+            self.newer.push((mtime, self.bytes));
+        }
+    }
+
+    fn add(&mut self, size: u64) {
+        const BLOCK: u64 = 512;
+        let content = size.saturating_add(BLOCK - 1) / BLOCK * BLOCK;
+        self.bytes = self.bytes.saturating_add(BLOCK).saturating_add(content);
+    }
+}
+
 /// A digest of the content of the sources of `COPY` or `ADD`; `trees` as in [`super::CopyRequest`]. Every file is hashed,
 /// on several threads; what a tree remembers, it does not read. A source that is missing is an error, as when copying.
 ///
@@ -60,9 +92,11 @@ pub fn content_digest(
     op: &CopyOp,
     trees: &[Arc<dyn Tree>],
     on_entry: OnEntry<'_>,
+    on_unread: OnUnread<'_>,
 ) -> Result<Digest, CopyError> {
     let exclude = Patterns::from_words(&op.exclude)?;
     let mut records = Records::new(on_entry);
+    records.on_unread = Some(on_unread);
     for (i, source) in op.sources.iter().enumerate() {
         let tree = trees.get(i);
         let mut mark = Encoder::default();
@@ -100,6 +134,8 @@ pub fn content_digest(
                 records.push(Record {
                     path: name.into(),
                     mode: 0,
+                    size: content.len() as u64,
+                    mtime: Timestamp::default(),
                     header: mark,
                     bytes: Bytes::None,
                 })?;
@@ -131,6 +167,9 @@ pub fn mounted_content(
 struct Record {
     path: PathBuf,
     mode: u32,
+    /// How many bytes a layer has of it beside the header.
+    size: u64,
+    mtime: Timestamp,
     header: Encoder,
     bytes: Bytes,
 }
@@ -150,6 +189,9 @@ struct Records<'a> {
     waiting: Vec<Record>,
     all: Digester,
     on_entry: OnEntry<'a>,
+    before: Before,
+    /// `None` once it was told.
+    on_unread: Option<OnUnread<'a>>,
 }
 
 /// How many records wait for their files to be hashed.
@@ -161,10 +203,21 @@ impl<'a> Records<'a> {
             waiting: Vec::new(),
             all: Digester::new(),
             on_entry,
+            before: Before::default(),
+            on_unread: None,
         }
     }
 
     fn push(&mut self, record: Record) -> Result<(), CopyError> {
+        if self.on_unread.is_some() {
+            self.before.note(record.mtime);
+            if matches!(record.bytes, Bytes::Of(_))
+                && let Some(on_unread) = self.on_unread.take()
+            {
+                on_unread(&self.before);
+            }
+            self.before.add(record.size);
+        }
         // Nothing to wait for, as with all files of a context that has not changed.
         if self.waiting.is_empty() && !matches!(record.bytes, Bytes::Of(_)) {
             self.done(record);
@@ -193,10 +246,10 @@ impl<'a> Records<'a> {
             Bytes::None | Bytes::Of(_) => None,
         };
         if let Some(digest) = &bytes {
-            record.header.bytes("bytes", digest.to_string().as_bytes());
+            record.header.bytes("bytes", &digest.text());
         }
         let digest = sha256(&record.header.0);
-        self.all.update(digest.to_string().as_bytes());
+        self.all.update(&digest.text());
         (self.on_entry)(&ContentEntry {
             path: &record.path,
             mode: record.mode,
@@ -279,6 +332,8 @@ impl Walk<'_, '_, '_, '_> {
             self.records.push(Record {
                 path: from.clone(),
                 mode: 0,
+                size: 0,
+                mtime: Timestamp::default(),
                 header,
                 bytes: Bytes::None,
             })?;
@@ -305,7 +360,7 @@ impl Walk<'_, '_, '_, '_> {
             exclude: unwanted,
         } = self.filter;
         for Listed { name, node, digest } in self.lister.list(from)? {
-            let (path, below) = (from.join(&name), below.join(&name));
+            let (path, below) = (tree::child(from, &name), tree::child(below, &name));
             let include = match wanted {
                 Some(patterns) => patterns.judge(&below, include),
                 None => Verdict::root(),
@@ -359,6 +414,7 @@ impl Walk<'_, '_, '_, '_> {
                 if let Some(inode) = node.inode {
                     self.first_names.insert(inode, below.to_owned());
                 }
+                record.size = size;
                 record.bytes = match digest {
                     _ if size == 0 => Bytes::None,
                     Some(digest) => Bytes::Known(digest),
@@ -398,6 +454,8 @@ fn header_of(path: &Path, below: &Path, metadata: &Metadata) -> Record {
     Record {
         path: path.to_owned(),
         mode: metadata.mode,
+        size: 0,
+        mtime: metadata.mtime,
         header,
         bytes: Bytes::None,
     }

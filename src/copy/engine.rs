@@ -321,9 +321,9 @@ impl Copier<'_, '_, '_> {
             for Listed { name, node, .. } in self.lister.list(step.from)? {
                 self.entry(
                     &Step {
-                        from: &step.from.join(&name),
-                        below: &step.below.join(&name),
-                        to: &step.to.join(&name),
+                        from: &tree::child(step.from, &name),
+                        below: &tree::child(step.below, &name),
+                        to: &tree::child(step.to, &name),
                     },
                     node,
                     include,

@@ -17,6 +17,7 @@ mod chmod;
 mod digest;
 mod engine;
 mod error;
+mod listed_once;
 #[cfg(test)]
 pub(crate) mod memory;
 mod presence;
@@ -34,8 +35,9 @@ use std::{
 
 pub use self::{
     chmod::{Chmod, ChmodError},
-    digest::{ContentEntry, OnEntry, content_digest, mounted_content},
+    digest::{Before, ContentEntry, OnEntry, OnUnread, content_digest, mounted_content},
     error::CopyError,
+    listed_once::ListedOnce,
     presence::{Presence, Unmatched, mounted_presence, presence},
     source::url_file_name,
     users::{

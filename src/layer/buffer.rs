@@ -1,5 +1,5 @@
-//! Buffers that go round: the tar's bytes of a member are let go by the thread that writes the blob, and their room is
-//! taken up by those that read the next ones. A new buffer of a mebibyte costs the kernel 256 page faults, and whoever reads
+//! Buffers that go round: the bytes of a member, those of the tar and those of the blob, are let go by the thread that writes the
+//! blob, and their room is taken up by those that make the next ones. A new buffer of a mebibyte costs the kernel 256 page faults, and whoever reads
 //! into it 1 MiB of zeros, so that nobody sees what was there before.
 
 use std::{
@@ -8,8 +8,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// A buffer that holds more is let go after use: few members are so long.
-const MOST_KEPT: usize = 1280 << 10;
+/// A buffer that holds more is let go after use: hardly a member is so long.
+const MOST_KEPT: usize = 2304 << 10;
+/// Buffers have room for a multiple of this, so that they fit more often.
+const STEP: usize = 256 << 10;
 
 /// Bytes, and behind them room that was written to before.
 #[derive(Debug, Default)]
@@ -62,11 +64,19 @@ impl Buffers {
     pub(super) fn take(&self, length: u64) -> Buffer {
         let length = usize::try_from(length).unwrap_or(0);
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fitting = kept.pop().filter(|it| it.bytes.capacity() >= length);
-        fitting.unwrap_or_else(|| Buffer {
-            bytes: Vec::with_capacity(length),
+        let fits = |buffer: &Buffer| buffer.bytes.capacity() >= length;
+        let fitting = (0..kept.len())
+            .filter(|&at| fits(&kept[at]))
+            .min_by_key(|&at| kept[at].bytes.capacity());
+        if let Some(at) = fitting {
+            return kept.swap_remove(at);
+        }
+        // One that is too small would only add to the memory.
+        kept.pop();
+        Buffer {
+            bytes: Vec::with_capacity(length.next_multiple_of(STEP)),
             length: 0,
-        })
+        }
     }
 
     /// Takes one back.

@@ -6,7 +6,8 @@ use std::{
     fmt,
     fs::File,
     io,
-    path::{Component, Path, PathBuf},
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -205,10 +206,10 @@ pub(super) struct Canonical {
 }
 
 /// What was said last.
+#[derive(Default)]
 struct Said {
     path: PathBuf,
     is_dir: bool,
-    is_opaque: bool,
 }
 
 impl Canonical {
@@ -263,22 +264,22 @@ impl Canonical {
     fn check(&mut self, change: &Change) -> Result<(), LayerError> {
         let path = change.path();
         check_path(path)?;
-        let said = Said {
-            path: path.to_owned(),
-            is_dir: matches!(change, Change::Put { metadata, .. } if metadata.is_dir()),
-            is_opaque: matches!(change, Change::Opaque { .. }),
-        };
+        let is_opaque = matches!(change, Change::Opaque { .. });
         if let Some(last) = &self.last {
             let is_next = match (*last.path).cmp(path) {
                 Ordering::Less => true,
-                Ordering::Equal => last.is_dir && said.is_opaque,
+                Ordering::Equal => last.is_dir && is_opaque,
                 Ordering::Greater => false,
             };
             if !is_next {
-                return Err(LayerError::Duplicate { path: said.path });
+                let path = path.to_owned();
+                return Err(LayerError::Duplicate { path });
             }
         }
-        self.last = Some(said);
+        let last = self.last.get_or_insert_default();
+        last.path.as_mut_os_string().clear();
+        last.path.push(path);
+        last.is_dir = matches!(change, Change::Put { metadata, .. } if metadata.is_dir());
         Ok(())
     }
 }
@@ -309,25 +310,18 @@ fn sorted(changes: Vec<Change>) -> Result<Vec<Change>, LayerError> {
 
 /// Refuses paths that an archive cannot say, or that would say something else.
 fn check_path(path: &Path) -> Result<(), LayerError> {
-    if path.components().collect::<PathBuf>().as_os_str() != path.as_os_str() {
-        return Err(LayerError::InvalidPath {
-            path: path.to_owned(),
-        });
+    let bytes = path.as_os_str().as_bytes();
+    if bytes.is_empty() {
+        return Ok(());
     }
-    for component in path.components() {
-        let Component::Normal(name) = component else {
+    for name in bytes.split(|&byte| byte == b'/') {
+        if matches!(name, b"" | b"." | b"..") || name.contains(&0) {
             return Err(LayerError::InvalidPath {
-                path: path.to_owned(),
-            });
-        };
-        let name = name.as_encoded_bytes();
-        if name.starts_with(WHITEOUT_PREFIX) {
-            return Err(LayerError::ReservedName {
                 path: path.to_owned(),
             });
         }
-        if name.contains(&0) {
-            return Err(LayerError::InvalidPath {
+        if name.starts_with(WHITEOUT_PREFIX) {
+            return Err(LayerError::ReservedName {
                 path: path.to_owned(),
             });
         }

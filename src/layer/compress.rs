@@ -4,7 +4,11 @@ use std::io;
 
 use libdeflater::{CompressionLvl, Compressor};
 
-use super::{LayerError, toc::Encoding};
+use super::{
+    LayerError,
+    buffer::{Buffer, Buffers},
+    toc::Encoding,
+};
 use crate::oci::MediaType;
 
 /// How the tar of a layer becomes a blob.
@@ -112,7 +116,7 @@ impl Packer {
     }
 
     /// The member that stands for these bytes; `None` when it is the bytes themselves.
-    pub(super) fn pack(&mut self, raw: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn pack(&mut self, raw: &[u8], buffers: &Buffers) -> io::Result<Option<Buffer>> {
         let room = &mut self.room;
         let length = match &mut self.method {
             Method::Plain => return Ok(None),
@@ -134,7 +138,9 @@ impl Packer {
                 chosen.gzip_compress(raw, room).map_err(io::Error::other)?
             }
         };
-        Ok(Some(room[..length].to_vec()))
+        let mut packed = buffers.take(length as u64);
+        packed.extend(&room[..length]);
+        Ok(Some(packed))
     }
 }
 

@@ -26,6 +26,7 @@ mod buffer;
 mod change;
 mod compress;
 mod decode;
+mod inflate;
 mod read;
 mod reuse;
 mod tar;
@@ -40,12 +41,13 @@ pub use blob::{BlobSource, LayerBlob};
 pub use change::{Change, Changes, Content};
 pub use compress::Compression;
 pub use read::ArchiveError;
+pub use reuse::unchanged_start;
 pub use toc::{
     Checkpoint, Encoding, Extent, FileContent, FileDigests, FileSink, Made, Member, PackedToc, Toc,
     TocEntry, TocFormError, TocItem,
 };
 pub use tree::{Difference, Different, LayerTree, StackError, Stored};
-pub use write::{WriteOptions, Written, write_layer, write_layer_after};
+pub use write::{BlobSink, WriteOptions, Written, write_layer, write_layer_after};
 
 /// A layer could not be written.
 #[derive(Debug, thiserror::Error)]

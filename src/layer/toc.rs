@@ -182,7 +182,7 @@ impl Toc {
         digests: FileDigests,
         files: Option<&mut dyn FileSink>,
     ) -> Result<Self, ArchiveError> {
-        let decoder = Decoder::new(blob).map_err(|source| ArchiveError::Read { source })?;
+        let decoder = Decoder::helped(blob).map_err(|source| ArchiveError::Read { source })?;
         Self::decode(decoder, Whiteouts::Meant, Contents { digests, files })
     }
 

@@ -12,8 +12,10 @@ mod layout;
 mod member;
 
 use std::{
-    io::Write,
+    fs::File,
+    io::{self, Write},
     num::NonZeroUsize,
+    os::unix::fs::FileExt as _,
     sync::{
         Arc,
         mpsc::{Receiver, SyncSender, sync_channel},
@@ -53,6 +55,47 @@ pub struct WriteOptions {
     pub threads: Option<NonZeroUsize>,
 }
 
+/// Where the bytes of a layer's blob go.
+pub trait BlobSink: Write {
+    /// Takes over the first `length` bytes of an earlier blob, before any others are written.
+    fn start_as(&mut self, earlier: &File, length: u64) -> io::Result<()> {
+        let mut buffer = vec![0; 256 << 10];
+        let mut position = 0;
+        while position < length {
+            let wanted = usize::try_from(length - position)
+                .map_or(buffer.len(), |left| left.min(buffer.len()));
+            earlier.read_exact_at(&mut buffer[..wanted], position)?;
+            self.write_all(&buffer[..wanted])?;
+            position += wanted as u64;
+        }
+        Ok(())
+    }
+}
+
+impl BlobSink for Vec<u8> {}
+impl BlobSink for io::Sink {}
+
+impl<S: BlobSink> BlobSink for &mut S {
+    fn start_as(&mut self, earlier: &File, length: u64) -> io::Result<()> {
+        (**self).start_as(earlier, length)
+    }
+}
+
+/// Any writer as a sink.
+struct Plain<W>(W);
+
+impl<W: Write> Write for Plain<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<W: Write> BlobSink for Plain<W> {}
+
 /// A layer that was written.
 #[derive(Debug, Clone)]
 pub struct Written {
@@ -75,7 +118,7 @@ pub fn write_layer(
     sink: impl Write,
     options: &WriteOptions,
 ) -> Result<Written, LayerError> {
-    write(changes.into(), sink, options, None)
+    write(changes.into(), Plain(sink), options, None)
 }
 
 /// As [`write_layer`], with the very same result, but members that `earlier` has are taken from there instead of being
@@ -83,7 +126,7 @@ pub fn write_layer(
 /// step made last time.
 pub fn write_layer_after(
     changes: impl Into<Changes>,
-    sink: impl Write,
+    sink: impl BlobSink,
     options: &WriteOptions,
     earlier: &Arc<LayerBlob>,
 ) -> Result<Written, LayerError> {
@@ -93,7 +136,7 @@ pub fn write_layer_after(
 
 fn write(
     changes: Changes,
-    mut sink: impl Write,
+    mut sink: impl BlobSink,
     options: &WriteOptions,
     earlier: Option<&Earlier>,
 ) -> Result<Written, LayerError> {
@@ -160,7 +203,7 @@ fn small(changes: &mut Canonical) -> Result<Option<usize>, LayerError> {
 fn write_small(
     changes: Canonical,
     count: usize,
-    sink: &mut impl Write,
+    sink: &mut impl BlobSink,
     options: &WriteOptions,
     earlier: Option<&Earlier>,
 ) -> Result<Written, LayerError> {
@@ -241,7 +284,7 @@ struct OnItsWay {
     /// The tar's bytes.
     raw: Buffer,
     /// The blob's, where they are others.
-    packed: Option<Vec<u8>>,
+    packed: Option<Buffer>,
     /// What it consists of, where that is known.
     composition: Option<Digest>,
     /// Digests of files that were not known, with the entries they belong to.
@@ -272,12 +315,12 @@ fn pack(
     let filled = job.parts.fill(job.composition, buffers)?;
     let found = earlier
         .zip(filled.composition)
-        .and_then(|(earlier, composition)| earlier.find(&composition));
+        .and_then(|(earlier, composition)| earlier.find(&composition, buffers));
     let is_reused = found.is_some();
     let packed = match found {
         Some(found) => Some(found),
         None => packer
-            .pack(&filled.raw)
+            .pack(&filled.raw, buffers)
             .map_err(|source| LayerError::Sink { source })?,
     };
     Ok(OnItsWay {
@@ -309,7 +352,7 @@ impl Blob {
     fn begin(
         start: &Start,
         earlier: Option<&Earlier>,
-        sink: &mut impl Write,
+        sink: &mut impl BlobSink,
     ) -> Result<Self, LayerError> {
         let mut blob = Self {
             tar: Digester::new(),
@@ -323,8 +366,8 @@ impl Blob {
         };
         if let (Some(checkpoint), Some(earlier)) = (&start.checkpoint, earlier) {
             let next = earlier.member(checkpoint.member);
-            earlier
-                .copy_start(next.blob_offset, sink)
+            let file = earlier.file();
+            file.and_then(|file| sink.start_as(file, next.blob_offset))
                 .map_err(|source| LayerError::Sink { source })?;
             let resumed = |state| Digester::resume(state).expect("checkpoints are usable");
             (blob.tar, blob.digest) = (resumed(&checkpoint.tar), resumed(&checkpoint.blob));
@@ -368,7 +411,7 @@ fn collect(
     members: impl Iterator<Item = Result<OnItsWay, LayerError>>,
     start: &Receiver<Start>,
     (earlier, buffers): (Option<&Earlier>, &Buffers),
-    sink: &mut impl Write,
+    sink: &mut impl BlobSink,
 ) -> Result<Blob, LayerError> {
     let start = start.recv().unwrap_or_default();
     let mut blob = Blob::begin(&start, earlier, sink)?;
@@ -395,6 +438,9 @@ fn collect(
         sink.write_all(bytes)
             .map_err(|source| LayerError::Sink { source })?;
         buffers.put(member.raw);
+        if let Some(packed) = member.packed {
+            buffers.put(packed);
+        }
     }
     sink.flush().map_err(|source| LayerError::Sink { source })?;
     Ok(blob)

@@ -11,6 +11,9 @@ use sha2::{Digest as _, Sha256, digest::common::hazmat::SerializableState as _};
 #[serde(try_from = "String", into = "String")]
 pub struct Digest([u8; 32]);
 
+/// The algorithm in front of the digits.
+const PREFIX: &[u8] = b"sha256:";
+
 /// Why a text is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DigestError {
@@ -35,12 +38,24 @@ impl Digest {
 
     /// The 64 hexadecimal digits, as used for file names.
     pub fn hex(&self) -> String {
-        // By hand: keys write two of them for each file, and formatting a byte takes fifty times as long.
+        String::from_utf8_lossy(&self.text()[PREFIX.len()..]).into_owned()
+    }
+
+    /// The whole text, without an allocation: keys hold two of them for each file.
+    pub const fn text(&self) -> [u8; PREFIX.len() + 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = String::with_capacity(64);
-        for byte in self.0 {
-            text.push(DIGITS[usize::from(byte >> 4)].into());
-            text.push(DIGITS[usize::from(byte & 15)].into());
+        let mut text = [0; PREFIX.len() + 64];
+        let mut i = 0;
+        while i < PREFIX.len() {
+            text[i] = PREFIX[i];
+            i += 1;
+        }
+        let mut i = 0;
+        while i < 32 {
+            let byte = self.0[i];
+            text[PREFIX.len() + 2 * i] = DIGITS[(byte >> 4) as usize];
+            text[PREFIX.len() + 2 * i + 1] = DIGITS[(byte & 15) as usize];
+            i += 1;
         }
         text
     }
@@ -53,7 +68,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sha256:{}", self.hex())
+        f.write_str(std::str::from_utf8(&self.text()).map_err(|_never| fmt::Error)?)
     }
 }
 

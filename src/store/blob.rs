@@ -11,7 +11,7 @@ use std::{
 use super::{
     Store, StoreError,
     error::{At as _, with_path},
-    follow::{Follower, Lead},
+    follow::{Follower, HeadStart, Lead},
     temp::rename,
 };
 use crate::oci::{Descriptor, Digest, Digester, sha256};
@@ -42,6 +42,26 @@ impl BlobFile<'_> {
         let (lead, follower) = Lead::new(&self.file, self.size).at("read", &self.path)?;
         self.lead = Some(lead);
         Ok(follower)
+    }
+
+    /// Takes over the first `length` bytes of `earlier`; nothing was written before. Where the file system can share them, they
+    /// are not even copied.
+    pub fn start_as(&mut self, earlier: &File, length: u64) -> io::Result<()> {
+        let mut earlier = earlier;
+        earlier.rewind()?;
+        let copied = io::copy(&mut earlier.take(length), &mut self.file);
+        self.size += copied.map_err(with_path("write", &self.path))?;
+        if self.size < length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+
+    /// Lets those who follow a head start follow this, and says whether they do: when it does not begin as they were told, they
+    /// learn that nothing comes.
+    pub fn lead_on(&mut self, start: HeadStart) -> io::Result<bool> {
+        self.lead = start.arrive(&self.file, self.size)?;
+        Ok(self.lead.is_some())
     }
 
     /// Makes what was written the blob `digest`, which the caller has computed from the very bytes that it wrote.

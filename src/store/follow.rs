@@ -1,11 +1,14 @@
 //! Reading a blob while it is written: neither decompression nor an upload need wait for the last byte. What is read so
 //! is not verified yet; whoever reads keeps it to himself until the blob is committed.
+//!
+//! A blob that will probably begin as an earlier one can be followed before it is there: those bytes are read from the earlier one
+//! ([`HeadStart`]) until the blob has them itself, or turns out to have others, which is as if it had been given up.
 
 use std::{
     fs::File,
     io::{self, Read},
     os::unix::fs::FileExt as _,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
 use crate::oci::Digest;
@@ -21,22 +24,36 @@ pub enum Growth {
     GivenUp,
 }
 
+#[derive(Debug)]
+struct State {
+    growth: Growth,
+    /// Has all bytes that are there.
+    file: Arc<File>,
+}
+
+type Shared = Arc<(Mutex<State>, Condvar)>;
+
+fn lock(shared: &Shared) -> MutexGuard<'_, State> {
+    shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The writer's end.
 #[derive(Debug)]
-pub(super) struct Lead {
-    state: Arc<(Mutex<Growth>, Condvar)>,
-}
+pub(super) struct Lead(Shared);
 
 impl Lead {
     /// For a file with `size` bytes.
     pub(super) fn new(file: &File, size: u64) -> io::Result<(Self, Follower)> {
-        let state = Arc::new((Mutex::new(Growth::Growing(size)), Condvar::new()));
-        let follower = Follower {
-            file: file.try_clone()?,
-            position: 0,
-            state: Arc::clone(&state),
+        let state = State {
+            growth: Growth::Growing(size),
+            file: Arc::new(file.try_clone()?),
         };
-        Ok((Self { state }, follower))
+        let shared = Arc::new((Mutex::new(state), Condvar::new()));
+        let follower = Follower {
+            position: 0,
+            shared: Arc::clone(&shared),
+        };
+        Ok((Self(shared), follower))
     }
 
     /// There are so many bytes now.
@@ -49,72 +66,91 @@ impl Lead {
         self.set(Growth::Complete(size, digest));
     }
 
-    fn set(&self, state: Growth) {
-        *self.state.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
-        self.state.1.notify_all();
+    fn set(&self, growth: Growth) {
+        lock(&self.0).growth = growth;
+        self.0.1.notify_all();
     }
 }
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Growth::Growing(_) = *state {
-            *state = Growth::GivenUp;
+        let mut state = lock(&self.0);
+        if let Growth::Growing(_) = state.growth {
+            state.growth = Growth::GivenUp;
         }
         drop(state);
-        self.state.1.notify_all();
+        self.0.1.notify_all();
+    }
+}
+
+/// What a blob that is still to come will probably begin with. Dropped, the blob is taken not to come.
+#[derive(Debug)]
+pub struct HeadStart {
+    lead: Lead,
+    length: u64,
+}
+
+impl HeadStart {
+    /// The first `length` bytes of `earlier`, and a reader of the blob.
+    pub fn new(earlier: &File, length: u64) -> io::Result<(Self, Follower)> {
+        let (lead, follower) = Lead::new(earlier, length)?;
+        Ok((Self { lead, length }, follower))
+    }
+
+    /// The blob is being written to `file` and begins with as many bytes of the earlier one; `None` when those are too few.
+    pub(super) fn arrive(self, file: &File, size: u64) -> io::Result<Option<Lead>> {
+        if size < self.length {
+            return Ok(None);
+        }
+        let file = Arc::new(file.try_clone()?);
+        let mut state = lock(&self.lead.0);
+        (state.file, state.growth) = (file, Growth::Growing(size));
+        drop(state);
+        self.lead.0.1.notify_all();
+        Ok(Some(self.lead))
     }
 }
 
 /// Reads a blob from its beginning, waiting for what is still to be written. An error when the writer gives up.
 #[derive(Debug)]
 pub struct Follower {
-    file: File,
     position: u64,
-    state: Arc<(Mutex<Growth>, Condvar)>,
+    shared: Shared,
 }
 
 impl Follower {
     /// Another reader of the same blob, `position` bytes from its beginning.
-    pub fn at(&self, position: u64) -> io::Result<Self> {
-        Ok(Self {
-            file: self.file.try_clone()?,
+    #[must_use]
+    pub fn at(&self, position: u64) -> Self {
+        Self {
             position,
-            state: Arc::clone(&self.state),
-        })
+            shared: Arc::clone(&self.shared),
+        }
     }
 
     /// How far the writer is now.
     pub fn growth(&self) -> Growth {
-        *self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared).growth
     }
 
     /// Waits until more than `size` bytes are there or no more will come.
     pub fn wait_beyond(&self, size: u64) -> Growth {
-        let state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *self
-            .state
-            .1
-            .wait_while(
-                state,
-                |state| matches!(*state, Growth::Growing(there) if there <= size),
-            )
-            .unwrap_or_else(PoisonError::into_inner)
+        let is_awaited =
+            |state: &mut State| matches!(state.growth, Growth::Growing(there) if there <= size);
+        let state = self.shared.1.wait_while(lock(&self.shared), is_awaited);
+        state.unwrap_or_else(PoisonError::into_inner).growth
     }
 }
 
 impl Read for Follower {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.shared);
         let available = loop {
-            match *state {
+            match state.growth {
                 Growth::Growing(size) if size > self.position => break size - self.position,
                 Growth::Growing(_) => {
-                    state = self
-                        .state
-                        .1
-                        .wait(state)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    let changed = self.shared.1.wait(state);
+                    state = changed.unwrap_or_else(PoisonError::into_inner);
                 }
                 Growth::Complete(size, _) => break size.saturating_sub(self.position),
                 Growth::GivenUp => {
@@ -125,9 +161,10 @@ impl Read for Follower {
                 }
             }
         };
+        let file = Arc::clone(&state.file);
         drop(state);
         let length = usize::try_from(available).map_or(out.len(), |left| left.min(out.len()));
-        let found = self.file.read_at(&mut out[..length], self.position)?;
+        let found = file.read_at(&mut out[..length], self.position)?;
         self.position += found as u64;
         Ok(found)
     }
@@ -188,12 +225,56 @@ mod tests {
         let all = Growth::Complete(bytes.len() as u64, digest);
         assert_eq!(follower.wait_beyond(u64::MAX), all);
         let mut rest = Vec::new();
-        follower
-            .at(150_000)
-            .unwrap()
-            .read_to_end(&mut rest)
-            .unwrap();
+        follower.at(150_000).read_to_end(&mut rest).unwrap();
         assert!(rest == bytes[150_000..]);
+    }
+
+    /// A blob that begins with `kept` bytes of an earlier one, as seen by who was promised 60,000 of them.
+    fn after_a_head_start(kept: usize) -> (io::Result<Vec<u8>>, Vec<u8>) {
+        let (dir, store) = store();
+        let earlier: Vec<u8> = (0..50_000_u32).flat_map(u32::to_le_bytes).collect();
+        let path = dir.path().join("earlier");
+        std::fs::write(&path, &earlier).unwrap();
+        let earlier_file = File::open(&path).unwrap();
+        let (start, mut follower) = HeadStart::new(&earlier_file, 60_000).unwrap();
+        let mut first = vec![0; 60_000];
+        follower.read_exact(&mut first).unwrap();
+        assert!(first == earlier[..60_000], "they can be read at once");
+
+        let mut blob = store.blob_file().unwrap();
+        blob.start_as(&earlier_file, kept as u64).unwrap();
+        blob.lead_on(start).unwrap();
+        blob.write_all(b"and another end").unwrap();
+        let bytes = [&earlier[..kept], b"and another end"].concat();
+        let descriptor = Descriptor::of(MediaType::OCI_LAYER, &bytes);
+        blob.commit_as(&descriptor).unwrap();
+        assert!(std::fs::read(store.blob_path(&descriptor.digest)).unwrap() == bytes);
+        let mut rest = Vec::new();
+        (
+            follower
+                .read_to_end(&mut rest)
+                .map(|_| [first, rest].concat()),
+            bytes,
+        )
+    }
+
+    #[test]
+    fn a_blob_can_be_followed_before_it_is_begun() {
+        for kept in [60_000, 70_000] {
+            let (read, bytes) = after_a_head_start(kept);
+            assert!(read.unwrap() == bytes);
+        }
+        let (read, _) = after_a_head_start(59_999);
+        assert!(read.is_err(), "not all that was promised came");
+    }
+
+    #[test]
+    fn a_head_start_that_nothing_comes_of_is_as_a_blob_that_is_given_up() {
+        let file = tempfile::tempfile().unwrap();
+        let (start, follower) = HeadStart::new(&file, 100).unwrap();
+        assert_eq!(follower.growth(), Growth::Growing(100));
+        drop(start);
+        assert_eq!(follower.wait_beyond(u64::MAX), Growth::GivenUp);
     }
 
     #[test]

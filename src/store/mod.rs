@@ -55,7 +55,7 @@ use serde::{Deserialize, Serialize};
 
 pub use blob::{BlobFile, BlobWriter, MAX_DOCUMENT_BYTES};
 pub use error::StoreError;
-pub use follow::{Follower, Growth};
+pub use follow::{Follower, Growth, HeadStart};
 pub use listing::{BlobOnDisk, LayerOnDisk, StepOnDisk};
 pub use lock::StepLock;
 pub use mounts::{CacheMount, CacheMountId, CacheMountOnDisk, CacheSharing};

@@ -153,7 +153,8 @@ fn a_remembered_digest_gives_the_same_key() {
         let cache = Arc::new(StatCache::load(&file, now));
         let local = LocalTree::open(&context, Patterns::default(), Some(Arc::clone(&cache)));
         let tree: Arc<dyn Tree> = Arc::new(local.unwrap());
-        let content = copy::content_digest(&op(".", "/"), &[tree], &mut |_| {}).unwrap();
+        let content =
+            copy::content_digest(&op(".", "/"), &[tree], &mut |_| {}, &mut |_| {}).unwrap();
         cache.save().unwrap();
         content
     };

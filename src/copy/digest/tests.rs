@@ -9,7 +9,7 @@ fn digest_of(source: &str, edit: impl FnOnce(&mut CopyOp)) -> Digest {
     edit(&mut copy);
     let tree: Arc<dyn Tree> = Arc::new(MemoryTree::parse(source));
     let trees: Vec<_> = copy.sources.iter().map(|_| Arc::clone(&tree)).collect();
-    content_digest(&copy, &trees, &mut |_| {}).unwrap()
+    content_digest(&copy, &trees, &mut |_| {}, &mut |_| {}).unwrap()
 }
 
 #[test]
@@ -79,4 +79,19 @@ fn many_files_give_the_same_digest_on_any_number_of_threads() {
     assert_eq!(digest_of(&text, |_| {}), digest_of(&text, |_| {}));
     let changed = text.replace("content150", "other");
     assert_ne!(digest_of(&text, |_| {}), digest_of(&changed, |_| {}));
+}
+
+#[test]
+fn what_comes_before_the_first_file_to_be_read_is_told_once() {
+    let source = "dir src 0755 0 0 @9\ndir src/a 0755 0 0 @5\ndir src/b 0755 0 0 @50\nfile src/b/empty 0644 0 0 @60\n\
+                  file src/c 0644 0 0 @90 text\nfile src/d 0644 0 0 @99 text";
+    let tree: Arc<dyn Tree> = Arc::new(MemoryTree::parse(source));
+    let mut told = Vec::new();
+    let mut on_unread = |before: &Before| {
+        let since = |time| before.unchanged_since(Timestamp::from_seconds(time));
+        told.push([1, 5, 6, 50, 51, 61, 90, 91].map(since));
+    };
+    content_digest(&op(&["src"], "/"), &[tree], &mut |_| {}, &mut on_unread).unwrap();
+    // Four headers, and none of the file's own.
+    assert_eq!(told, [[512, 512, 1024, 1024, 1536, 2048, 2048, 2048]]);
 }

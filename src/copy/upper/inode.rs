@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     layer::Content,
-    tree::{Kind, Metadata, Timestamp, Tree},
+    tree::{self, Kind, Metadata, Timestamp, Tree},
 };
 
 /// Inodes by number.
@@ -159,7 +159,7 @@ impl Inodes {
         if let Some((tree, dir)) = self.sources.get(inode.source as usize) {
             return Content::Tree {
                 tree: Arc::clone(tree),
-                path: dir.join(name),
+                path: tree::child(dir, name),
             };
         }
         inode

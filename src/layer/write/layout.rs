@@ -360,7 +360,7 @@ impl<'a> Layout<'a> {
         let composition = parts.composition();
         let job = Job { parts, composition };
         if let Some(prefix) = &mut self.prefix
-            && composition.is_some_and(|it| prefix.earlier.has_at(prefix.length, &it))
+            && composition.is_some_and(|it| prefix.earlier.has_at(prefix.length, &it, self.buffers))
         {
             prefix.length += 1;
             prefix.held.push(job);

@@ -12,6 +12,7 @@ use std::{
 use super::super::{
     Content, LayerError,
     buffer::{Buffer, Buffers},
+    tar::BLOCK,
 };
 use crate::oci::{Digest, Digester};
 
@@ -69,7 +70,8 @@ impl Parts {
     /// Appends bytes that `write` adds to a buffer.
     pub(super) fn bytes(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         if !matches!(self.parts.last(), Some(Part::Bytes(_))) {
-            self.parts.push(Part::Bytes(Vec::new()));
+            // What fills up the last block of a file, and the header of the next.
+            self.parts.push(Part::Bytes(Vec::with_capacity(2 * BLOCK)));
         }
         if let Some(Part::Bytes(bytes)) = self.parts.last_mut() {
             let before = bytes.len();

@@ -180,8 +180,8 @@ impl Making {
         let bytes = self.bytes.clone();
         let open = move || Ok(Box::new(std::io::Cursor::new(bytes.clone())) as Box<_>);
         self.make(|layer| {
-            let from = layer.at(0).expect("opens");
-            let open_at = Box::new(move |position| Ok(Box::new(from.at(position)?) as Box<_>));
+            let from = layer.at(0);
+            let open_at = Box::new(move |position| Ok(Box::new(from.at(position)) as Box<_>));
             let mut upload = client.push_growing(&to, open_at)?;
             while let Growth::Growing(_) = layer.wait_beyond(upload.next()) {
                 upload.advance().ok()?;
@@ -245,8 +245,8 @@ fn a_growing_blob_that_is_there_or_unwanted_is_taken_back() {
     let client = in_pieces();
     let to = reference(&fake.host(), "app");
     making.make(|layer| {
-        let from = layer.at(0).expect("opens");
-        let open_at = Box::new(move |position| Ok(Box::new(from.at(position)?) as Box<_>));
+        let from = layer.at(0);
+        let open_at = Box::new(move |position| Ok(Box::new(from.at(position)) as Box<_>));
         let mut upload = client.push_growing(&to, open_at).expect("pieces are fine");
         while let Growth::Growing(_) = layer.wait_beyond(upload.next()) {
             upload.advance().expect("sent");

@@ -2,6 +2,7 @@
 
 mod access;
 mod credentials;
+mod head_start;
 mod joining;
 mod leaving;
 mod lies;
