@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use rustix::fs::{Mode, OFlags};
