@@ -151,11 +151,12 @@ fn base(
                 Root::scratch(),
                 format!("[context {name}] load from client"),
             );
-            let task = session.task(label.clone());
+            let task = session.task(label);
             let made = copy_step::context_layer(session, task.vertex, name);
             match made {
                 Ok(changes) => {
-                    let written = write(session, None, changes, label).and_then(|made| {
+                    let description = format!("local source for {name}");
+                    let written = write(session, None, changes, description).and_then(|made| {
                         record_layer(session.services.store, &made.layer)?;
                         Ok(made.layer)
                     });
