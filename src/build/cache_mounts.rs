@@ -11,9 +11,11 @@ use super::{
 };
 use crate::{
     cache::{MountContent, remote},
+    copy,
     plan::{MountKind, RunOp, Sharing},
     snapshot::owner,
     store::{CacheMount, CacheMountId, CacheSharing},
+    tree::EmptyTree,
 };
 
 /// Notes the cache mounts of a step, of which `contents` are what the mounts hold before it.
@@ -81,12 +83,11 @@ pub(super) fn cache_mount(
     };
     let session = worker.session;
     let store = session.services.store;
-    let seed = match from {
-        Some(_) => {
-            mount_files(worker, task, kind, &Claims::refused())?.map(|(_, digest, _)| digest)
-        }
-        None => None,
-    };
+    if from.is_none() {
+        // Without a tree to start from there is nothing but its root.
+        copy::mounted_presence(&EmptyTree, Path::new(source))?;
+    }
+    let seed = mount_files(worker, task, kind, &Claims::refused())?.map(|(_, digest, _)| digest);
     let cache_id = CacheMountId {
         id: id.clone(),
         seed,
@@ -107,15 +108,23 @@ pub(super) fn cache_mount(
             path: dir.to_owned(),
             source,
         };
+        let (mut uid, mut gid, mut mode) = (*uid, *gid, *mode);
         if let Some(from) = from {
             let tree = worker.origin_tree(from, task.vertex)?;
+            if (uid, gid, mode) == (0, 0, 0o755) {
+                // Nothing else was asked for, or may be.
+                let path = copy::mounted_presence(&*tree, Path::new(source))?;
+                if let Some(node) = tree.node(&path)? {
+                    (uid, gid, mode) = (node.metadata.uid, node.metadata.gid, node.metadata.mode);
+                }
+            }
             let seed = check_out(session, tree, source, "/")?;
             for entry in std::fs::read_dir(seed.root()).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 std::fs::rename(entry.path(), dir.join(entry.file_name())).map_err(failed)?;
             }
         }
-        owner::give_dir(dir, *uid, *gid, *mode).map_err(failed)
+        owner::give_dir(dir, uid, gid, mode).map_err(failed)
     };
     let mut wait = || !session.is_over();
     let cache = store.cache_mount::<StepError>(&cache_id, sharing, &mut fill, &mut wait)?;

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, sync::Arc};
 
 use super::{
-    blobs::Fetch,
+    blobs::{Fetch, READING},
     copy_step,
     error::{BuildError, FailedImage, FailedStep, StepError},
     explain::{Keyed, Prediction},
@@ -23,7 +23,7 @@ use crate::{
     cache::{BaseState, CacheUse, Lineage, Question, WorkdirInputs, workdir_key},
     copy::{self, CopyError},
     explain::{MissReason, StepResult},
-    layer::FileDigests,
+    layer::{FileDigests, Reading},
     oci::{Digest, History},
     plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
@@ -151,11 +151,12 @@ fn base(
                 Root::scratch(),
                 format!("[context {name}] load from client"),
             );
-            let task = session.task(label.clone());
+            let task = session.task(label);
             let made = copy_step::context_layer(session, task.vertex, name);
             match made {
                 Ok(changes) => {
-                    let written = write(session, None, changes, label).and_then(|made| {
+                    let description = format!("local source for {name}");
+                    let written = write(session, None, changes, description).and_then(|made| {
                         record_layer(session.services.store, &made.layer)?;
                         Ok(made.layer)
                     });
@@ -481,7 +482,10 @@ impl Worker<'_> {
                 let root = self.origin_root(origin)?.unwrap_or_else(Root::scratch);
                 // The key of the step is made of them.
                 Ok(root.tree(Fetch {
-                    digests: FileDigests::Now,
+                    reading: Reading {
+                        digests: FileDigests::Now,
+                        ..READING
+                    },
                     ..self.session.fetch(vertex)
                 })?)
             }

@@ -50,7 +50,7 @@ pub(crate) fn request(
         dockerfile: dockerfile.text,
         context,
         named_contexts: named_contexts(&args.build_context, fetcher)?,
-        target: args.target.clone(),
+        target: args.target.clone().filter(|target| !target.is_empty()),
         platforms: settings::platforms(&args.platform, env)?,
         platform_explicit: settings::platform_is_explicit(&args.platform, env),
         build_args: settings::build_args(&args.build_arg, env),

@@ -16,7 +16,7 @@ use rbuild::{
     progress::{Event, Reporter, Vertex},
     reference::Reference,
     registry::{self, BlobSink, Client, Pushed, Upload},
-    store::{BlobWriter, Store, StoreError},
+    store::{BlobFile, Store, StoreError},
 };
 
 use super::progress::Renderer;
@@ -134,11 +134,12 @@ impl Transfer<'_> {
         }
         let mut sink = StoreSink {
             store: self.store,
-            writer: self.store.blob_writer()?,
+            file: self.store.blob_file()?,
             meter,
         };
+        // This verifies the digest, so it is not computed once more by the store.
         self.registry.blob(from, blob, &mut sink)?;
-        Ok(sink.writer.commit_as(blob)?)
+        Ok(sink.file.commit_as(blob)?)
     }
 
     /// Sends an image of the store, with all its platforms, to the repository that its name says.
@@ -371,19 +372,19 @@ impl Meter {
 /// Takes a blob into the store.
 struct StoreSink<'a> {
     store: &'a Store,
-    writer: BlobWriter<'a>,
+    file: BlobFile<'a>,
     meter: Meter,
 }
 
 impl BlobSink for StoreSink<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.writer.write_all(bytes)?;
-        self.meter.moved(self.writer.size());
+        self.file.write_all(bytes)?;
+        self.meter.moved(self.file.size());
         Ok(())
     }
 
     fn reset(&mut self) -> io::Result<()> {
-        self.writer = self.store.blob_writer().map_err(io::Error::other)?;
+        self.file = self.store.blob_file().map_err(io::Error::other)?;
         Ok(())
     }
 }

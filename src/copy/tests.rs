@@ -433,6 +433,8 @@ fn parents_are_kept_below_the_pivot() {
         "dir p/deep 0701 0 0\nfile p/deep/d.txt 0644 0 0 d\nfile p/deep/e.md 0644 0 0 e",
     );
     parents(&["src/**/nothing"], "dir p 0755 0 0");
+    // As in BuildKit, where all of the source is there: what the wildcard in front of a pivot matches comes along.
+    parents(&["src/*/./*.md"], "file p/a.txt 0644 0 0 a");
     let mut copy = op(&["src/nothing"], "/p/");
     copy.parents = true;
     assert_eq!(fails(&copy, source, ""), "\"/src/nothing\": not found");

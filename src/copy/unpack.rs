@@ -2,7 +2,7 @@
 //!
 //! - What is an archive is told by content, see [`crate::layer::archive`]; anything else is copied as it is.
 //! - The destination is a directory, made if need be, and the root of the archive's world: links among the parents of an
-//!   entry, those that were there before included, are followed inside it.
+//!   entry, those that were there before included, are followed inside it. One that leads to nothing there is an error.
 //! - Entries count in their order. Each replaces what has its name, but a directory merges with a directory.
 //! - Parents that the archive does not mention are 0755 and root's. `--chown` goes for all that it mentions, `--chmod`
 //!   for nothing.
@@ -139,6 +139,10 @@ impl Unpacker<'_> {
             (metadata.uid, metadata.gid) = (uid, gid);
         }
         metadata.mtime = metadata.mtime.max(Timestamp::default());
+        if matches!(metadata.kind, Kind::Symlink { .. }) {
+            // Links have no mode of their own on Linux, whatever an archive says.
+            metadata.mode = 0o777;
+        }
         if metadata.is_dir() {
             self.dir_times.push((to.to_owned(), metadata.mtime));
         }
@@ -169,7 +173,15 @@ impl Unpacker<'_> {
             upper: self.upper,
             root: &self.root,
         };
-        let parent = self.root.join(tree::resolve(&view, parent, Last::Follow)?);
+        let resolved = tree::resolve(&view, parent, Last::Follow)?;
+        if makes_parents && view.node(&resolved)?.is_none() && leads_nowhere(&view, parent)? {
+            return Err(CopyError::ArchiveEntry {
+                path: self.name.to_owned(),
+                entry: path.to_owned(),
+                reason: "is below a symbolic link to what is not in the destination",
+            });
+        }
+        let parent = self.root.join(resolved);
         if makes_parents {
             make_dirs(self.upper, &parent, 0o755, Some(Owner::default()), self.now)?;
         }
@@ -178,6 +190,21 @@ impl Unpacker<'_> {
             None => parent,
         })
     }
+}
+
+/// Whether a dangling link is on the way to `path`.
+fn leads_nowhere(tree: &dyn Tree, path: &Path) -> Result<bool, TreeError> {
+    for part in path.ancestors() {
+        let link = tree::resolve(tree, part, Last::Keep)?;
+        let is_link = tree
+            .node(&link)?
+            .is_some_and(|node| matches!(node.metadata.kind, Kind::Symlink { .. }));
+        if is_link {
+            let end = tree::resolve(tree, part, Last::Follow)?;
+            return Ok(tree.node(&end)?.is_none());
+        }
+    }
+    Ok(false)
 }
 
 /// The tree as a process sees it that has `root` as its `/`.

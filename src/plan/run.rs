@@ -226,6 +226,9 @@ impl Planner<'_> {
             Some(namespace) => format!("{namespace}/{id}"),
             None => id,
         };
+        let source = paths::clean(mount.source.as_deref().unwrap_or_default());
+        // A directory of another tree has an owner and a mode already.
+        let is_new = source == "/";
         MountKind::Cache {
             id,
             sharing: match mount.sharing {
@@ -235,9 +238,9 @@ impl Planner<'_> {
             },
             from,
             source: mount.source.clone().unwrap_or_default(),
-            mode: mount.mode.unwrap_or(0o755),
-            uid: mount.uid.unwrap_or(0),
-            gid: mount.gid.unwrap_or(0),
+            mode: mount.mode.filter(|_| is_new).unwrap_or(0o755),
+            uid: mount.uid.filter(|_| is_new).unwrap_or(0),
+            gid: mount.gid.filter(|_| is_new).unwrap_or(0),
             writable: !mount.readonly,
         }
     }

@@ -37,20 +37,19 @@ const MAX_ID: u64 = (1 << 31) - 1;
 /// The user that `text` (the argument of `USER`; empty is root) means under these passwd and group files, which are
 /// empty when the root has none. Lines that make no sense are passed over.
 pub fn find_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, UserError> {
-    let (user, group_text) = match text.split_once(':') {
-        Some((user, group)) => (user, (!group.is_empty()).then_some(group)),
-        None => (text, None),
-    };
+    let mut parts = text.split(':');
+    let user = parts.next().unwrap_or_default();
+    // What follows a second colon counts for nothing, as in runc.
+    let group_text = parts.next().filter(|group| !group.is_empty());
     let user = if user.is_empty() { "0" } else { user };
     let entry = find_entry(passwd, user, 2);
-    let (uid, mut gid, home, name) = match entry {
+    let (uid, mut gid, name) = match entry {
         Some(fields) => (
             fields[2],
             fields.get(3).copied().unwrap_or("0"),
-            fields.get(5).copied().unwrap_or(""),
             Some(fields[0]),
         ),
-        None if is_number(user) => (user, "0", "", None),
+        None if is_number(user) => (user, "0", None),
         None => return Err(UserError::NoUser(user.to_owned())),
     };
     let mut groups = Vec::new();
@@ -66,11 +65,15 @@ pub fn find_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, UserEr
             .filter_map(|f| f[2].parse().ok())
             .collect();
     }
+    // As in runc, the home is that of the number: the first of several with the same.
+    let home = entries(passwd)
+        .find(|fields| fields[2].parse::<u64>().ok() == uid.parse().ok())
+        .map_or("/", |fields| fields.get(5).copied().unwrap_or_default());
     Ok(User {
         uid: number(uid)?,
         gid: number(gid)?,
         groups,
-        home: if home.is_empty() { "/" } else { home }.to_owned(),
+        home: home.to_owned(),
     })
 }
 
@@ -117,7 +120,7 @@ fn number(text: &str) -> Result<u32, UserError> {
 mod tests {
     use super::*;
 
-    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# note\nbroken line\nann:x:1000:1001:Ann:/home/ann:/bin/sh\n\xff\nbin:x:2:2\n";
+    const PASSWD: &[u8] = b"root:x:0:0:root:/root:/bin/sh\n# note\nbroken line\nann:x:1000:1001:Ann:/home/ann:/bin/sh\n\xff\nbin:x:2:2\nanna:x:1000:5::/home/anna:\n";
     const GROUP: &[u8] =
         b"root:x:0:\nwheel:x:10:root,ann\nann:x:1001:\naudio:x:29:bob,ann\nvideo:x:44:annie\n";
 
@@ -140,8 +143,9 @@ mod tests {
         is(&user(""), 0, 0, &[10], "/root");
         is(&user("ann"), 1000, 1001, &[10, 29], "/home/ann");
         is(&user("1000"), 1000, 1001, &[10, 29], "/home/ann");
-        is(&user("bin"), 2, 2, &[], "/");
+        is(&user("bin"), 2, 2, &[], "");
         is(&user("777"), 777, 0, &[], "/");
+        is(&user("anna"), 1000, 5, &[], "/home/ann");
     }
 
     #[test]
@@ -150,6 +154,7 @@ mod tests {
         is(&user("ann:5"), 1000, 5, &[], "/home/ann");
         is(&user("ann:"), 1000, 1001, &[10, 29], "/home/ann");
         is(&user(":audio"), 0, 29, &[], "/root");
+        is(&user("ann:5:wheel"), 1000, 5, &[], "/home/ann");
     }
 
     #[test]

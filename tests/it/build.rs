@@ -426,3 +426,38 @@ fn a_mount_below_another_is_not_hidden_by_it() {
     }
     outcome.success().says("got it");
 }
+
+#[test]
+fn a_cache_mount_that_starts_from_a_tree_is_the_directory_there() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base AS seed\nRUN mkdir /q && touch /q/f && chown 5:6 /q && chmod 0711 /q\n\
+         FROM base\nRUN --mount=type=cache,id=a,target=/c,from=seed,source=/q stat -c '%u %g %a' /c >/1 && touch /c/g\n\
+         RUN --mount=type=cache,id=a,target=/c,from=seed,source=/q,uid=9,mode=0700 stat -c '%u %g %a' /c >/2 && ls /c >>/2\n\
+         RUN cat /1 /2 >&2\n",
+    );
+    let log = with_base(&env, &[]);
+    if log.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    let log = log.success();
+    for line in ["5 6 711", "f", "g"] {
+        assert!(
+            log.stderr.lines().any(|l| l.ends_with(line)),
+            "{line}: {log}"
+        );
+    }
+    assert!(!log.stderr.contains(" 700"), "{log}");
+    env.dockerfile("FROM base\nRUN --mount=type=cache,target=/c,source=/q true\n");
+    with_base(&env, &[]).exits(1).says("\"/q\": not found");
+}
+
+#[test]
+fn an_empty_target_is_the_last_stage() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch AS a\nLABEL stage=a\nFROM scratch\nLABEL stage=last\n");
+    env.build(&["--target", "", "-t", "app"]).success();
+    let labels = &inspect(&env, "app")["images"][0]["config"]["config"]["Labels"];
+    assert_eq!(labels["stage"], "last");
+}

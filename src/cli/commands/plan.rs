@@ -26,7 +26,7 @@ pub(crate) fn run(args: &PlanArgs, env: &Environment) -> Result<(), Failure> {
         return Err(Failure::usage("a plan is for one platform"));
     }
     let mut options = Options {
-        target: args.target.clone(),
+        target: args.target.clone().filter(|target| !target.is_empty()),
         build_args: settings::build_args(&args.build_arg, env),
         platform_explicit,
         contexts: contexts(args),

@@ -269,9 +269,10 @@ fn entries_replace_what_is_there_and_directories_merge() {
 #[test]
 fn links_lead_nowhere_outside_the_destination() {
     let archive = tar(&[
+        "dir etc/ 0755 0 0",
         "file abs/f 0644 0 0 a",
         "file up/g 0644 0 0 b",
-        "symlink own 0777 0 0 /etc",
+        "symlink own 0644 0 0 /etc",
         "file own/h 0644 0 0 c",
     ]);
     let links =
@@ -339,6 +340,9 @@ fn impossible_archives_are_refused() {
     };
     assert!(error(&["file a 0644 0 0 a", "hardlink h 0644 0 0 gone"]).contains("gone"));
     assert!(error(&["file f/below 0644 0 0 a"]).contains("mkdir /out/f"));
+    let lost = "is below a symbolic link to what is not in the destination";
+    assert!(error(&["symlink l 0777 0 0 /etc", "file l/f 0644 0 0 a"]).contains(lost));
+    assert!(error(&["symlink l 0777 0 0 gone", "dir l/d/e 0755 0 0"]).contains(lost));
     let mut cut = tar(&["file a 0644 0 0 aaaaaaaaaa"]);
     cut.truncate(515);
     assert!(run(&add(), cut, "").is_err());
