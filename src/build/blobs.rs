@@ -12,7 +12,7 @@ use std::{
 use super::{Services, image_source::ImageError};
 use crate::{
     cache::remote::PlaceError,
-    layer::FileDigests,
+    layer::{FileDigests, Reading},
     oci::{Descriptor, Digest},
     progress::{Event, Reporter, Vertex},
     reference::Reference,
@@ -76,9 +76,15 @@ pub(super) struct Fetch<'a> {
     pub(super) vertex: Vertex,
     /// Takes the files of layers that are read for the first time, when they will be needed on disk.
     pub(super) staging: Option<&'a Shelf>,
-    /// Whether layers that are read for the first time are going to be asked for digests of files.
-    pub(super) digests: FileDigests,
+    /// How layers are read for the first time.
+    pub(super) reading: Reading,
 }
+
+/// Digests of files are seldom asked for, and most builds have one large layer.
+pub(super) const READING: Reading = Reading {
+    digests: FileDigests::OnDemand,
+    is_one_of_many: false,
+};
 
 impl Fetch<'_> {
     /// Puts a blob into the store, unless it is there. Its digest and size are verified on the way.

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Services,
-    blobs::{Blobs, Fetch},
+    blobs::{Blobs, Fetch, READING},
     contexts::Contexts,
     explain::Explained,
     ground::Left,
@@ -21,7 +21,6 @@ use super::{
 };
 use crate::{
     explain::MissReason,
-    layer::FileDigests,
     progress::{Event, Reporter, Vertex},
 };
 
@@ -123,7 +122,7 @@ impl<'a> Session<'a> {
             blobs: &self.blobs,
             vertex,
             staging: None,
-            digests: FileDigests::OnDemand,
+            reading: READING,
         }
     }
 }

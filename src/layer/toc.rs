@@ -5,7 +5,8 @@ mod form;
 use std::{
     collections::HashMap,
     io::{BufRead, Read},
-    path::{Path, PathBuf},
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
 };
 
 pub(super) use form::Entries;
@@ -155,12 +156,23 @@ pub trait FileSink {
 
 /// Whether a table of contents has the digests of files from the start. They cost as much as hashing the layer once more, and of
 /// most layers that a build begins with nobody wants them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FileDigests {
     /// They are computed while the layer is read.
+    #[default]
     Now,
     /// [`FileContent::digest`] is `None`; who wants one reads the file.
     OnDemand,
+}
+
+/// How a layer is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Reading {
+    /// What of its files is hashed.
+    pub digests: FileDigests,
+    /// Whether other layers are read meanwhile. No thread helps to decompress this one then: the machine is busy, and each takes
+    /// some 30 MiB.
+    pub is_one_of_many: bool,
 }
 
 /// What is done with files while a table is read.
@@ -173,16 +185,22 @@ impl Toc {
     /// Reads a layer's blob once, whatever wraps it, and notes all that it says. Digest and size of the blob are for the
     /// caller's reader to check; [`Toc::diff_id`] and [`Toc::blob_size`] are what was read here.
     pub fn read(blob: impl Read + Send) -> Result<Self, ArchiveError> {
-        Self::read_into(blob, FileDigests::Now, None)
+        Self::read_into(blob, Reading::default(), None)
     }
 
     /// As [`Toc::read`], with or without the digests of files; `files` is given the contents of regular files on the way.
     pub fn read_into(
         blob: impl Read + Send,
-        digests: FileDigests,
+        reading: Reading,
         files: Option<&mut dyn FileSink>,
     ) -> Result<Self, ArchiveError> {
-        let decoder = Decoder::helped(blob).map_err(|source| ArchiveError::Read { source })?;
+        let decoder = if reading.is_one_of_many {
+            Decoder::new(blob)
+        } else {
+            Decoder::helped(blob)
+        };
+        let decoder = decoder.map_err(|source| ArchiveError::Read { source })?;
+        let digests = reading.digests;
         Self::decode(decoder, Whiteouts::Meant, Contents { digests, files })
     }
 
@@ -333,16 +351,25 @@ fn apply_link_headers(entries: &mut [TocEntry], links: Vec<(usize, Box<Metadata>
     if links.is_empty() {
         return;
     }
-    let mut nodes: HashMap<&Path, usize> = HashMap::new();
+    // Most files have one name, so those that have more are looked for among all.
+    let mut nodes: HashMap<&[u8], Option<usize>> = HashMap::new();
+    for (i, _) in &links {
+        if let TocItem::Link { target } = &entries[*i].item {
+            nodes.insert(target.as_os_str().as_bytes(), None);
+        }
+    }
     for (i, entry) in entries.iter().enumerate() {
-        if matches!(&entry.item, TocItem::Node { metadata, .. } if !metadata.is_dir()) {
-            nodes.insert(&entry.path, i);
+        if matches!(&entry.item, TocItem::Node { metadata, .. } if !metadata.is_dir())
+            && let Some(node) = nodes.get_mut(entry.path.as_os_str().as_bytes())
+        {
+            *node = Some(i);
         }
     }
     let mut found = Vec::new();
     for (i, header) in links {
         if let TocItem::Link { target } = &entries[i].item
-            && let Some(&node) = nodes.get(&**target).filter(|node| **node < i)
+            && let Some(&Some(node)) = nodes.get(target.as_os_str().as_bytes())
+            && node < i
         {
             found.push((node, header));
         }

@@ -279,7 +279,8 @@ impl<R: Read> Gunzip<R> {
             Some((of, run)) if *of == number && run.start > bit => return Ok(false),
             Some((of, run)) if *of == number && run.start == bit => {
                 // Before the beginning of the member there is nothing to copy from.
-                if run.reaches_back() > self.at - self.oldest {
+                let known = self.at - self.oldest;
+                if known < WINDOW && run.reaches_back() > known {
                     return Err(fault(Fault::Corrupt));
                 }
             }

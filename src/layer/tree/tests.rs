@@ -3,7 +3,8 @@ use std::io::Read as _;
 use super::*;
 use crate::{
     layer::{
-        BlobSource, Change, Compression, Content, FileDigests, Toc, WriteOptions, write_layer,
+        BlobSource, Change, Compression, Content, FileDigests, Reading, Toc, WriteOptions,
+        write_layer,
     },
     oci::sha256,
 };
@@ -428,7 +429,11 @@ fn digests_that_were_not_asked_for_are_found_on_demand() {
     let changes = vec![dir("etc"), file("etc/a", "one"), file("etc/b", "")];
     write_layer(changes, &mut blob, &WriteOptions::default()).unwrap();
     let full = Toc::read(&*blob).unwrap();
-    let bare = Toc::read_into(&*blob, FileDigests::OnDemand, None).unwrap();
+    let reading = Reading {
+        digests: FileDigests::OnDemand,
+        is_one_of_many: true,
+    };
+    let bare = Toc::read_into(&*blob, reading, None).unwrap();
     assert!(full.has_digests() && !bare.has_digests());
     assert!(bare == full.without_digests());
     let layer = LayerBlob::new(Arc::new(bare), stored(&blob), None);
