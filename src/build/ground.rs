@@ -158,7 +158,7 @@ impl Ground {
     }
 }
 
-/// Directories for the step after this one as the sandbox takes them.
+/// Directories for the step after this one as the sandbox takes them, without the topmost of the lower ones.
 pub(super) fn rootfs_ahead(ahead: &Ahead) -> Rootfs {
     Rootfs::Overlay {
         lower: ahead.lower(),

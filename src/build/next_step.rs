@@ -60,7 +60,7 @@ pub(super) fn set_up(
         return Ok(None);
     };
     let spec = surroundings(worker, op, ground::rootfs_ahead(&dirs));
-    let set_up = worker.session.services.sandbox.set_up(&spec);
+    let set_up = worker.session.services.sandbox.set_up(&spec, dirs.first());
     Ok(set_up.map(|set_up| Early { dirs, set_up }))
 }
 

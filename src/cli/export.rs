@@ -8,7 +8,7 @@ use std::{
 
 use rbuild::{
     build::{BuildResult, BuiltImage, Services},
-    oci::{Descriptor, MediaType},
+    oci::Descriptor,
     output::{BoxError, Destination, Image, ImageLayer, LayerOrigin, Layers, Pusher},
     progress::{Event, Reporter as _, Vertex},
     registry::{Pushed, Upload},
@@ -121,13 +121,11 @@ impl Export<'_> {
         let mut mount_from = self.result.blobs.repositories(&blob.digest);
         let imports = &self.services.remote_cache.imports;
         mount_from.extend(imports.repositories(&blob.digest));
-        let is_config = blob.media_type.to_oci() == MediaType::OCI_CONFIG;
         let upload = Upload {
             descriptor: blob,
             open: &open,
             mount_from: &mount_from,
-            // It names the layers, one of which is new.
-            is_new: is_config && self.services.store.has_grown(),
+            is_new: false,
             progress: Some(Arc::new(move |sent| told.moved(sent))),
         };
         match self.services.registry.push_blob(&to.reference, &upload)? {

@@ -8,10 +8,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// A buffer that holds more is let go after use: hardly a member is so long.
-const MOST_KEPT: usize = 2304 << 10;
-/// Buffers have room for a multiple of this, so that they fit more often.
-const STEP: usize = 256 << 10;
+/// A buffer that holds more is let go after use: few members are so long.
+const MOST_KEPT: usize = 1280 << 10;
+/// No more than this is kept of buffers that nobody uses.
+const MOST_UNUSED: usize = 3 << 20;
 
 /// Bytes, and behind them room that was written to before.
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ impl Buffers {
         // One that is too small would only add to the memory.
         kept.pop();
         Buffer {
-            bytes: Vec::with_capacity(length.next_multiple_of(STEP)),
+            bytes: Vec::with_capacity(length),
             length: 0,
         }
     }
@@ -86,7 +86,10 @@ impl Buffers {
         }
         buffer.length = 0;
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.push(buffer);
+        let unused: usize = kept.iter().map(|buffer| buffer.bytes.capacity()).sum();
+        if unused + buffer.bytes.capacity() <= MOST_UNUSED {
+            kept.push(buffer);
+        }
     }
 }
 

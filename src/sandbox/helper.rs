@@ -27,6 +27,7 @@ use std::{
         fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -47,11 +48,12 @@ use super::{
     error::{During as _, Failure},
     kit::Kit,
     probe,
-    scene::{self, Apart, Scene},
+    scene::{self, Apart, Scene, Upper},
     spec::{Exit, ProcessSpec, Rootfs, Streams},
     step::{self, Start},
     sys,
     userns::{Entry, Program, enter_user_namespace},
+    wire,
 };
 
 /// The name (`argv[0]`) that makes this program a helper.
@@ -61,7 +63,14 @@ pub(super) const ROLE: &str = "rbuild-sandbox";
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order<S> {
     /// Set up what a step like this finds, its own mounts aside. There is no answer: what fails is tried again when it runs.
-    SetUp(S),
+    SetUp {
+        /// All that matters for that.
+        spec: S,
+        /// What lies on its lower directories: the upper one of the step before, as it was called then. By now it may have another
+        /// name.
+        #[serde(with = "wire::path")]
+        top: PathBuf,
+    },
     /// Run a step.
     Run {
         /// All of it.
@@ -135,14 +144,21 @@ fn serve() -> std::io::Result<()> {
     let mut apart = Apart::default();
     let mut kit = None;
     let mut ready: Option<Scene> = None;
+    let mut last: Option<Upper> = None;
     loop {
         let (spec, is_set_up) = match receive(&mut socket)? {
-            Order::SetUp(spec) => {
+            Order::SetUp { spec, top } => {
                 take_down(ready.take())?;
-                ready = set_up(&spec, &mut apart, &mut kit).ok();
+                // Another helper may have run that step.
+                let top = last.take().filter(|last| last.path == top);
+                ready = top.and_then(|top| set_up(&spec, Some(top.fd), &mut apart, &mut kit).ok());
                 continue;
             }
-            Order::Run { spec, is_set_up } => (spec, is_set_up),
+            Order::Run { spec, is_set_up } => {
+                // Nothing is left open for a step to see.
+                drop(last.take());
+                (spec, is_set_up)
+            }
         };
         let spec: ProcessSpec = spec;
         let streams = receive_streams(&socket, spec.streams)?;
@@ -155,7 +171,13 @@ fn serve() -> std::io::Result<()> {
         };
         drop(streams);
         match outcome {
-            Ok(Ran { exit, again, scene }) => {
+            Ok(Ran {
+                exit,
+                again,
+                scene,
+                upper,
+            }) => {
+                last = upper;
                 send(&mut socket, &Report::Ended { exit, again })?;
                 take_down(scene)?;
                 if !again {
@@ -175,13 +197,18 @@ fn take_down(scene: Option<Scene>) -> std::io::Result<()> {
 }
 
 /// Moves into namespaces of its own and mounts what a step finds, its own mounts aside.
-fn set_up(spec: &ProcessSpec, apart: &mut Apart, kit: &mut Option<Kit>) -> Result<Scene, Failure> {
+fn set_up(
+    spec: &ProcessSpec,
+    top: Option<OwnedFd>,
+    apart: &mut Apart,
+    kit: &mut Option<Kit>,
+) -> Result<Scene, Failure> {
     let kit = match kit {
         Some(kit) => kit,
         None => kit.insert(Kit::new()?),
     };
     apart.enter(spec)?;
-    Scene::set_up(spec, kit)
+    Scene::set_up(spec, top, kit)
 }
 
 /// Sends a message.
@@ -266,6 +293,8 @@ struct Ran {
     again: bool,
     /// What is to be taken down still: nobody has to wait for it.
     scene: Option<Scene>,
+    /// Where its changes are.
+    upper: Option<Upper>,
 }
 
 fn run(
@@ -282,11 +311,12 @@ fn run(
             exit,
             again: false,
             scene: None,
+            upper: None,
         });
     }
     let mut scene = match scene {
         Some(scene) => scene,
-        None => set_up(spec, apart, kit)?,
+        None => set_up(spec, None, apart, kit)?,
     };
     let kit = kit.as_mut().expect("setting up has made it");
     let signals = watch_for_the_end()?;
@@ -307,13 +337,19 @@ fn run(
             }
         }
     };
+    let upper = scene.take_upper();
     let scene = if scene.is_traceless() {
         Some(scene)
     } else {
         scene.take_down()?;
         None
     };
-    Ok(Ran { exit, again, scene })
+    Ok(Ran {
+        exit,
+        again,
+        scene,
+        upper,
+    })
 }
 
 /// A step that does not run has nothing more to say.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, Mode, OFlags},
+    fs::{self, AtFlags, Mode, OFlags},
     io::Errno,
     mount::MountFlags,
     process,
@@ -44,10 +44,10 @@ pub(super) struct Stack {
 }
 
 impl Stack {
-    /// Opens `lower` (topmost first) and the directories for changes. `empty` is a directory to make up the numbers with:
+    /// Opens `lower` (topmost first), on which `top` lies, and the directories for changes. `empty` is a directory to make up the numbers with:
     /// an overlay needs one lower directory, and two when nothing can be written.
     pub(super) fn open(
-        lower: &[PathBuf],
+        (top, lower): (Option<OwnedFd>, &[PathBuf]),
         writable: Option<Writable<'_>>,
         empty: &Path,
         dirs: &mut Dirs,
@@ -58,9 +58,10 @@ impl Stack {
                 Errno::TOOBIG,
             ));
         }
-        let mut fds = lower
-            .iter()
-            .map(|path| dirs.open(path))
+        let top = top.map(|top| Ok(Rc::new(top)));
+        let mut fds = top
+            .into_iter()
+            .chain(lower.iter().map(|path| dirs.open(path)))
             .collect::<Result<Vec<_>, _>>()?;
         let needed = if writable.is_some() { 1 } else { 2 };
         if fds.len() < needed {
@@ -80,6 +81,11 @@ impl Stack {
             lower: fds,
             changes,
         })
+    }
+
+    /// The directory that takes changes.
+    pub(super) fn into_upper(self) -> Option<OwnedFd> {
+        self.changes.map(|(upper, _)| upper)
     }
 
     /// Mounts the overlay at the directory `target` of the host.
@@ -107,8 +113,21 @@ impl Stack {
         };
         // Without `volatile` the kernel writes everything out when the overlay goes away. A step's changes are read back
         // at once and kept elsewhere, so that is time for nothing. Before Linux 5.10 it is an error.
-        let result = if self.changes.is_some() {
-            attempt(&format!("{options},volatile")).or_else(|_unknown| attempt(&options))
+        let result = if let Some((_, work)) = &self.changes {
+            let volatile = format!("{options},volatile");
+            attempt(&volatile)
+                .or_else(|refused| {
+                    // Somebody has mounted it so before, for a step that was not run in it then: since the machine did not go
+                    // down, nothing is lost.
+                    let mark = "work/incompat/volatile";
+                    let removed = fs::unlinkat(work, format!("{mark}/dirty"), AtFlags::empty())
+                        .and_then(|()| fs::unlinkat(work, mark, AtFlags::REMOVEDIR));
+                    match removed {
+                        Ok(()) => attempt(&volatile),
+                        Err(_) => Err(refused),
+                    }
+                })
+                .or_else(|_unknown| attempt(&options))
         } else {
             attempt(&options)
         };
@@ -125,7 +144,7 @@ pub(super) fn mount(
     userxattr: bool,
     empty: &Path,
 ) -> Result<(), Failure> {
-    Stack::open(lower, writable, empty, &mut Dirs::default())?.mount(target, userxattr)
+    Stack::open((None, lower), writable, empty, &mut Dirs::default())?.mount(target, userxattr)
 }
 
 /// Opens a directory of the host to mount from or on.

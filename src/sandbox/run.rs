@@ -150,13 +150,14 @@ impl Sandbox {
     /// Sets up what a process like this finds, its mounts aside, while the caller does something else; `None` when no helper waits
     /// that could. What fails is tried again, and told, when the process is run.
     ///
-    /// The directories of the root have to be as they will be then. Until that, and when this value is dropped until the next process
-    /// runs, something may be mounted from them.
-    pub fn set_up(&self, spec: &ProcessSpec) -> Option<SetUp> {
+    /// The root is an overlay, with `top` on the lower directories of `spec`: the upper directory of the process that has just ended, which
+    /// may get another name from now on. All have to be as they will be then. Until that, and when this value is dropped until the next
+    /// process runs, something may be mounted from them.
+    pub fn set_up(&self, spec: &ProcessSpec, top: &Path) -> Option<SetUp> {
         check(spec).ok()?;
         let (child, mut socket) = self.helpers.take_waiting()?;
-        let order = Order::SetUp(spec);
-        if helper::send(&mut socket, &order).is_err() {
+        let top = top.to_owned();
+        if helper::send(&mut socket, &Order::SetUp { spec, top }).is_err() {
             self.helpers.see_off(child);
             return None;
         }

@@ -1,7 +1,7 @@
 //! The root of a step with everything mounted: set up before it, taken down after it.
 
 use std::{
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -38,6 +38,7 @@ pub(super) struct Scene {
     own: Root,
     /// Where changes go, for an overlay.
     upper: Option<PathBuf>,
+    upper_fd: Option<OwnedFd>,
     /// How overlays are mounted.
     userxattr: bool,
     /// How many things lie beside the root in `own`.
@@ -46,19 +47,25 @@ pub(super) struct Scene {
 
 impl Scene {
     /// Mounts everything but the step's own mounts; the root at [`root_place`].
-    pub(super) fn set_up(spec: &ProcessSpec, kit: &mut Kit) -> Result<Self, Failure> {
+    ///
+    /// `top` lies on the lower directories of an overlay.
+    pub(super) fn set_up(
+        spec: &ProcessSpec,
+        top: Option<OwnedFd>,
+        kit: &mut Kit,
+    ) -> Result<Self, Failure> {
         let work = spec.rootfs.work();
         let scratch = work.with_file_name("scratch");
         let stack = match &spec.rootfs {
             Rootfs::Overlay { lower, upper, .. } => {
                 let empty = scratch.join("empty");
-                if lower.is_empty() {
+                if lower.is_empty() && top.is_none() {
                     make_dir(&scratch)?;
                 }
                 let changes = Writable { upper, work };
                 kit.dirs.keep(lower);
                 Some(overlay::Stack::open(
-                    lower,
+                    (top, lower),
                     Some(changes),
                     &empty,
                     &mut kit.dirs,
@@ -82,10 +89,12 @@ impl Scene {
         } else {
             Devices::All
         };
+        let mut upper_fd = None;
         let userxattr = match &spec.rootfs {
             Rootfs::Overlay { userxattr, .. } => {
                 let stack = stack.expect("an overlay has a stack");
                 stack.mount(place, *userxattr)?;
+                upper_fd = stack.into_upper();
                 *userxattr
             }
             Rootfs::Dir { path, .. } | Rootfs::Chroot { path, .. } => {
@@ -123,6 +132,7 @@ impl Scene {
             strangers,
             own,
             upper,
+            upper_fd,
             userxattr,
             n_private,
         })
@@ -154,6 +164,12 @@ impl Scene {
         self.stubs.is_empty()
     }
 
+    /// Where the step's changes are.
+    pub(super) fn take_upper(&mut self) -> Option<Upper> {
+        let (path, fd) = (self.upper.clone()?, self.upper_fd.take()?);
+        Some(Upper { path, fd })
+    }
+
     /// The sockets to serve while the step runs.
     pub(super) fn take_proxies(&mut self) -> Vec<Proxy> {
         std::mem::take(&mut self.proxies)
@@ -174,6 +190,15 @@ impl Scene {
             None => Ok(()),
         }
     }
+}
+
+/// The upper directory of a step that has ended. Overlays are mounted from directories of this process's own mounts alone, so the
+/// program cannot pass it on by descriptor.
+#[derive(Debug)]
+pub(super) struct Upper {
+    /// What it was called.
+    pub(super) path: PathBuf,
+    pub(super) fd: OwnedFd,
 }
 
 /// Where the root is mounted: in the sandbox's own file system, which lies on the directory for its use.

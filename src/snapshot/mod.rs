@@ -33,6 +33,7 @@ mod overlay;
 pub mod owner;
 mod place;
 mod remove;
+mod settle;
 mod shelf;
 mod stage;
 mod stubs;
@@ -47,7 +48,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 pub use checkout::Checkout;
@@ -55,11 +55,15 @@ pub use diff::{Changed, diff_upper};
 pub use leftovers::Leftovers;
 pub use overlay::{Ahead, Blank, Overlay, Remains};
 pub use remove::remove_tree;
+pub use settle::LEAST_AGE;
 pub use shelf::Shelf;
 pub use stage::{Stage, Staged};
 pub use usage::{SnapshotOnDisk, disk_usage};
 
-use self::lock::{Held, Scratch};
+use self::{
+    lock::{Held, Scratch},
+    settle::SETTLED,
+};
 use crate::{
     layer::{LayerTree, StackError},
     oci::ChainId,
@@ -117,21 +121,6 @@ pub fn unpack(dir: &Path, tree: &LayerTree, style: Style) -> Result<PathBuf, Sna
 
 /// How many layers are unpacked at once.
 const UNPACKERS: usize = 3;
-
-/// Snapshots are settled when they are so old: twice the age at which the kernel writes things of its own accord.
-pub const LEAST_AGE: Duration = Duration::from_mins(1);
-
-/// The mark of a snapshot that is on disk as a whole.
-const SETTLED: &str = "settled";
-
-/// Whether a directory has been as it is for so long. Not, when that began in the future.
-fn is_older(dir: &Path, age: Duration) -> io::Result<bool> {
-    use std::os::unix::fs::MetadataExt as _;
-    let since = i128::from(std::fs::metadata(dir)?.ctime());
-    let now = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
-    let now = i128::from(now.unwrap_or_default().as_secs());
-    Ok(now - since >= i128::from(age.as_secs()))
-}
 
 /// Puts action and path to an error of the system.
 trait At<T> {
@@ -283,49 +272,6 @@ impl Snapshots {
             path,
             held: Arc::new(held),
         }))
-    }
-
-    /// Waits until the snapshots that were made `least_age` ago are on disk, so that they outlive a power cut and the next start
-    /// of the machine; how many there were. Nothing is waited for when there are none.
-    pub fn settle(&self, least_age: Duration) -> Result<usize, SnapshotError> {
-        let mut held = Vec::new();
-        for chain_id in self.list()? {
-            let path = self.dir.join(chain_id.0.hex());
-            let Some(lock) = Held::shared(&path)? else {
-                continue;
-            };
-            // What another boot made has to be known whole already.
-            if lock.is_of_this_boot().at("read", &path)?
-                && is_older(&path.join("fs"), least_age).at("read", &path)?
-                && !path.join(SETTLED).try_exists().at("find", &path)?
-            {
-                held.push((lock, path));
-            }
-        }
-        if held.is_empty() {
-            return Ok(0);
-        }
-        let dir = std::fs::File::open(&self.dir).at("open", &self.dir)?;
-        rustix::fs::syncfs(&dir).at("sync", &self.dir)?;
-        for (_, path) in &held {
-            let mark = path.join(SETTLED);
-            std::fs::File::create(&mark).at("create", &mark)?;
-        }
-        Ok(held.len())
-    }
-
-    /// Settles, beside whatever else is done, what earlier processes made. By then the kernel has written most of it, and whoever
-    /// comes here makes or runs something that takes longer. Once for each opening of the directory.
-    fn settle_aside(&self, least_age: Duration) {
-        if self.settling.swap(true, Ordering::Relaxed) {
-            return;
-        }
-        let snapshots = self.clone();
-        // States that are not settled cost time after the next start of the machine, nothing else; the same when this process
-        // ends first.
-        let _best_effort = std::thread::Builder::new()
-            .spawn(move || snapshots.settle(least_age).is_ok())
-            .is_ok();
     }
 
     /// The snapshots that make up a state, topmost first, as overlayfs wants its lower directories. Those that are missing are

@@ -69,7 +69,9 @@ const SCRATCH: &str = "scratch";
 #[derive(Debug)]
 pub struct Ahead {
     blank: Blank,
-    /// The lower directories, topmost first; that on top is still called as it was during the step.
+    /// The lower directory on top, as it is called until it becomes a snapshot.
+    first: PathBuf,
+    /// Those below it.
     lower: Vec<PathBuf>,
     style: Style,
     /// The snapshots that those but the topmost are from, and, once it is one, the topmost.
@@ -78,7 +80,12 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// The lower directories, topmost first.
+    /// The lower directory on top, by its name during the step.
+    pub fn first(&self) -> &Path {
+        &self.first
+    }
+
+    /// The lower directories below that, topmost first.
     pub fn lower(&self) -> Vec<PathBuf> {
         self.lower.clone()
     }
@@ -143,10 +150,12 @@ impl Overlay {
     pub fn ahead(&self, blank: Blank) -> Result<Ahead, SnapshotError> {
         let upper = blank.0.path.join(UPPER);
         rustix::fs::chmod(&upper, Mode::from_raw_mode(0o755)).at("set the mode of", &upper)?;
-        dress_root(&upper, &self.upper())?;
+        let first = self.upper();
+        dress_root(&upper, &first)?;
         Ok(Ahead {
             blank,
-            lower: [self.upper()].into_iter().chain(self.lower()).collect(),
+            first,
+            lower: self.lower(),
             style: self.style(),
             below: self.stack.iter().map(|it| it.path.clone()).collect(),
             top: None,

@@ -8,6 +8,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
 mod again;
+mod ahead;
 mod ending;
 mod mounts;
 mod process;

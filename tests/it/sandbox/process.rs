@@ -2,9 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use rbuild::sandbox::{
-    Cancel, Exit, IdMap, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Ulimit,
-};
+use rbuild::sandbox::{Cancel, Exit, IdMap, MountKind, MountSpec, Network, ProcessSpec, Ulimit};
 
 use super::{Stage, sandbox};
 
@@ -229,63 +227,4 @@ fn a_step_finds_nothing_of_the_one_before_it() {
     alone.network = Network::None;
     assert_eq!(run(&alone).exit, Exit::Code(0));
     assert_eq!(run(&stage.spec(look)), first);
-}
-
-#[test]
-fn what_was_set_up_ahead_is_found_by_its_step_alone() {
-    let Some(stage) = Stage::new() else { return };
-    let (sandbox, cancel) = (sandbox(), Cancel::new().unwrap());
-    let script = "cat /in; ls /dev/shm; stat -c %a /made; echo changed >/out; hostname";
-    // The helper that has run this step sets up the next one.
-    let first = stage
-        .run_in(&sandbox, &stage.spec("touch /dev/shm/x"), &cancel)
-        .unwrap();
-    assert_eq!(first.exit, Exit::Code(0), "{first:?}");
-    let run = |name: &str, is_taken: bool| {
-        for dir in ["upper", "work", "ahead-upper", "ahead-work"] {
-            fs::remove_dir_all(stage.path(dir)).ok();
-            fs::create_dir(stage.path(dir)).unwrap();
-        }
-        let mut spec = stage.spec(script);
-        spec.hostname = name.to_owned();
-        let ahead = if is_taken {
-            spec.clone()
-        } else {
-            let mut other = stage.spec(script);
-            other.rootfs = Rootfs::Overlay {
-                lower: vec![stage.path("lower")],
-                upper: stage.path("ahead-upper"),
-                work: stage.path("ahead-work"),
-                userxattr: IdMap::current().unwrap().needs_userxattr(),
-            };
-            other
-        };
-        let set_up = sandbox.set_up(&ahead);
-        assert!(set_up.is_some(), "a helper waits");
-        // Of the step's own mounts nothing was known then.
-        let bytes = |mode, content: &str| MountKind::Bytes {
-            content: content.as_bytes().to_vec(),
-            mode,
-            uid: 0,
-            gid: 0,
-        };
-        spec.mounts = vec![
-            MountSpec::new("/in", bytes(0o644, "mounted\n")),
-            MountSpec::new("/made", bytes(0o400, "")),
-        ];
-        let set_up = set_up.filter(|_| is_taken);
-        let mut stdout = Vec::new();
-        let mut sink = |_, bytes: &[u8]| stdout.extend_from_slice(bytes);
-        let exit = sandbox.run_in(set_up, &spec, &cancel, &mut sink, &mut || {});
-        assert_eq!(exit.unwrap(), Exit::Code(0));
-        let expected = format!("mounted\n400\n{name}\n");
-        assert_eq!(String::from_utf8(stdout).unwrap(), expected);
-        assert_eq!(fs::read(stage.path("upper/out")).unwrap(), b"changed\n");
-        let changes = stage.changes();
-        assert!(!changes.contains(&"in".to_owned()), "{changes:?}");
-        assert!(!stage.path("ahead-upper/out").try_exists().unwrap());
-    };
-    run("taken", true);
-    run("passed-over", false);
-    run("again", true);
 }
