@@ -4,11 +4,18 @@
 //! What BuildKit checks while parsing has been checked; what it checks after expansion (ports, signals, users,
 //! mount options) is the planner's part, with [`super::mount`] for `RUN --mount`.
 
+mod run;
+mod transfer;
+
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Spanned, Word, heredoc::announced};
+pub use self::{
+    run::{Device, Network, Run, Script, Security},
+    transfer::{Add, Copy, Source, Transfer},
+};
+use super::{Word, heredoc::announced};
 use crate::source::Span;
 
 /// One instruction.
@@ -245,66 +252,6 @@ pub struct Alias {
     pub name: Word,
 }
 
-/// `RUN`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Run {
-    /// What to run. In shell form with heredocs this is the line alone: see [`Instruction::script`].
-    pub command: CommandLine,
-    /// The values of `--mount`, for [`super::mount::Mount::parse`].
-    pub mounts: Vec<Word>,
-    /// `--network`.
-    pub network: Option<Spanned<Network>>,
-    /// `--security`.
-    pub security: Option<Spanned<Security>>,
-    /// `--device`, in order.
-    pub devices: Vec<Spanned<Device>>,
-}
-
-/// What a `RUN` in shell form gives to its shell, heredocs considered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Script<'a> {
-    /// One `-c` argument: the line, with the heredocs put back below it, or the body of a lone heredoc.
-    Text(String),
-    /// A lone heredoc whose body starts with `#!`: a file `/dev/pipes/NAME`, mode 0755, to be executed itself.
-    File {
-        /// The heredoc's word.
-        name: &'a str,
-        /// The file's content.
-        content: String,
-    },
-}
-
-/// `RUN --network`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// The build's choice.
-    Default,
-    /// None but loopback.
-    None,
-    /// The host's.
-    Host,
-}
-
-/// `RUN --security`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Security {
-    /// Confined.
-    Sandbox,
-    /// Not confined.
-    Insecure,
-}
-
-/// `RUN --device`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Device {
-    /// The device's CDI name; may be empty.
-    pub name: String,
-    /// Whether the step fails without it.
-    pub required: bool,
-}
-
 /// `CMD`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Cmd {
@@ -358,59 +305,6 @@ pub struct Maintainer {
 pub struct Expose {
     /// The words, in order of writing. BuildKit sorts them by their bytes before it expands each into words.
     pub ports: Vec<Word>,
-}
-
-/// What `ADD` and `COPY` have in common.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Transfer {
-    /// The sources, in order.
-    pub sources: Vec<Source>,
-    /// The destination.
-    pub dest: Word,
-    /// Whether the paths are written as a JSON array.
-    pub json: bool,
-    /// `--chown`, to be expanded.
-    pub chown: Option<Word>,
-    /// `--chmod`, to be expanded.
-    pub chmod: Option<Word>,
-    /// `--link`.
-    pub link: bool,
-    /// `--exclude`, in order, never expanded.
-    pub exclude: Vec<Word>,
-}
-
-/// One source of a copy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// A path, glob, URL or git reference, to be expanded.
-    Path(Word),
-    /// A file written in the Dockerfile; BuildKit writes these after all others.
-    Heredoc(Heredoc),
-}
-
-/// `ADD`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Add {
-    /// Sources, destination and the flags shared with `COPY`.
-    pub transfer: Transfer,
-    /// `--checksum`, to be expanded.
-    pub checksum: Option<Word>,
-    /// `--keep-git-dir`, if given.
-    pub keep_git_dir: Option<bool>,
-    /// `--unpack`, if given.
-    pub unpack: Option<bool>,
-}
-
-/// `COPY`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Copy {
-    /// Sources, destination and the flags shared with `ADD`.
-    pub transfer: Transfer,
-    /// `--from`; an empty value counts as none.
-    pub from: Option<Word>,
-    /// `--parents`.
-    pub parents: bool,
 }
 
 /// `VOLUME`

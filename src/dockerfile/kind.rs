@@ -1,18 +1,16 @@
 //! The second reading: from split lines to typed instructions, one function per instruction.
 
-use std::time::Duration;
+mod healthcheck;
+mod run;
+mod transfer;
 
 use super::{
-    Add, Alias, Arg, ArgDefinition, Cmd, CommandLine, Copy, Entrypoint, Env, Expose, From,
-    HealthCommand, Healthcheck, Heredoc, InstructionKind, Label, Maintainer, Network, Onbuild, Run,
-    Security, Shell, Source, Spanned, Stopsignal, Transfer, User, Volume, Word, Workdir,
-    flags::{Flags, Takes, flag_span},
-    heredoc::announced,
+    Alias, Arg, ArgDefinition, Cmd, CommandLine, Entrypoint, Env, Expose, From, Heredoc,
+    InstructionKind, Label, Maintainer, Onbuild, Shell, Stopsignal, User, Volume, Word, Workdir,
+    flags::{Flags, Takes},
     lines::Logical,
-    mount::{check_unexpanded, parse_device},
     node::{Args, Node, split_pair, unknown_instruction},
     quote::quoted,
-    scalar::parse_duration,
 };
 use crate::source::{Diagnostic, Span};
 
@@ -104,85 +102,6 @@ impl<'a> Request<'a> {
         })
     }
 
-    fn transfer(&self, name: &str, flags: &Flags<'_>) -> Result<Transfer, Diagnostic> {
-        let [sources @ .., dest] = self.words() else {
-            return Err(self.no_destination(name));
-        };
-        if announced(&dest.value).is_some() {
-            return Err(Diagnostic::error(
-                format!("{name} cannot accept a heredoc as a destination"),
-                dest.span,
-            ));
-        }
-        let source = |word: &Word| match announced(&word.value) {
-            None => Source::Path(word.clone()),
-            // Of several heredocs of one name, the last one's body counts.
-            Some(head) => {
-                let read = self.heredocs.iter().rfind(|h| h.name == head.name);
-                Source::Heredoc(Heredoc {
-                    content: read.map(|h| h.content.clone()).unwrap_or_default(),
-                    span: read.map_or(word.span, |h| h.span),
-                    ..head
-                })
-            }
-        };
-        Ok(Transfer {
-            sources: sources.iter().map(source).collect(),
-            dest: dest.clone(),
-            json: self.node.args.is_json(),
-            chown: flags.value_not_empty("chown"),
-            chmod: flags.value_not_empty("chmod"),
-            link: flags.switch("link") == Some(true),
-            exclude: flags.values("exclude"),
-        })
-    }
-
-    fn no_destination(&self, name: &str) -> Diagnostic {
-        self.error(format!(
-            "{name} requires at least two arguments, but only one was provided. Destination could not be determined"
-        ))
-    }
-
-    fn add(&self) -> Parsed {
-        if self.words().len() < 2 {
-            return Err(self.no_destination("ADD"));
-        }
-        let flags = self.flags(&[
-            ("chown", Takes::Value),
-            ("chmod", Takes::Value),
-            ("link", Takes::Switch),
-            ("keep-git-dir", Takes::Switch),
-            ("checksum", Takes::Value),
-            ("unpack", Takes::Switch),
-            ("exclude", Takes::Values),
-        ])?;
-        Ok(InstructionKind::Add(Add {
-            transfer: self.transfer("ADD", &flags)?,
-            checksum: flags.value_not_empty("checksum"),
-            keep_git_dir: flags.switch("keep-git-dir"),
-            unpack: flags.switch("unpack"),
-        }))
-    }
-
-    fn copy(&self) -> Parsed {
-        if self.words().len() < 2 {
-            return Err(self.no_destination("COPY"));
-        }
-        let flags = self.flags(&[
-            ("chown", Takes::Value),
-            ("from", Takes::Value),
-            ("chmod", Takes::Value),
-            ("link", Takes::Switch),
-            ("exclude", Takes::Values),
-            ("parents", Takes::Switch),
-        ])?;
-        Ok(InstructionKind::Copy(Copy {
-            transfer: self.transfer("COPY", &flags)?,
-            from: flags.value_not_empty("from"),
-            parents: flags.switch("parents") == Some(true),
-        }))
-    }
-
     fn arg(&self) -> Parsed {
         let mut args = Vec::new();
         for word in self.at_least_one("ARG")? {
@@ -272,66 +191,6 @@ impl<'a> Request<'a> {
         }))
     }
 
-    fn healthcheck(&self) -> Parsed {
-        let [kind, args @ ..] = self.at_least_one("HEALTHCHECK")? else {
-            return Err(self.error("HEALTHCHECK requires at least one argument"));
-        };
-        let name = kind.value.to_uppercase();
-        if name == "NONE" {
-            return match args {
-                [] => Ok(InstructionKind::Healthcheck(Healthcheck::None)),
-                _ => Err(self.error("HEALTHCHECK NONE takes no arguments")),
-            };
-        }
-        let flags = self.flags(&[
-            ("interval", Takes::Value),
-            ("timeout", Takes::Value),
-            ("start-period", Takes::Value),
-            ("start-interval", Takes::Value),
-            ("retries", Takes::Value),
-        ])?;
-        if name != "CMD" {
-            return Err(Diagnostic::error(
-                format!("Unknown type {} in HEALTHCHECK (try CMD)", quoted(&name)),
-                kind.span,
-            ));
-        }
-        if args.is_empty() {
-            return Err(self.error("Missing command after HEALTHCHECK CMD"));
-        }
-        let duration = |name: &str| self.duration(&flags, name);
-        Ok(InstructionKind::Healthcheck(Healthcheck::Check(
-            HealthCommand {
-                command: self.command(args),
-                interval: duration("interval")?,
-                timeout: duration("timeout")?,
-                start_period: duration("start-period")?,
-                start_interval: duration("start-interval")?,
-                retries: retries(&flags)?,
-            },
-        )))
-    }
-
-    fn duration(&self, flags: &Flags<'_>, name: &str) -> Result<Duration, Diagnostic> {
-        let Some(value) = flags.value_not_empty(name) else {
-            return Ok(Duration::ZERO);
-        };
-        let span = self.flag_span(name, value.span);
-        let duration = parse_duration(&value.value).map_err(|m| Diagnostic::error(m, span))?;
-        match duration {
-            Some(d) if d.is_zero() || d >= Duration::from_millis(1) => Ok(d),
-            _ => Err(Diagnostic::error(
-                format!("Interval {} cannot be less than 1ms", quoted(name)),
-                span,
-            )),
-        }
-    }
-
-    fn flag_span(&self, name: &str, otherwise: Span) -> Span {
-        let flag = self.node.flags.iter().find(|f| f.name.value == name);
-        flag.map_or(otherwise, flag_span)
-    }
-
     fn maintainer(&self) -> Parsed {
         let name = self.exactly_one("MAINTAINER")?;
         self.no_flags()?;
@@ -370,58 +229,6 @@ impl<'a> Request<'a> {
             trigger.span = trigger.span.to(heredoc.span);
         }
         Ok(InstructionKind::Onbuild(Onbuild { trigger }))
-    }
-
-    fn run(&self) -> Parsed {
-        let flags = self.flags(&[
-            ("mount", Takes::Values),
-            ("network", Takes::Value),
-            ("security", Takes::Value),
-            ("device", Takes::Values),
-        ])?;
-        let mounts = flags.values("mount");
-        for mount in &mounts {
-            check_unexpanded(&mount.value)
-                .map_err(|e| Diagnostic::error(e.to_string(), mount.span))?;
-        }
-        let network = flags.value("network").map(|value| {
-            let network = match value.value.as_str() {
-                "default" => Network::Default,
-                "none" => Network::None,
-                "host" => Network::Host,
-                _ => {
-                    let message = format!("invalid network mode {}", quoted(&value.value));
-                    return Err(Diagnostic::error(message, value.span));
-                }
-            };
-            Ok(Spanned::new(network, value.span))
-        });
-        let security = flags.value("security").map(|value| {
-            let security = match value.value.as_str() {
-                "sandbox" => Security::Sandbox,
-                "insecure" => Security::Insecure,
-                _ => {
-                    let message = format!("security {} is not valid", quoted(&value.value));
-                    return Err(Diagnostic::error(message, value.span));
-                }
-            };
-            Ok(Spanned::new(security, value.span))
-        });
-        let devices =
-            flags
-                .values("device")
-                .into_iter()
-                .map(|value| match parse_device(&value.value) {
-                    Ok(device) => Ok(Spanned::new(device, value.span)),
-                    Err(error) => Err(Diagnostic::error(error.to_string(), value.span)),
-                });
-        Ok(InstructionKind::Run(Run {
-            command: self.command(self.words()),
-            mounts,
-            network: network.transpose()?,
-            security: security.transpose()?,
-            devices: devices.collect::<Result<_, _>>()?,
-        }))
     }
 
     fn shell(&self) -> Parsed {
@@ -480,32 +287,4 @@ fn is_stage_name(name: &str) -> bool {
         && name.bytes().all(|b| {
             b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.')
         })
-}
-
-/// The value of a `HEALTHCHECK --retries`.
-fn retries(flags: &Flags<'_>) -> Result<u32, Diagnostic> {
-    let Some(value) = flags.value_not_empty("retries") else {
-        return Ok(0);
-    };
-    let text = value.value.as_str();
-    match text.parse::<i32>() {
-        Ok(retries) => u32::try_from(retries).map_err(|_negative| {
-            Diagnostic::error(
-                format!("--retries cannot be negative ({retries})"),
-                value.span,
-            )
-        }),
-        Err(error) => {
-            let reason = match error.kind() {
-                std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow => {
-                    "value out of range"
-                }
-                _ => "invalid syntax",
-            };
-            Err(Diagnostic::error(
-                format!("strconv.ParseInt: parsing {}: {reason}", quoted(text)),
-                value.span,
-            ))
-        }
-    }
 }

@@ -1,4 +1,4 @@
-use std::io::Read as _;
+use std::{io::Read as _, path::PathBuf};
 
 use super::*;
 use crate::{
