@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fs};
 
-use rbuild::oci::{MediaType, sha256};
+use rbuild::oci::{Manifest, MediaType, sha256, to_json};
 
 use super::{is_blob_get, noise, put_image};
 use crate::support::{FakeRegistry, Fault, Outcome, TestEnv, Wants};
@@ -130,4 +130,64 @@ fn redirects_neither_go_round_nor_carry_the_password_away() {
         assert_eq!(received.header("authorization"), "", "{received:?}");
     }
     assert!(blobs(&env).is_empty());
+}
+
+#[test]
+fn a_base_whose_long_layer_is_another_or_ends_early_is_refused() {
+    // Long enough that two threads decompress it.
+    let text: Vec<u8> = noise(5_000_000)
+        .into_iter()
+        .flat_map(|byte| [b'a' + (byte >> 4), b'a' + (byte & 15)])
+        .collect();
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(text.len() as u64);
+    header.set_mode(0o644);
+    let added = tar.append_data(&mut header, "usr/text", &text[..]);
+    added.expect("memory takes it");
+    let tar = tar.into_inner().expect("memory takes it");
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, &tar).expect("memory takes it");
+    let whole = gzip.finish().expect("memory takes it");
+    let short = whole[..whole.len() - 700_000].to_vec();
+    let mut damaged = whole.clone();
+    let last = damaged.len() - 6;
+    damaged[last] ^= 1;
+    for (blob, diff_id, refusal) in [
+        (&whole, sha256(&tar), None),
+        (
+            &whole,
+            sha256(b"another"),
+            Some("but the image's config says"),
+        ),
+        (&short, sha256(&tar), Some("ends too early")),
+        (&damaged, sha256(&tar), Some("checksum")),
+    ] {
+        let fake = FakeRegistry::start();
+        let config = format!(
+            r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{diff_id}"]}}}}"#
+        );
+        let mut config = fake.put_blob("a", config.as_bytes());
+        config.media_type = MediaType::OCI_CONFIG;
+        let mut layer = fake.put_blob("a", blob);
+        layer.media_type = MediaType::OCI_LAYER_GZIP;
+        let manifest = to_json(&Manifest::new(config, vec![layer]));
+        fake.put_manifest("a", "1", &MediaType::OCI_MANIFEST, &manifest);
+        let env = TestEnv::new();
+        env.dockerfile(&format!("FROM {}/a:1\nCOPY file /usr/file\n", fake.host()))
+            .file("file", "text\n");
+        let built = env.build(&["--platform=linux/amd64"]);
+        match refusal {
+            None => {
+                built.success();
+                env.run(&["cache", "verify"]).success();
+            }
+            Some(text) => {
+                assert_ne!(built.code, Some(0), "{built}");
+                built.says(text);
+                let known = fs::read_dir(env.path("root/layers")).expect("a store");
+                assert_eq!(known.count(), 0, "nothing is remembered of it");
+            }
+        }
+    }
 }
