@@ -8,9 +8,9 @@ use crate::dockerfile::{Spanned, Word};
 /// `RUN`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Run {
-    /// What to run. In shell form with heredocs this is the line alone: see [`Instruction::script`].
+    /// What to run. In shell form with heredocs this is the line alone: see [`Instruction::script`](super::Instruction::script).
     pub command: CommandLine,
-    /// The values of `--mount`, for [`super::mount::Mount::parse`].
+    /// The values of `--mount`, for [`Mount::parse`](crate::dockerfile::mount::Mount::parse).
     pub mounts: Vec<Word>,
     /// `--network`.
     pub network: Option<Spanned<Network>>,
