@@ -340,7 +340,7 @@ fn an_earlier_blob_that_is_of_no_use_changes_nothing() {
     let before = Before::new(mixed_files(160), Compression::default());
     let (toc, gzip) = (before.written.toc.unpack(), Compression::default());
     // Other settings, and blobs of unknown making, give nothing.
-    let other = Compression::Gzip { level: 1 };
+    let other = Compression::Gzip { level: 3 };
     let made = before.again_with(mixed_files(60), toc.clone(), other, 2).1;
     assert_eq!(made.reused, 0);
     let unknown = Toc::read(&*before.blob).unwrap();

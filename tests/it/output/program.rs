@@ -227,6 +227,7 @@ fn layers_are_the_same_whether_made_in_a_form_or_brought_into_it() {
     for (n, form) in [
         ",compression=zstd",
         ",compression=zstd,compression-level=1",
+        ",compression-level=2",
         ",compression-level=9",
         ",compression-level=0",
         ",compression=uncompressed",
