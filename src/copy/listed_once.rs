@@ -132,8 +132,7 @@ impl Packed {
 
     fn push(&mut self, name: &[u8], node: &Node) {
         let out = &mut self.entries;
-        let length =
-            u16::try_from(name.len()).expect("names of a file system have at most 255 bytes");
+        let length = u16::try_from(name.len()).expect("names are shorter than MAX_PATH");
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(name);
         let Metadata {

@@ -7,8 +7,8 @@ use std::{
 };
 
 use super::{
-    Piece,
-    blocks::{Blocks, FIRST_UNKNOWN, Room, SLACK, Stop, WINDOW},
+    Fault, Piece,
+    blocks::{Blocks, FIRST_UNKNOWN, Room, SLACK, Stop, Symbol, WINDOW},
     find::Finder,
 };
 
@@ -245,23 +245,9 @@ fn decode_from(
     loop {
         let piece = &*pieces[current];
         let stop = if is_known {
-            let mut room = Room {
-                symbols: &mut run.bytes[..],
-                at: WINDOW + n_bytes,
-                oldest: 0,
-            };
-            let stop = blocks.run(piece, &mut room);
-            n_bytes = room.at - WINDOW;
-            stop
+            append(blocks, piece, &mut run.bytes, &mut n_bytes)
         } else {
-            let mut room = Room {
-                symbols: &mut run.symbols[..],
-                at: WINDOW + n_symbols,
-                oldest: 0,
-            };
-            let stop = blocks.run(piece, &mut room);
-            n_symbols = room.at - WINDOW;
-            stop
+            append(blocks, piece, &mut run.symbols, &mut n_symbols)
         };
         match stop {
             Ok(Stop::Block) => {
@@ -306,4 +292,21 @@ fn decode_from(
             Ok(Stop::Input | Stop::Room) => return Outcome::GivenUp,
         }
     }
+}
+
+/// Decodes until something ends; `symbols` holds a window and `n` of them.
+fn append<T: Symbol>(
+    blocks: &mut Blocks,
+    piece: &Piece,
+    symbols: &mut [T],
+    n: &mut usize,
+) -> Result<Stop, Fault> {
+    let mut room = Room {
+        symbols,
+        at: WINDOW + *n,
+        oldest: 0,
+    };
+    let stop = blocks.run(piece, &mut room);
+    *n = room.at - WINDOW;
+    stop
 }
