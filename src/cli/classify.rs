@@ -164,9 +164,10 @@ fn is_machine(kind: io::ErrorKind) -> bool {
 
 /// Whether the bytes of a layer of the store, which were verified when they came, cannot be decompressed or read any more.
 fn is_of_damaged_layer(error: &io::Error) -> bool {
-    error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<ArchiveError>())
+    let inner = error.get_ref();
+    inner
+        .and_then(|inner| inner.downcast_ref::<ArchiveError>())
+        .is_some()
 }
 
 /// Of an output that failed because of something else, that something decides.
