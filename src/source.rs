@@ -102,12 +102,28 @@ impl Diagnostic {
     }
 }
 
-/// The candidate nearest to a misspelt word: less than three edits away (BuildKit's `util/suggest`).
+/// The candidate nearest to a misspelt word, in any case: less than three edits away (BuildKit's `util/suggest`).
 pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
+    let candidates = candidates.into_iter();
+    nearest(
+        candidates.map(|candidate| (edit_distance(&word, &candidate.to_lowercase()), candidate)),
+    )
+}
+
+/// The same where another case is an edit, too, as it is for variables, flags, keys and targets. A word that is among the
+/// candidates has another problem.
+pub fn suggest_in_case<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let candidates = candidates.into_iter();
+    let near = nearest(candidates.map(|candidate| (edit_distance(word, candidate), candidate)));
+    near.filter(|near| *near != word)
+}
+
+fn nearest<'a>(candidates: impl Iterator<Item = (usize, &'a str)>) -> Option<&'a str> {
     candidates
-        .into_iter()
-        .map(|candidate| (edit_distance(&word, &candidate.to_lowercase()), candidate))
         .filter(|(distance, _)| *distance < 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -147,5 +163,9 @@ mod tests {
     fn near_words_are_suggested() {
         assert_eq!(suggest("RUM", ["FROM", "RUN", "ADD"]), Some("RUN"));
         assert_eq!(suggest("zzzzz", ["FROM", "RUN"]), None);
+        assert_eq!(suggest("path", ["PATH"]), Some("PATH"));
+        assert_eq!(suggest_in_case("path", ["PATH"]), None);
+        assert_eq!(suggest_in_case("Path", ["PASS", "PatH"]), Some("PatH"));
+        assert_eq!(suggest_in_case("PATH", ["PATHS", "PATH"]), None);
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     reference::Reference,
     registry::BlobSink,
     snapshot::Shelf,
-    store::{BlobFile, Follower, Store},
+    store::{BlobFile, Follower, Store, StoreError},
 };
 
 /// Where a blob can be had.
@@ -228,8 +228,18 @@ impl Fetch<'_> {
 
 fn copy_from_layout(store: &Store, layout: &Path, blob: &Descriptor) -> Result<(), ImageError> {
     let path = Blobs::path_in_layout(layout, &blob.digest);
-    let mut file = File::open(&path).map_err(|source| ImageError::Layout { path, source })?;
-    Ok(store.put_blob(blob, &mut file)?)
+    match File::open(&path) {
+        Ok(mut file) => store
+            .put_blob(blob, &mut file)
+            .map_err(|error| match error {
+                StoreError::Corrupt { .. } | StoreError::Size { .. } => ImageError::DamagedBlob {
+                    path,
+                    reason: error.to_string(),
+                },
+                error => error.into(),
+            }),
+        Err(source) => Err(ImageError::Layout { path, source }),
+    }
 }
 
 /// How many bytes go by between two remarks on a transfer.

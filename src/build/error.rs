@@ -22,7 +22,7 @@ use super::image_source::ImageError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The Dockerfile is wrong: at least one finding, in the order of the text.
+    /// The Dockerfile is wrong: at least one finding, the first one that of BuildKit.
     #[error("{}", .0.first().map_or("the Dockerfile is invalid", |first| first.message.as_str()))]
     Invalid(Vec<Diagnostic>),
     /// An image cannot be used.

@@ -94,6 +94,14 @@ pub enum ImageError {
         #[source]
         source: std::io::Error,
     },
+    /// A blob of a layout has other bytes than its descriptor says.
+    #[error("{} is damaged: {reason}", path.display())]
+    DamagedBlob {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A layer of a remote cache cannot be had. Its records count no longer, so building again executes the step.
     #[error("the layer {0} is not in the cache any longer")]
     Lost(Digest),

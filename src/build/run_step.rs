@@ -325,12 +325,13 @@ impl Mounts {
                 let kind = self.files(worker, task, from, source, *writable)?;
                 self.specs.push(MountSpec::new(target, kind));
             }
-            MountKind::Tmpfs { size } => {
+            MountKind::Tmpfs { size, writable } => {
                 let Some(target) = target else { return Ok(()) };
-                self.specs.push(MountSpec::new(
-                    target,
-                    sandbox::MountKind::Tmpfs { size: *size },
-                ));
+                let kind = sandbox::MountKind::Tmpfs {
+                    size: *size,
+                    readonly: !writable,
+                };
+                self.specs.push(MountSpec::new(target, kind));
             }
             MountKind::Cache { .. } => {
                 let Some(target) = target else { return Ok(()) };

@@ -148,9 +148,10 @@ fn mount_fields(
             gid,
             writable,
         } => owner(key.text(&kind, "cache"), *mode, *uid, *gid).flag(&name("writable"), *writable),
-        MountKind::Tmpfs { size } => key
+        MountKind::Tmpfs { size, writable } => key
             .text(&kind, "tmpfs")
-            .optional(&name("size"), size.map(|n| n.to_string()).as_deref()),
+            .optional(&name("size"), size.map(|n| n.to_string()).as_deref())
+            .optional(&name("readonly"), (!writable).then_some("")),
         MountKind::Secret {
             id,
             env,

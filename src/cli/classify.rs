@@ -101,6 +101,11 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
             _ => Some(Kind::Remote),
         };
     }
+    if let Some(SandboxError::Setup(failure)) = error.downcast_ref()
+        && is_about_names(failure.error().kind())
+    {
+        return Some(Kind::Build);
+    }
     if error.is::<StoreError>() || error.is::<SandboxError>() {
         return Some(Kind::Machine);
     }
@@ -126,6 +131,14 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
         return is_machine(error.kind()).then_some(Kind::Machine);
     }
     None
+}
+
+/// Whether a file operation failed for what the image has at a path, or for the path itself, such as a mount on a file.
+fn is_about_names(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory | io::ErrorKind::InvalidFilename
+    )
 }
 
 /// Whether a file operation failed for want of something that only this machine can give.

@@ -109,6 +109,11 @@ impl Patterns {
         self.rules.iter().any(|rule| rule.is_exception)
     }
 
+    /// Whether some pattern, by its looks, takes out everything in the root.
+    pub fn takes_all(&self) -> bool {
+        self.rules.iter().any(Rule::takes_all)
+    }
+
     /// The verdict on `path`, given that on the directory it is in.
     pub fn judge(&self, path: &Path, parent: &Verdict) -> Verdict {
         let path = path.to_string_lossy();

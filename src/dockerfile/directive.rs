@@ -30,11 +30,12 @@ pub(super) fn parse_line(line: &str, comment: &str) -> Option<(Key, Word)> {
     let key = [Key::Syntax, Key::Escape, Key::Check]
         .into_iter()
         .find(|k| k.name().eq_ignore_ascii_case(name))?;
-    let value = rest.trim_start_matches(BLANKS).strip_prefix('=')?;
-    let value = value.trim_matches(BLANKS);
-    if value.is_empty() {
-        return None;
-    }
+    let written = rest.trim_start_matches(BLANKS).strip_prefix('=')?;
+    let value = match written.trim_matches(BLANKS) {
+        // The expression that BuildKit matches wants a character, and takes the last blank for it.
+        "" => &written[written.len().checked_sub(1)?..],
+        value => value,
+    };
     // The trimmed parts are slices of `line`, so their distance is their place.
     let start = value.as_ptr() as usize - line.as_ptr() as usize;
     let span = Span::new(start, start + value.len());
@@ -92,6 +93,10 @@ mod tests {
         let syntax = Some((Key::Syntax, "docker/dockerfile:1 x".to_owned()));
         assert_eq!(key_and_value("# SynTax = docker/dockerfile:1 x \t"), syntax);
         assert_eq!(key_and_value("#syntax=docker/dockerfile:1 x"), syntax);
+        assert_eq!(
+            key_and_value("# check=\t "),
+            Some((Key::Check, " ".to_owned()))
+        );
         for other in [
             "# syntax=",
             "# foo=bar",

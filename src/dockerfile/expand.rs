@@ -14,12 +14,19 @@
 //! the meaning from `*`, `?`, `/`, `}` and itself. Positional and special parameters (`$1`, `$@`) are looked up like
 //! names, so they are empty. Single quotes keep all; double quotes keep all but `$` and the escape character in front
 //! of `"`, `$` and itself; elsewhere the escape character keeps the next one.
+//!
+//! Where images depend on it, what BuildKit does by accident is done here, too: a byte order mark in front of a text is
+//! dropped, and what stands in front of `${v:-w}` in the same word (`8000-${END:-8010}`) is lost when the text is split
+//! into words.
 
 use std::{collections::BTreeSet, iter::Peekable, str::Chars};
 
-use regex::NoExpand;
+use regex::{Captures, NoExpand};
 
-use super::{pattern::Pattern, quote::quoted};
+use super::{
+    pattern::{self, Pattern},
+    quote::quoted,
+};
 
 /// What quotes are in a text to be expanded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -98,9 +105,14 @@ impl Expander {
     ) -> Result<Expansion, ExpandError> {
         let mut run = Run {
             options: *self,
-            rest: text.chars().peekable(),
+            rest: text
+                .strip_prefix('\u{feff}')
+                .unwrap_or(text)
+                .chars()
+                .peekable(),
             lookup,
             depth: 0,
+            word_is_lost: false,
             used: BTreeSet::new(),
             unset: BTreeSet::new(),
         };
@@ -149,6 +161,9 @@ struct Run<'a> {
     rest: Peekable<Chars<'a>>,
     lookup: &'a dyn Fn(&str) -> Option<String>,
     depth: usize,
+    /// Whether an operand has been read since the current word was looked at: BuildKit has one buffer for the words of
+    /// all depths.
+    word_is_lost: bool,
     used: BTreeSet<String>,
     unset: BTreeSet<String>,
 }
@@ -164,6 +179,7 @@ impl Run<'_> {
         let result = self.until_stop(stop);
         self.depth -= 1;
         self.options.keep_escapes = outer;
+        self.word_is_lost = true;
         result
     }
 
@@ -175,16 +191,20 @@ impl Run<'_> {
             match c {
                 _ if Some(c) == stop => return Ok((text, words)),
                 '$' => {
+                    self.word_is_lost = false;
                     let value = self.dollar()?;
+                    self.forget_lost(&mut words);
                     value.chars().for_each(|c| words.push(c));
                     text += &value;
                 }
                 '\'' | '"' if quotes => {
+                    self.word_is_lost = false;
                     let value = if c == '"' {
                         self.double_quotes()?
                     } else {
                         self.single_quotes()?
                     };
+                    self.forget_lost(&mut words);
                     words.word += &value;
                     text += &value;
                 }
@@ -220,6 +240,12 @@ impl Run<'_> {
             Some(stop) => Err(format!(
                 "unexpected end of statement while looking for matching {stop}"
             )),
+        }
+    }
+
+    fn forget_lost(&self, words: &mut Words) {
+        if self.word_is_lost {
+            words.word.clear();
         }
     }
 
@@ -299,7 +325,7 @@ impl Run<'_> {
         }
         let name = self.name();
         let Some(modifier) = self.rest.next() else {
-            return Err(UNCLOSED.to_owned());
+            return Err(unsupported(NO_CHARACTER));
         };
         match modifier {
             '}' => Ok(match self.get(&name) {
@@ -309,7 +335,12 @@ impl Run<'_> {
             }),
             ':' => match self.rest.next() {
                 Some(c @ ('-' | '+' | '?')) => self.alternative(&name, c, true),
-                Some(c) => Err(unsupported(&format!(":{c}"))),
+                Some(c @ ('#' | '%')) => Err(unsupported(&format!(":{c}"))),
+                Some(c) => {
+                    self.operand('}', false)?;
+                    self.get(&name);
+                    Err(unsupported(&format!(":{c}")))
+                }
                 None => Err(UNCLOSED.to_owned()),
             },
             '-' | '+' | '?' => self.alternative(&name, modifier, false),
@@ -359,9 +390,8 @@ impl Run<'_> {
             Some(pattern) => (pattern, true),
             None => (word.as_str(), false),
         };
-        let pattern = Pattern::parse(pattern)?;
         Ok(if end == '#' {
-            let regex = pattern.regex("^", longest)?;
+            let regex = Pattern::parse(pattern)?.regex("^", longest)?;
             match regex.find(&value) {
                 Some(found) => value[found.end()..].to_owned(),
                 None => value,
@@ -369,7 +399,8 @@ impl Run<'_> {
         } else {
             // The shortest suffix is the shortest prefix of the reversed text: a search finds leftmost matches only.
             let backwards: String = value.chars().rev().collect();
-            let regex = pattern.reversed().regex("^", longest)?;
+            let pattern = pattern::reversed(pattern);
+            let regex = Pattern::parse(&pattern)?.regex("^", longest)?;
             match regex.find(&backwards) {
                 Some(found) => backwards[found.end()..].chars().rev().collect(),
                 None => value,
@@ -390,10 +421,12 @@ impl Run<'_> {
             value => value.unwrap_or_default(),
         };
         let regex = Pattern::parse(&pattern)?.regex("", true)?;
-        let limit = usize::from(!all);
-        Ok(regex
-            .replacen(&value, limit, NoExpand(&replacement))
-            .into_owned())
+        Ok(if all {
+            let replace = |found: &Captures<'_>| pattern::filled_in(&replacement, &found[0]);
+            regex.replace_all(&value, replace).into_owned()
+        } else {
+            regex.replace(&value, NoExpand(&replacement)).into_owned()
+        })
     }
 
     /// The text up to `stop` within braces.
@@ -445,6 +478,9 @@ impl Run<'_> {
 
 /// How deep `${a:-${b:-…}}` may go: far beyond use, far below what a thread's stack holds.
 const MAX_DEPTH: usize = 100;
+
+/// What Go shows for the character behind the end of a text.
+pub(super) const NO_CHARACTER: &str = "\u{fffd}";
 
 const UNCLOSED: &str = "syntax error: missing '}'";
 

@@ -1,7 +1,7 @@
 //! Flags of an instruction: which exist, and their values.
 
 use super::{Flag, Word, lines::Logical, words::Piece};
-use crate::source::{Diagnostic, Span, suggest};
+use crate::source::{Diagnostic, Span, suggest_in_case};
 
 /// What a flag takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +56,7 @@ impl<'a> Flags<'a> {
                 return Err(Diagnostic::error(
                     did_you_mean(
                         format!("unknown flag: --{name}"),
-                        name,
-                        known.iter().map(|(k, _)| *k),
+                        suggest_in_case(name, known.iter().map(|(k, _)| *k)),
                     ),
                     span,
                 ));
@@ -132,14 +131,10 @@ pub(super) fn flag_span(flag: &Flag) -> Span {
     }
 }
 
-/// The message with the nearest candidate appended, if there is one.
-pub(super) fn did_you_mean<'a>(
-    message: String,
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> String {
-    match suggest(word, candidates) {
-        Some(candidate) if candidate != word => format!("{message} (did you mean {candidate}?)"),
-        _ => message,
+/// The message with the word that may be meant appended, if there is one.
+pub(super) fn did_you_mean(message: String, near: Option<&str>) -> String {
+    match near {
+        Some(near) => format!("{message} (did you mean {near}?)"),
+        None => message,
     }
 }

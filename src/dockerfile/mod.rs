@@ -64,11 +64,24 @@ pub struct Dockerfile {
     pub directives: Directives,
     /// The instructions that could be read, in order.
     pub instructions: Vec<Instruction>,
-    /// What is wrong, in order. Warnings are [`lint`]'s business.
+    /// What is wrong, in order: of the lines first, which is what BuildKit stops at. Warnings are [`lint`]'s business.
     pub diagnostics: Vec<Diagnostic>,
     /// How far BuildKit's linter would have come.
     #[serde(skip)]
     failure: Failure,
+    /// The instructions that are wrong, as far as lines are concerned all is well with.
+    #[serde(skip)]
+    rejected: Vec<Rejected>,
+}
+
+/// What is known of an instruction that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rejected {
+    span: Span,
+    keyword: Word,
+    words: Vec<Word>,
+    comments: Vec<Word>,
+    empty_continuation: Option<Span>,
 }
 
 /// Where the first error stops whoever reads the file as BuildKit does: line by line, and then instruction by

@@ -11,7 +11,7 @@ use super::{
     quote::quoted,
     scalar::{parse_bool, parse_size},
 };
-use crate::source::suggest;
+use crate::source::suggest_in_case;
 
 /// What a mount is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -382,7 +382,7 @@ fn misspelt<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> MountError {
-    invalid(match suggest(word, candidates) {
+    invalid(match suggest_in_case(word, candidates) {
         Some(candidate) => format!("{message} (did you mean {candidate}?)"),
         None => message,
     })

@@ -11,7 +11,7 @@ use super::{
     quote::quoted,
     words::{Json, json_strings, split_blanks, split_first, split_flags, split_quoted},
 };
-use crate::source::{Diagnostic, Span};
+use crate::source::{Diagnostic, Span, suggest};
 
 /// A line, split.
 #[derive(Debug)]
@@ -257,11 +257,11 @@ pub(super) fn unknown_instruction(keyword: &Word) -> Diagnostic {
     let lower = names.map(str::to_lowercase);
     let word = keyword.value.as_str();
     let message = format!("unknown instruction: {word}");
-    // The suggestion is in the case of the word.
-    let message = if word.chars().any(char::is_lowercase) && word == word.to_lowercase() {
-        did_you_mean(message, word, lower.iter().map(String::as_str))
+    // The suggestion is in the case of the word, and in lower case for one of both.
+    let near = if word != word.to_lowercase() && word == word.to_uppercase() {
+        suggest(word, names)
     } else {
-        did_you_mean(message, word, names)
+        suggest(word, lower.iter().map(String::as_str))
     };
-    Diagnostic::error(message, keyword.span)
+    Diagnostic::error(did_you_mean(message, near), keyword.span)
 }

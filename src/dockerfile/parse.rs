@@ -1,7 +1,7 @@
 //! From text to [`Dockerfile`]: the loop over logical lines.
 
 use super::{
-    Dockerfile, Failure, Instruction, InstructionKind, Spanned, Word, directive,
+    Dockerfile, Failure, Instruction, InstructionKind, Rejected, Spanned, Word, directive,
     heredoc::{in_line, read_bodies},
     kind,
     lines::{Line, Lines, Logical, is_comment, too_long_message},
@@ -40,6 +40,7 @@ pub fn parse(text: &str) -> Dockerfile {
         seen: Vec::new(),
         directives: true,
         comments: Vec::new(),
+        of_lines: Vec::new(),
         stage: Stage::None,
     };
     parser.file.directives.syntax = syntax;
@@ -47,6 +48,8 @@ pub fn parse(text: &str) -> Dockerfile {
     parser.run();
     let mut file = parser.file;
     file.diagnostics.sort_by_key(|d| d.span.start);
+    parser.of_lines.sort_by_key(|d| d.span.start);
+    file.diagnostics.splice(..0, parser.of_lines);
     file
 }
 
@@ -77,9 +80,11 @@ fn parse_lines(text: &str) -> Dockerfile {
         seen: Vec::new(),
         directives: true,
         comments: Vec::new(),
+        of_lines: Vec::new(),
         stage: Stage::NotNeeded,
     };
     parser.run();
+    parser.file.diagnostics.splice(..0, parser.of_lines);
     parser.file
 }
 
@@ -106,6 +111,8 @@ struct Parser<'a> {
     /// Whether the next line may be a directive.
     directives: bool,
     comments: Vec<Word>,
+    /// Errors of the first reading.
+    of_lines: Vec<Diagnostic>,
     stage: Stage,
 }
 
@@ -122,7 +129,7 @@ impl Parser<'_> {
             self.lexical(Diagnostic::error(too_long_message(), line.span()));
         } else if !any && self.stage != Stage::NotNeeded {
             self.lexical(Diagnostic::error("file with no instructions", last));
-        } else if self.stage == Stage::None {
+        } else if self.stage == Stage::None && self.file.failure == Failure::None {
             self.semantic(Diagnostic::error(
                 "dockerfile contains no stages to build",
                 everything,
@@ -233,6 +240,13 @@ impl Parser<'_> {
             Ok(kind) => kind,
             Err(error) => {
                 self.skip_bodies_of_unknown(&logical);
+                self.file.rejected.push(Rejected {
+                    span: logical.span,
+                    words: node.args.words().to_vec(),
+                    keyword: node.keyword,
+                    comments,
+                    empty_continuation: logical.empty_continuation,
+                });
                 return self.semantic(error);
             }
         };
@@ -274,7 +288,7 @@ impl Parser<'_> {
     /// Records an error of the first reading, which hides all warnings.
     fn lexical(&mut self, error: Diagnostic) {
         self.file.failure = Failure::Lines;
-        self.file.diagnostics.push(error);
+        self.of_lines.push(error);
     }
 
     /// Records an error of the second reading, which hides the warnings behind it.

@@ -2,6 +2,8 @@
 
 use regex::Regex;
 
+use super::expand::NO_CHARACTER;
+
 /// A shell pattern.
 pub(super) struct Pattern<'a> {
     source: &'a str,
@@ -27,7 +29,7 @@ impl<'a> Pattern<'a> {
                 '\\' => match rest.next() {
                     Some(c @ ('}' | '/' | '*' | '?' | '\\')) => Token::Char(c),
                     other => {
-                        let other = other.map(String::from).unwrap_or_default();
+                        let other = other.map_or(NO_CHARACTER.to_owned(), String::from);
                         return Err(format!(
                             "invalid pattern ({source}) in substitution: invalid escape '\\{other}'"
                         ));
@@ -37,12 +39,6 @@ impl<'a> Pattern<'a> {
             });
         }
         Ok(Self { source, tokens })
-    }
-
-    /// The pattern that matches what this one matches, read backwards.
-    pub(super) fn reversed(mut self) -> Self {
-        self.tokens.reverse();
-        self
     }
 
     /// The pattern as an expression behind `anchor`, whose `*` is the longest or the shortest text.
@@ -58,5 +54,85 @@ impl<'a> Pattern<'a> {
         }
         Regex::new(&text)
             .map_err(|error| format!("invalid pattern ({}) in substitution: {error}", self.source))
+    }
+}
+
+/// The pattern that matches what this one matches, read backwards. A lone backslash at its end becomes one at the start,
+/// as with BuildKit.
+pub(super) fn reversed(pattern: &str) -> String {
+    let mut tokens = Vec::new();
+    let mut rest = pattern.chars();
+    while let Some(c) = rest.next() {
+        let escaped = if c == '\\' { rest.next() } else { None };
+        tokens.push((c, escaped));
+    }
+    let reversed = tokens.into_iter().rev();
+    reversed
+        .flat_map(|(c, escaped)| [Some(c), escaped])
+        .flatten()
+        .collect()
+}
+
+/// A replacement of `${v//pattern/replacement}` for one match. Go's `ReplaceAllString` sees a template in it: `$0` and
+/// `${0}` are the match, `$$` is a dollar sign, and other names are empty.
+pub(super) fn filled_in(replacement: &str, found: &str) -> String {
+    let mut out = String::with_capacity(replacement.len());
+    let mut rest = replacement;
+    while let Some((before, after)) = rest.split_once('$') {
+        out += before;
+        let braced = after.strip_prefix('{');
+        let text = braced.unwrap_or(after);
+        let is_name = |c: char| c == '_' || c.is_alphanumeric();
+        let (name, behind) = text.split_at(text.find(|c| !is_name(c)).unwrap_or(text.len()));
+        let behind = if braced.is_some() {
+            behind.strip_prefix('}')
+        } else {
+            Some(behind)
+        };
+        rest = match behind {
+            _ if after.starts_with('$') => {
+                out.push('$');
+                &after[1..]
+            }
+            Some(behind) if !name.is_empty() => {
+                if name == "0" {
+                    out += found;
+                }
+                behind
+            }
+            _ => {
+                out.push('$');
+                after
+            }
+        };
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replacements_are_templates() {
+        for (replacement, want) in [
+            ("<$0>", "<b>"),
+            ("${0}y", "by"),
+            ("$$", "$"),
+            ("$", "$"),
+            ("a$1z", "a"),
+            ("$00-$0x-$é", "--"),
+            ("${", "${"),
+            ("${0", "${0"),
+            ("${}$-", "${}$-"),
+        ] {
+            assert_eq!(filled_in(replacement, "b"), want, "{replacement}");
+        }
+    }
+
+    #[test]
+    fn escapes_stay_in_front_when_reversed() {
+        assert_eq!(reversed(r"a\*c\?"), [r"\?", "c", r"\*", "a"].concat());
+        assert_eq!(reversed("*\\"), "\\*");
     }
 }

@@ -69,25 +69,30 @@ pub(super) fn split_flags(text: &str, escape: char) -> (Vec<Piece>, usize) {
     let mut flags = Vec::new();
     let mut at = 0;
     loop {
-        let rest = text[at..].trim_start();
-        let start = text.len() - rest.len();
-        if !rest.starts_with("--") {
-            return (flags, start);
+        let blanks = text.bytes().skip(at).map(char::from);
+        let start = at + blanks.take_while(|c| c.is_whitespace()).count();
+        let rest = text.as_bytes().get(start..).unwrap_or_default();
+        if !rest.starts_with(b"--") {
+            return (flags, text.ceil_char_boundary(start));
         }
         let (length, word) = flag_word(rest, escape);
         at = start + length;
         if word == "--" {
-            return (flags, at);
+            return (flags, text.ceil_char_boundary(at));
         }
-        flags.push((start..at, word));
+        let end = text.ceil_char_boundary(at);
+        flags.push((start..end, word));
     }
 }
 
 /// The first word of a text without its quotes and escapes, and its length as written.
-fn flag_word(text: &str, escape: char) -> (usize, String) {
+///
+/// BuildKit reads flags byte by byte: those of `ü` become two characters, and the second one of `à` is a blank. What it
+/// makes of `--exclude=*.ü` decides what is in images, so it is made here, too.
+fn flag_word(text: &[u8], escape: char) -> (usize, String) {
     let mut word = String::new();
     let mut quote = None;
-    let mut chars = text.char_indices();
+    let mut chars = text.iter().copied().map(char::from).enumerate();
     while let Some((at, c)) = chars.next() {
         if quote.is_none() && c.is_whitespace() {
             return (at, word);

@@ -49,7 +49,7 @@ pub struct LoadedImage {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// The store failed, or bytes do not have the digest or size that they should.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A layer is not what its image says.
@@ -105,6 +105,14 @@ pub enum LoadError {
         /// Which.
         path: String,
         /// Why.
+        reason: String,
+    },
+    /// A blob has other bytes than its descriptor says.
+    #[error("`{path}` is damaged: {reason}")]
+    DamagedBlob {
+        /// Which.
+        path: String,
+        /// What is wrong with it.
         reason: String,
     },
     /// An image has more or fewer layers than its config says.
@@ -383,7 +391,15 @@ impl Loader<'_> {
         let Some((_, reader)) = self.files.open(&blob_path(&descriptor.digest))? else {
             return Ok(false);
         };
-        self.store.put_blob(descriptor, reader)?;
+        self.store
+            .put_blob(descriptor, reader)
+            .map_err(|error| match error {
+                StoreError::Corrupt { .. } | StoreError::Size { .. } => LoadError::DamagedBlob {
+                    path: blob_path(&descriptor.digest),
+                    reason: error.to_string(),
+                },
+                error => error.into(),
+            })?;
         Ok(true)
     }
 

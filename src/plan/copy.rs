@@ -202,10 +202,11 @@ impl Planner<'_> {
             return;
         }
         let path = paths::clean_relative(source);
-        let is_root = matches!(path.as_str(), "." | "/");
-        // Only a pattern for everything takes out the root, and that takes out a file of any name.
-        let judged = if is_root { "any name" } else { &path };
-        if ignore.judge_path(Path::new(judged)).is_match() {
+        let is_ignored = match path.as_str() {
+            "." | "/" => ignore.takes_all(),
+            path => ignore.judge_path(Path::new(path)).is_match(),
+        };
+        if is_ignored {
             let verb = match verb {
                 CopyVerb::Copy => "Copy",
                 CopyVerb::Add => "Add",
@@ -266,36 +267,25 @@ fn check_remote(
 
 /// Checks `--chmod`: octal up to 07777, or symbolic (`u=rwX,go-w`).
 fn check_chmod(mode: &str) -> Result<(), String> {
-    let invalid = || {
-        format!(
-            "invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
-        )
-    };
-    if let Ok(octal) = u32::from_str_radix(mode, 8)
-        && !mode.starts_with('+')
-    {
-        return if octal > 0o7777 {
-            Err(invalid())
-        } else {
-            Ok(())
+    if mode.starts_with(|c: char| c.is_ascii_digit()) {
+        return match u32::from_str_radix(mode, 8) {
+            Ok(..=0o7777) => Ok(()),
+            _ => Err(format!(
+                "invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
+            )),
         };
     }
     if mode.split(',').all(is_symbolic_clause) {
         Ok(())
     } else {
-        Err(invalid())
+        Err("invalid syntax".to_owned())
     }
 }
 
-/// `[ugoa]*([-+=]([rwxXst]*|[ugo]))+`
+/// `[ugoa]*([-+=][rwxXstugo]*)+`
 fn is_symbolic_clause(clause: &str) -> bool {
     let rest = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    if !rest.starts_with(['-', '+', '=']) {
-        return false;
-    }
-    rest.split(['-', '+', '=']).all(|permissions| {
-        matches!(permissions, "u" | "g" | "o") || permissions.chars().all(|c| "rwxXst".contains(c))
-    })
+    rest.starts_with(['-', '+', '=']) && rest.chars().all(|c| "-+=rwxXstugo".contains(c))
 }
 
 /// Refuses a heredoc whose name is no file's name: it is written into an empty directory.
@@ -326,6 +316,7 @@ mod tests {
             "g=u",
             "a=",
             "o-w+r",
+            "u=rg,go=uX-w",
         ] {
             assert_eq!(check_chmod(good), Ok(()), "{good}");
         }

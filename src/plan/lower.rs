@@ -304,24 +304,26 @@ impl Planner<'_> {
         command: &Command<'_>,
         words: &[Word],
     ) -> Result<(), Diagnostic> {
-        let mut words: Vec<&str> = words.iter().map(|word| word.value.as_str()).collect();
-        words.sort_unstable();
-        let mut exposed = Vec::new();
-        for word in words {
+        let mut written: Vec<&str> = words.iter().map(|word| word.value.as_str()).collect();
+        written.sort_unstable();
+        let mut words = Vec::new();
+        for word in written {
             // BuildKit does not look for undefined variables here.
             let expansion = self
                 .expand_with(at, word, Expander::new(self.file.escape()))
                 .map_err(|e| error(command, e.to_string()))?;
-            for word in &expansion.words {
-                let ports = ports::parse(word).map_err(|message| error(command, message))?;
-                if ports.odd_casing {
-                    self.report(command, Warning::expose_proto_casing(word, command.span));
-                }
-                if ports.has_host {
-                    self.report(command, Warning::expose_invalid_format(word, command.span));
-                }
-                exposed.extend(ports.names);
+            words.extend(expansion.words);
+        }
+        let mut exposed = Vec::new();
+        for word in &words {
+            let ports = ports::split(word).map_err(|message| error(command, message))?;
+            if ports.has_odd_casing() {
+                self.report(command, Warning::expose_proto_casing(word, command.span));
             }
+            if ports.has_host() {
+                self.report(command, Warning::expose_invalid_format(word, command.span));
+            }
+            exposed.extend(ports.names().map_err(|message| error(command, message))?);
         }
         self.note(
             at,

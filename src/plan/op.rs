@@ -143,6 +143,8 @@ pub enum MountKind {
     Tmpfs {
         /// Its size in bytes at most.
         size: Option<u64>,
+        /// Whether the process may write.
+        writable: bool,
     },
     /// A secret.
     Secret {

@@ -16,7 +16,7 @@ use crate::{
         scalar::parse_bool,
     },
     oci::ConfigFile,
-    source::{Diagnostic, Severity, Span, suggest},
+    source::{Diagnostic, Severity, Span, suggest_in_case},
 };
 
 /// A plan and what was found on the way.
@@ -249,7 +249,7 @@ impl<'a> Planner<'a> {
         };
         self.find(target).ok_or_else(|| {
             let message = format!("target stage {} could not be found", quoted(target));
-            let near = suggest(target, self.titles());
+            let near = suggest_in_case(target, self.titles());
             Diagnostic::error(did_you_mean(message, near), Span::default())
         })
     }

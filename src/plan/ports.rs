@@ -2,19 +2,23 @@
 
 use std::net::IpAddr;
 
-/// One word, read.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Ports {
-    /// `80/tcp`, one for each port of a range.
-    pub(super) names: Vec<String>,
-    /// Whether the protocol is not in lower case.
-    pub(super) odd_casing: bool,
-    /// Whether an address or port of the host is given, which means nothing here.
-    pub(super) has_host: bool,
+use crate::dockerfile::quote::quoted;
+
+/// The parts of one word.
+#[derive(Debug)]
+pub(super) struct Ports<'a> {
+    /// An address of the host, empty if none.
+    ip: String,
+    /// Ports of the host, empty if none.
+    host: &'a str,
+    /// Ports.
+    container: &'a str,
+    /// What follows the slash.
+    protocol: &'a str,
 }
 
-/// Reads one word. The errors are BuildKit's.
-pub(super) fn parse(word: &str) -> Result<Ports, String> {
+/// Takes one word apart. The errors, here and below, are BuildKit's.
+pub(super) fn split(word: &str) -> Result<Ports<'_>, String> {
     let parts: Vec<&str> = word.split(':').collect();
     let (ip, host, container) = match parts.as_slice() {
         [container] => (String::new(), "", *container),
@@ -22,43 +26,79 @@ pub(super) fn parse(word: &str) -> Result<Ports, String> {
         [ip @ .., host, container] => (ip.join(":"), *host, *container),
         [] => (String::new(), "", ""),
     };
-    let (port, protocol) = container.split_once('/').unwrap_or((container, ""));
-    if port.is_empty() {
-        return Err(format!("invalid port: \"{word}\": no port specified"));
+    let (container, protocol) = container.split_once('/').unwrap_or((container, ""));
+    let invalid = |reason: &str| Err(format!("invalid port: {}: {reason}", quoted(word)));
+    if container.is_empty() {
+        return invalid("no port specified");
     }
-    let lower = match protocol.to_lowercase().as_str() {
-        "" => "tcp".to_owned(),
-        known @ ("tcp" | "udp" | "sctp") => known.to_owned(),
-        _ => {
-            return Err(format!(
-                "invalid port: \"{word}\": invalid proto: {protocol}"
-            ));
-        }
-    };
-    let address = ip
-        .strip_prefix('[')
-        .and_then(|ip| ip.strip_suffix(']'))
-        .unwrap_or(&ip);
-    if !address.is_empty() && address.parse::<IpAddr>().is_err() {
-        return Err(format!("invalid IP address: {address}"));
-    }
-    let (start, end) = range(port).ok_or_else(|| format!("invalid containerPort: {port}"))?;
-    if !host.is_empty() {
-        let (host_start, host_end) =
-            range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?;
-        if end - start != host_end - host_start && end != start {
-            return Err(format!(
-                "invalid ranges specified for container and host Ports: {port} and {host}"
-            ));
-        }
+    let protocols = ["", "tcp", "udp", "sctp"];
+    if !protocols.contains(&protocol.to_lowercase().as_str()) {
+        return invalid(&format!("invalid proto: {protocol}"));
     }
     Ok(Ports {
-        names: (start..=end)
-            .map(|port| format!("{port}/{lower}"))
-            .collect(),
-        odd_casing: !protocol.is_empty() && protocol != lower,
-        has_host: !ip.is_empty() || !host.is_empty(),
+        ip,
+        host,
+        container,
+        protocol,
     })
+}
+
+impl Ports<'_> {
+    /// Whether the protocol is not in lower case.
+    pub(super) fn has_odd_casing(&self) -> bool {
+        self.protocol != self.protocol.to_lowercase()
+    }
+
+    /// Whether an address or port of the host is given, which means nothing here.
+    pub(super) const fn has_host(&self) -> bool {
+        !self.ip.is_empty() || !self.host.is_empty()
+    }
+
+    /// `80/tcp`, one for each port of a range.
+    pub(super) fn names(&self) -> Result<Vec<String>, String> {
+        let (ip, host, container) = (&self.ip, self.host, self.container);
+        let address = if ip.starts_with('[') {
+            without_brackets(ip).map_err(|reason| format!("invalid IP address {ip}: {reason}"))?
+        } else {
+            ip
+        };
+        if !address.is_empty() && address.parse::<IpAddr>().is_err() {
+            return Err(format!("invalid IP address: {address}"));
+        }
+        let (start, end) =
+            range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
+        if !host.is_empty() {
+            let (host_start, host_end) =
+                range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?;
+            if end - start != host_end - host_start && end != start {
+                return Err(format!(
+                    "invalid ranges specified for container and host Ports: {container} and {host}"
+                ));
+            }
+        }
+        let protocol = match self.protocol {
+            "" => "tcp".to_owned(),
+            protocol => protocol.to_lowercase(),
+        };
+        Ok((start..=end)
+            .map(|port| format!("{port}/{protocol}"))
+            .collect())
+    }
+}
+
+/// The address in `[address]`, which Go reads with the colon in front of a port.
+fn without_brackets(ip: &str) -> Result<&str, String> {
+    let wrong = |reason: &str| Err(format!("address {ip}:: {reason}"));
+    let Some((address, behind)) = ip[1..].split_once(']') else {
+        return wrong("missing ']' in address");
+    };
+    if !behind.is_empty() {
+        return wrong("missing port in address");
+    }
+    if address.contains('[') {
+        return wrong("unexpected '[' in address");
+    }
+    Ok(address)
 }
 
 fn range(text: &str) -> Option<(u16, u16)> {
@@ -77,6 +117,10 @@ fn number(text: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
+    fn parse(word: &str) -> Result<Vec<String>, String> {
+        split(word)?.names()
+    }
+
     #[test]
     fn words_become_ports() {
         for (word, want) in [
@@ -88,7 +132,7 @@ mod tests {
             ("[::1]:80:90/udp", "90/udp"),
             ("1-3:7", "7/tcp"),
         ] {
-            assert_eq!(parse(word).expect(word).names.join(" "), want);
+            assert_eq!(parse(word).expect(word).join(" "), want);
         }
     }
 
@@ -100,6 +144,14 @@ mod tests {
             ("9-8", "invalid containerPort: 9-8"),
             ("/tcp", "invalid port: \"/tcp\": no port specified"),
             ("x:1:2", "invalid IP address: x"),
+            (
+                "[::1:80:80",
+                "invalid IP address [::1: address [::1:: missing ']' in address",
+            ),
+            (
+                "[::1]x:80:80",
+                "invalid IP address [::1]x: address [::1]x:: missing port in address",
+            ),
             (
                 "1-2:3-5",
                 "invalid ranges specified for container and host Ports: 3-5 and 1-2",

@@ -193,8 +193,13 @@ impl Display for Mount {
                 }
                 writeln!(f)
             }
-            MountKind::Tmpfs { size: Some(size) } => writeln!(f, " tmpfs of {size} bytes"),
-            MountKind::Tmpfs { size: None } => writeln!(f, " tmpfs"),
+            MountKind::Tmpfs { size, writable } => {
+                write!(f, " tmpfs")?;
+                if let Some(size) = size {
+                    write!(f, " of {size} bytes")?;
+                }
+                writeln!(f, "{}", if *writable { "" } else { ", ro" })
+            }
             MountKind::Secret {
                 id,
                 env,

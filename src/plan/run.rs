@@ -183,7 +183,10 @@ impl Planner<'_> {
             ),
             MountType::Tmpfs => (
                 Some(self.mount_target(at, command, mount)?),
-                MountKind::Tmpfs { size: mount.size },
+                MountKind::Tmpfs {
+                    size: mount.size,
+                    writable: !mount.readonly,
+                },
             ),
             MountType::Cache => (
                 Some(self.mount_target(at, command, mount)?),

@@ -15,7 +15,7 @@ use crate::{
     },
     oci::Platform,
     reference::Reference,
-    source::{Diagnostic, Span, suggest},
+    source::{Diagnostic, Span, suggest_in_case},
 };
 
 impl<'a> Planner<'a> {
@@ -147,7 +147,7 @@ impl<'a> Planner<'a> {
             let near = expansion
                 .unset
                 .iter()
-                .find_map(|name| suggest(name, self.globals.env.names()));
+                .find_map(|name| suggest_in_case(name, self.globals.env.names()));
             Diagnostic::error(did_you_mean(message, near), span)
         };
         if expansion.text.is_empty() {
@@ -180,7 +180,7 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let declared = self.globals.infos.keys().map(String::as_str);
-            let near = suggest(name, declared.chain(self.globals.env.names()));
+            let near = suggest_in_case(name, declared.chain(self.globals.env.names()));
             let warning = Warning::undefined_arg_in_from(name, near, from.span);
             self.linter.report(Some(from), warning);
         }

@@ -20,6 +20,7 @@ use super::{
     error::{During as _, Failure},
     mount::{
         Devices, Root, attr, bind_restricted, fd_path, is_dir, make_dir, mount_new, open_host,
+        restrict,
     },
     overlay::{self, Writable},
     spec::{MountKind, MountSpec},
@@ -41,6 +42,8 @@ pub(super) struct Mounter<'a> {
     count: u32,
     proxies: Vec<Proxy>,
     strangers: Vec<Stranger>,
+    /// File systems that are read-only once all is mounted in them.
+    sealed: Vec<PathBuf>,
 }
 
 /// A mounted file whose owner does not exist here.
@@ -83,13 +86,18 @@ impl<'a> Mounter<'a> {
             count,
             proxies: Vec::new(),
             strangers: Vec::new(),
+            sealed: Vec::new(),
         })
     }
 
-    /// The sockets to serve while the step runs, the files whose owners have to be made up, and how many things are in
-    /// `private` now.
-    pub(super) fn finish(self) -> (Vec<Proxy>, Vec<Stranger>, u32) {
-        (self.proxies, self.strangers, self.count)
+    /// Ends mounting. The sockets to serve while the step runs, the files whose owners have to be made up, and how many things
+    /// are in `private` now.
+    pub(super) fn finish(self) -> Result<(Vec<Proxy>, Vec<Stranger>, u32), Failure> {
+        for place in &self.sealed {
+            let mounted = self.root.at(place)?;
+            restrict(mounted.as_fd(), attr::RDONLY, false).during_at("seal the tmpfs on", place)?;
+        }
+        Ok((self.proxies, self.strangers, self.count))
     }
 
     /// Mounts what `spec` says.
@@ -116,7 +124,7 @@ impl<'a> Mounter<'a> {
                 source,
                 writable,
             } => self.tree(&spec.target, lower, source, *writable),
-            MountKind::Tmpfs { size } => self.tmpfs(&spec.target, *size),
+            MountKind::Tmpfs { size, readonly } => self.tmpfs(&spec.target, *size, *readonly),
             MountKind::Bytes {
                 content,
                 mode,
@@ -259,7 +267,8 @@ impl<'a> Mounter<'a> {
 
     /// Takes away what is mounted at `place` itself, such as an earlier mount: with BuildKit a mount replaces another at
     /// the same place. The file systems of the kernel stay below, since more than the step depends on them.
-    fn clear(&self, place: &Path) {
+    fn clear(&mut self, place: &Path) {
+        self.sealed.retain(|sealed| !sealed.starts_with(place));
         let kernel = ["", "proc", "sys", "dev"].map(Path::new);
         let Ok(fd) = self.root.at(place) else { return };
         let mask = StatxFlags::BASIC_STATS;
@@ -271,7 +280,7 @@ impl<'a> Mounter<'a> {
         }
     }
 
-    fn tmpfs(&mut self, target: &Path, size: Option<u64>) -> Result<(), Failure> {
+    fn tmpfs(&mut self, target: &Path, size: Option<u64>, readonly: bool) -> Result<(), Failure> {
         let place = self.root.resolve(target)?;
         self.stubs
             .ensure(self.root, &place, Kind::Dir, Keep::Remove)?;
@@ -282,7 +291,11 @@ impl<'a> Mounter<'a> {
         };
         // The flags that BuildKit gives it, which steps see. That no device can be made there is for `caps` to see to.
         mount_new("tmpfs", self.root.at(&place)?, MountFlags::NOSUID, &options)
-            .during_at("mount a tmpfs on", target)
+            .during_at("mount a tmpfs on", target)?;
+        if readonly {
+            self.sealed.push(place);
+        }
+        Ok(())
     }
 
     fn socket(

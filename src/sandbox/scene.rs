@@ -118,7 +118,7 @@ impl Scene {
                 mounter.bytes(Path::new(path), content, 0o644, (0, 0))?;
             }
         }
-        let (proxies, strangers, n_private) = mounter.finish();
+        let (proxies, strangers, n_private) = mounter.finish()?;
         let upper = match &spec.rootfs {
             Rootfs::Overlay { upper, .. } => Some(upper.clone()),
             Rootfs::Dir { .. } | Rootfs::Chroot { .. } => None,
@@ -151,7 +151,7 @@ impl Scene {
         for mount in &spec.mounts {
             mounter.mount(mount)?;
         }
-        let (proxies, strangers, n_private) = mounter.finish();
+        let (proxies, strangers, n_private) = mounter.finish()?;
         self.n_private = n_private;
         self.proxies.extend(proxies);
         self.strangers.extend(strangers);

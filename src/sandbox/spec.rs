@@ -212,6 +212,8 @@ pub enum MountKind {
     Tmpfs {
         /// Its size in bytes at most; `None` is half of the machine's memory.
         size: Option<u64>,
+        /// Whether nothing can be written to it, so that only other mounts show in it.
+        readonly: bool,
     },
     /// A read-only file kept in memory: a secret, a script.
     Bytes {
@@ -312,7 +314,13 @@ mod tests {
         spec.env.push((odd(), odd()));
         spec.etc_hosts = Some(vec![0, 1, 255]);
         spec.mounts = vec![
-            MountSpec::new("/x", MountKind::Tmpfs { size: Some(1) }),
+            MountSpec::new(
+                "/x",
+                MountKind::Tmpfs {
+                    size: Some(1),
+                    readonly: true,
+                },
+            ),
             MountSpec::new(
                 "/y",
                 MountKind::Bytes {

@@ -68,7 +68,7 @@ pub enum StoreError {
         actual: Digest,
     },
     /// A blob is longer or shorter than its descriptor says.
-    #[error("blob {digest} has {actual} bytes, its descriptor says {expected}")]
+    #[error("blob {digest} has {} the {expected} bytes that its descriptor says", how_many(*expected, *actual))]
     Size {
         /// The blob.
         digest: Digest,
@@ -102,6 +102,15 @@ fn is_no_space(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
+}
+
+/// Of a blob that is too long, no more is read than shows it.
+fn how_many(expected: u64, actual: u64) -> String {
+    if actual > expected {
+        "more than".to_owned()
+    } else {
+        format!("{actual} of")
+    }
 }
 
 /// Says what was tried on which path when a file operation fails.

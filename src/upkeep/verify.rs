@@ -6,7 +6,7 @@
 //! | blobs                | the digest that is their name                                                   |
 //! | records              | their own digest; what they say can be understood                               |
 //! | tables of contents   | the layer, read anew: diffID, names, metadata, digests of files                 |
-//! | unpacked states      | the table of contents of their layer: every file, by its digest                 |
+//! | unpacked states      | the tables of contents of their layers: every file, by its digest               |
 //! | remembered digests   | their own digest                                                                |
 //! | names                | documents and layers of the image are there, but for layers that a registry has |
 //!
@@ -64,8 +64,8 @@ pub fn verify(store: &Store, repair: bool) -> Result<Verified, UpkeepError> {
     let has_index = check.index()?;
     let bad = check.blobs()?;
     let tocs = check.layers(&bad)?;
-    let moves = check.steps()?;
-    check.snapshots(&tocs, &moves)?;
+    let layers = check.steps()?;
+    check.snapshots(&States { tocs, layers })?;
     check.stats()?;
     if has_index {
         check.names(&bad)?;
@@ -216,11 +216,11 @@ impl Check<'_> {
         Ok(tocs)
     }
 
-    /// Reads all records of steps; which layer leads to which state.
-    fn steps(&mut self) -> Result<HashMap<ChainId, DiffId>, UpkeepError> {
+    /// Reads all records of steps; which layer leads to which state, and on what it lies there.
+    fn steps(&mut self) -> Result<HashMap<ChainId, (Option<ChainId>, DiffId)>, UpkeepError> {
         let steps = self.store.steps_on_disk()?;
         self.count("records", steps.len());
-        let mut moves = HashMap::new();
+        let mut layers = HashMap::new();
         for step in steps {
             let good = match (&step.found, step.folder) {
                 (Found::Absent, _) => true,
@@ -232,7 +232,8 @@ impl Check<'_> {
                 (Found::Valid(bytes), StepFolder::Key) => {
                     let read = StepRecord::read(bytes);
                     if let Some((record, parent)) = &read {
-                        moves.insert(ChainId::after(*parent, record.diff_id), record.diff_id);
+                        let state = ChainId::after(*parent, record.diff_id);
+                        layers.insert(state, (*parent, record.diff_id));
                     }
                     read.is_some()
                 }
@@ -245,31 +246,26 @@ impl Check<'_> {
             let mut chain = None;
             for diff_id in stack {
                 let next = ChainId::after(chain, diff_id);
-                moves.insert(next, diff_id);
+                layers.insert(next, (chain, diff_id));
                 chain = Some(next);
             }
         }
-        Ok(moves)
+        Ok(layers)
     }
 
     /// Compares unpacked states with the tables of contents of their layers, as far as these are known.
-    fn snapshots(
-        &mut self,
-        tocs: &HashMap<DiffId, Toc>,
-        moves: &HashMap<ChainId, DiffId>,
-    ) -> Result<(), UpkeepError> {
+    fn snapshots(&mut self, states: &States) -> Result<(), UpkeepError> {
         for snapshots in Snapshots::of_all_styles(&self.store.snapshots_dir())? {
             for chain_id in snapshots.list()? {
                 let Some(snapshot) = snapshots.get(chain_id)? else {
                     continue;
                 };
                 self.count("snapshots", 1);
-                let toc = moves.get(&chain_id).and_then(|diff_id| tocs.get(diff_id));
                 let path = snapshot.fs();
-                let wrong = match toc {
-                    Some(toc) => compare(&path, toc),
-                    None if path.is_dir() => None,
-                    None => Some("it has no files".to_owned()),
+                let wrong = if path.is_dir() {
+                    states.compare(&path, chain_id)
+                } else {
+                    Some("it has no files".to_owned())
                 };
                 let Some(reason) = wrong else { continue };
                 self.damaged(path.parent().unwrap_or(&path), reason);
@@ -369,45 +365,90 @@ fn digest_of(path: &Path) -> io::Result<Digest> {
     }
 }
 
-/// What of an unpacked layer is not as its table of contents says. Owners and modes are not compared: how they are kept goes
-/// by the place.
-fn compare(root: &Path, toc: &Toc) -> Option<String> {
-    // The last entry of a name is the one that counts.
-    let mut last: BTreeMap<&PathBuf, &TocItem> = BTreeMap::new();
-    for entry in &toc.entries {
-        if matches!(entry.item, TocItem::Node { .. } | TocItem::Link { .. }) {
-            last.insert(&entry.path, &entry.item);
-        }
+/// What is known of states: the tables of contents of layers, and for each state its uppermost layer and the state below.
+struct States {
+    tocs: HashMap<DiffId, Toc>,
+    layers: HashMap<ChainId, (Option<ChainId>, DiffId)>,
+}
+
+impl States {
+    /// The uppermost layer of a state, and those below it, as far down as they are known.
+    fn stack(&self, state: ChainId) -> impl Iterator<Item = &Toc> {
+        let layer = |state: &ChainId| self.layers.get(state);
+        std::iter::successors(layer(&state), move |(below, _)| layer(below.as_ref()?))
+            .map_while(|(_, diff_id)| self.tocs.get(diff_id))
     }
-    for (name, item) in last {
-        let path = root.join(name);
-        let wrong = |reason: &str| Some(format!("`{}` {reason}", name.display()));
-        let Ok(stat) = fs::symlink_metadata(&path) else {
-            return wrong("is not there");
-        };
-        let TocItem::Node { metadata, content } = item else {
-            continue;
-        };
-        let kind = stat.file_type();
-        let same_kind = match &metadata.kind {
-            Kind::File { .. } => kind.is_file(),
-            Kind::Dir => kind.is_dir(),
-            Kind::Symlink { target } => fs::read_link(&path).is_ok_and(|to| to == *target),
-            // Where devices cannot be made, something else stands for them.
-            Kind::Char { .. } | Kind::Block { .. } | Kind::Fifo | Kind::Socket => true,
-        };
-        if !same_kind {
-            return wrong("is something else");
+
+    /// What of the uppermost layer of a state, unpacked in `root`, is not as its table of contents says. Owners and modes are
+    /// not compared: how they are kept goes by the place.
+    fn compare(&self, root: &Path, state: ChainId) -> Option<String> {
+        let mut stack = self.stack(state);
+        let toc = stack.next()?;
+        // The last entry of a name is the one that counts.
+        let mut last: BTreeMap<&PathBuf, &TocItem> = BTreeMap::new();
+        for entry in &toc.entries {
+            if matches!(entry.item, TocItem::Node { .. } | TocItem::Link { .. }) {
+                last.insert(&entry.path, &entry.item);
+            }
         }
-        if let (Kind::File { size }, Some(content)) = (&metadata.kind, content) {
-            if stat.len() != *size {
-                return wrong("has another size");
+        // What lies below the name of a link is elsewhere, and below that of a file it was removed again.
+        let mut elsewhere: Option<&PathBuf> = None;
+        let mut gone = BTreeMap::new();
+        for (name, item) in last {
+            if elsewhere.is_some_and(|above| name.starts_with(above)) {
+                continue;
             }
-            match digest_of(&path) {
-                Ok(digest) if content.digest.is_none_or(|expected| expected == digest) => {}
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-                _ => return wrong("has other content"),
+            if !is_dir(item) {
+                elsewhere = Some(name);
             }
+            let path = root.join(name);
+            let Ok(stat) = fs::symlink_metadata(&path) else {
+                gone.insert(name, item);
+                continue;
+            };
+            if let Some(reason) = wrong(&path, &stat, item) {
+                return Some(format!("`{}` {reason}", name.display()));
+            }
+        }
+        // A directory that the state below has in the same way was not made again.
+        for entry in stack.flat_map(|toc| &toc.entries) {
+            if is_dir(&entry.item) && gone.get(&entry.path) == Some(&&entry.item) {
+                gone.remove(&entry.path);
+            }
+        }
+        let (name, _) = gone.first_key_value()?;
+        Some(format!("`{}` is not there", name.display()))
+    }
+}
+
+fn is_dir(item: &TocItem) -> bool {
+    matches!(item, TocItem::Node { metadata, .. } if metadata.kind == Kind::Dir)
+}
+
+/// In what the file at `path` is not what an entry says.
+fn wrong(path: &Path, stat: &fs::Metadata, item: &TocItem) -> Option<&'static str> {
+    let TocItem::Node { metadata, content } = item else {
+        return None;
+    };
+    let kind = stat.file_type();
+    let same_kind = match &metadata.kind {
+        Kind::File { .. } => kind.is_file(),
+        Kind::Dir => kind.is_dir(),
+        Kind::Symlink { target } => fs::read_link(path).is_ok_and(|to| to == *target),
+        // Where devices cannot be made, something else stands for them.
+        Kind::Char { .. } | Kind::Block { .. } | Kind::Fifo | Kind::Socket => true,
+    };
+    if !same_kind {
+        return Some("is something else");
+    }
+    if let (Kind::File { size }, Some(content)) = (&metadata.kind, content) {
+        if stat.len() != *size {
+            return Some("has another size");
+        }
+        match digest_of(path) {
+            Ok(digest) if content.digest.is_none_or(|expected| expected == digest) => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            _ => return Some("has other content"),
         }
     }
     None

@@ -17,6 +17,7 @@ mod hardening;
 mod interrupt;
 mod language;
 mod language_laws;
+mod odd_images;
 mod output;
 mod plan;
 mod readme;

@@ -169,8 +169,27 @@ fn all_that_a_process_can_tell_is_in_its_key() {
         Run::with(set_mount(1, cache(0o700, 0, true))),
         Run::with(set_mount(1, cache(0o755, 1, true))),
         Run::with(set_mount(1, cache(0o755, 0, false))),
-        Run::with(set_mount(0, MountKind::Tmpfs { size: None })),
-        Run::with(set_mount(0, MountKind::Tmpfs { size: Some(1) })),
+        Run::with(set_mount(
+            0,
+            MountKind::Tmpfs {
+                size: None,
+                writable: true,
+            },
+        )),
+        Run::with(set_mount(
+            0,
+            MountKind::Tmpfs {
+                size: Some(1),
+                writable: true,
+            },
+        )),
+        Run::with(set_mount(
+            0,
+            MountKind::Tmpfs {
+                size: None,
+                writable: false,
+            },
+        )),
         Run::with(|run| run.op.mounts.truncate(2)),
         Run::with(|run| {
             let MountKind::Secret { id, .. } = &mut run.op.mounts[2].kind else {

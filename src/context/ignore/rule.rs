@@ -41,6 +41,11 @@ impl Rule {
         }
     }
 
+    /// Whether it is one of the usual patterns for everything in the root.
+    pub(super) fn takes_all(&self) -> bool {
+        !self.is_exception && matches!(self.cleaned.as_str(), "*" | "**" | "**/*")
+    }
+
     /// Whether something in `dir`, which ends with a slash, may match.
     pub(super) fn may_match_below(&self, dir: &str) -> bool {
         let special = self.cleaned.find(['*', '?', '[', '\\', '^']);

@@ -395,11 +395,16 @@ impl Linter {
 
     /// Takes a warning about an instruction (or about none), unless it is not wanted.
     pub fn report(&mut self, instruction: Option<&Instruction>, warning: Warning) {
-        let wanted = match instruction {
-            Some(i) if !i.comments.is_empty() => {
-                self.checks.with_comments(&i.comments).wants(warning.rule)
-            }
-            _ => self.checks.wants(warning.rule),
+        let comments = instruction.map_or(&[][..], |instruction| &instruction.comments);
+        self.report_below(comments, warning);
+    }
+
+    /// The same about what stands below comments.
+    fn report_below(&mut self, comments: &[Word], warning: Warning) {
+        let wanted = if comments.is_empty() {
+            self.checks.wants(warning.rule)
+        } else {
+            self.checks.with_comments(comments).wants(warning.rule)
         };
         if wanted {
             self.warnings.push(warning);

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{Linter, Warning};
-use crate::dockerfile::{Alias, Dockerfile, Failure, Instruction, InstructionKind, Word};
+use crate::{
+    dockerfile::{Alias, Dockerfile, Failure, Instruction, InstructionKind, Rejected, Word},
+    source::Span,
+};
 
 /// Reports what the text alone shows, in BuildKit's order.
 ///
@@ -19,10 +22,18 @@ pub fn lint(file: &Dockerfile, linter: &mut Linter) {
             linter.report(None, Warning::no_empty_continuation(span));
         }
     }
+    for rejected in &file.rejected {
+        if let Some(span) = rejected.empty_continuation {
+            linter.report(None, Warning::no_empty_continuation(span));
+        }
+    }
     for instruction in &file.instructions {
-        if instruction.span.start < end {
+        if instruction.span.start <= end {
             check_instruction(instruction, linter);
         }
+    }
+    if let Some(rejected) = file.rejected.first().filter(|r| r.span.start <= end) {
+        check_rejected(rejected, linter);
     }
     if file.failure == Failure::None {
         check_stage_names(file, linter);
@@ -39,20 +50,14 @@ fn check_instruction(instruction: &Instruction, linter: &mut Linter) {
             let Some(Alias { keyword, name }) = &from.alias else {
                 return;
             };
+            report_all(
+                [
+                    stage_name_casing(&name.value, span),
+                    from_as_casing(&instruction.keyword.value, &keyword.value, span),
+                ],
+                &mut report,
+            );
             let lower = name.value.to_lowercase();
-            if name.value != lower {
-                report(Warning::stage_name_casing(&name.value, span));
-            }
-            let (from, as_keyword) = (&instruction.keyword.value, &keyword.value);
-            let differs = match Casing::of(from) {
-                Casing::Lower => Casing::of(as_keyword) != Casing::Lower,
-                Casing::Upper => Casing::of(as_keyword) != Casing::Upper,
-                // `From` is a matter of another rule.
-                Casing::Mixed => false,
-            };
-            if differs {
-                report(Warning::from_as_casing(from, as_keyword, span));
-            }
             if !describes(&instruction.comments, &[&lower]) {
                 report(Warning::invalid_definition_description(
                     "FROM", &lower, span,
@@ -71,6 +76,44 @@ fn check_instruction(instruction: &Instruction, linter: &mut Linter) {
         }
         _ => {}
     }
+}
+
+/// Some rules are for words whose instruction need not be right.
+fn check_rejected(rejected: &Rejected, linter: &mut Linter) {
+    let (keyword, span) = (&rejected.keyword.value, rejected.span);
+    let mut report = |warning| linter.report_below(&rejected.comments, warning);
+    if keyword.eq_ignore_ascii_case("MAINTAINER") {
+        report(Warning::maintainer_deprecated(span));
+    } else if keyword.eq_ignore_ascii_case("FROM")
+        && let [_, as_keyword, name, more @ ..] = rejected.words.as_slice()
+    {
+        let name = Some(name).filter(|_| more.is_empty());
+        report_all(
+            [
+                name.and_then(|name| stage_name_casing(&name.value, span)),
+                from_as_casing(keyword, &as_keyword.value, span),
+            ],
+            &mut report,
+        );
+    }
+}
+
+fn report_all<const N: usize>(warnings: [Option<Warning>; N], report: &mut impl FnMut(Warning)) {
+    warnings.into_iter().flatten().for_each(report);
+}
+
+fn stage_name_casing(name: &str, span: Span) -> Option<Warning> {
+    (name != name.to_lowercase()).then(|| Warning::stage_name_casing(name, span))
+}
+
+fn from_as_casing(from: &str, as_keyword: &str, span: Span) -> Option<Warning> {
+    let differs = match Casing::of(from) {
+        Casing::Lower => as_keyword != as_keyword.to_lowercase(),
+        Casing::Upper => as_keyword != as_keyword.to_uppercase(),
+        // `From` is a matter of another rule.
+        Casing::Mixed => false,
+    };
+    differs.then(|| Warning::from_as_casing(from, as_keyword, span))
 }
 
 /// Whether the last comment, if any, starts with one of the names.

@@ -193,12 +193,8 @@ fn metadata(entry: &ParsedEntry<'_>, kind: Kind, path: &Path) -> Result<Metadata
     Ok(Metadata {
         kind,
         mode: entry.mode & 0o7777,
-        uid: u32::try_from(entry.uid)
-            .ok()
-            .ok_or_else(|| number("owner"))?,
-        gid: u32::try_from(entry.gid)
-            .ok()
-            .ok_or_else(|| number("group"))?,
+        uid: id(entry.uid).ok_or_else(|| number("owner"))?,
+        gid: id(entry.gid).ok_or_else(|| number("group"))?,
         mtime,
         xattrs: entry
             .xattrs
@@ -207,6 +203,11 @@ fn metadata(entry: &ParsedEntry<'_>, kind: Kind, path: &Path) -> Result<Metadata
             .map(|(name, value)| (OsString::from_vec(name.to_vec()), value.to_vec()))
             .collect(),
     })
+}
+
+/// A number that a file's owner or group can have: the largest one means "leave it as it is" to the kernel.
+fn id(number: u64) -> Option<u32> {
+    u32::try_from(number).ok().filter(|id| *id != u32::MAX)
 }
 
 /// Decimal seconds with an optional sign and fraction.

@@ -150,7 +150,10 @@ impl Furniture {
         }
         self.tell(
             Path::new("dev/shm"),
-            Mounting::Memory(Some(shm_size.unwrap_or(SHM_BYTES))),
+            Mounting::Memory {
+                size: Some(shm_size.unwrap_or(SHM_BYTES)),
+                readonly: false,
+            },
         );
         Ok(missing)
     }
@@ -167,9 +170,13 @@ impl Furniture {
         let target = &spec.target;
         match &spec.kind {
             MountKind::Own { source, readonly } => self.own(target, source, *readonly),
-            MountKind::Tmpfs { size } => {
+            MountKind::Tmpfs { size, readonly } => {
                 let place = self.ready(target)?;
-                self.tell(&place, Mounting::Memory(*size));
+                let (size, readonly) = (*size, *readonly);
+                if readonly {
+                    self.readonly.push(place.clone());
+                }
+                self.tell(&place, Mounting::Memory { size, readonly });
                 self.put_dir(&place, 0o1777).map(drop)
             }
             MountKind::Bytes {
@@ -462,7 +469,13 @@ mod tests {
                     readonly: false,
                 },
             ),
-            ("/run/x/tmp", MountKind::Tmpfs { size: None }),
+            (
+                "/run/x/tmp",
+                MountKind::Tmpfs {
+                    size: None,
+                    readonly: false,
+                },
+            ),
         ] {
             furniture.put(&MountSpec::new(target, kind)).unwrap();
         }

@@ -25,8 +25,13 @@ pub(in crate::sandbox) struct Mounted {
 /// What it would be, mounted.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::sandbox) enum Mounting {
-    /// A file system in memory of so many bytes; `None`: half of the machine's memory.
-    Memory(Option<u64>),
+    /// A file system in memory.
+    Memory {
+        /// Its size in bytes; `None`: half of the machine's memory.
+        size: Option<u64>,
+        /// Whether it cannot be written.
+        readonly: bool,
+    },
     /// A directory on disk.
     Disk {
         /// Whether it cannot be written.
@@ -97,7 +102,7 @@ impl Keeper {
         let above = |mounted: &&Mounted| place.starts_with(&mounted.place);
         let found = self.mounted.iter().rev().find(above)?;
         match found.kind {
-            Mounting::Memory(size) => Some(size.unwrap_or_else(|| sys::memory() / 2)),
+            Mounting::Memory { size, .. } => Some(size.unwrap_or_else(|| sys::memory() / 2)),
             Mounting::Disk { .. } => None,
         }
     }
@@ -110,13 +115,14 @@ impl Mounted {
         let place = place.replace('\\', "\\134").replace(' ', "\\040");
         let place = place.replace('\t', "\\011").replace('\n', "\\012");
         match self.kind {
-            Mounting::Memory(size) => {
+            Mounting::Memory { size, readonly } => {
+                let access = if readonly { "ro" } else { "rw" };
                 let options = size.map_or(String::new(), |size| format!("size={}k", size / 1024));
                 (
                     "tmpfs",
                     place,
                     "tmpfs",
-                    "rw,nosuid,relatime".to_owned(),
+                    format!("{access},nosuid,relatime"),
                     options,
                 )
             }

@@ -20,7 +20,8 @@ fn mounts_nest_shadow_and_vanish() {
          echo w > /a/w && echo c > /cache/kept && echo d > /a/both/g && cat /a/both/g
          touch /a/l/no 2>/dev/null || echo read-only; touch /run/secrets/s 2>/dev/null || echo read-only
          stat -c %a /a; df -k /a | tail -n 1 | awk '{print $2}'; sh /dev/pipes/EOF
-         echo x >> /copy/f && cat /copy/f; echo y > /copies/h && ls /copies",
+         echo x >> /copy/f && cat /copy/f; echo y > /copies/h && ls /copies
+         touch /sealed/no 2>/dev/null || echo read-only; touch /sealed/open/f && ls /sealed",
     );
     let bytes = |content: &str, mode, uid, gid| MountKind::Bytes {
         content: content.into(),
@@ -37,11 +38,18 @@ fn mounts_nest_shadow_and_vanish() {
         writable,
     };
     spec.mounts = vec![
-        MountSpec::new("/a", MountKind::Tmpfs { size: None }),
+        MountSpec::new(
+            "/a",
+            MountKind::Tmpfs {
+                size: None,
+                readonly: true,
+            },
+        ),
         MountSpec::new(
             "/a",
             MountKind::Tmpfs {
                 size: Some(1 << 20),
+                readonly: false,
             },
         ),
         MountSpec::new("/a/l", tree(&["tree"], "/sub", false)),
@@ -54,6 +62,14 @@ fn mounts_nest_shadow_and_vanish() {
                 readonly: false,
             },
         ),
+        MountSpec::new(
+            "/sealed",
+            MountKind::Tmpfs {
+                size: None,
+                readonly: true,
+            },
+        ),
+        MountSpec::new("/sealed/open", scratch("below")),
         MountSpec::new("/copy/f", scratch("tree/sub/f")),
         MountSpec::new("/copies", scratch("below")),
         MountSpec::new("/run/secrets/s", bytes("s3", 0o400, 5, 6)),
@@ -62,7 +78,7 @@ fn mounts_nest_shadow_and_vanish() {
     let ran = stage.run(&spec);
     assert_eq!(
         ran.stdout,
-        "treetreebelow400 5 6 2\nd\nread-only\nread-only\n1777\n1024\nscript\ntreex\ng\nh\n",
+        "treetreebelow400 5 6 2\nd\nread-only\nread-only\n1777\n1024\nscript\ntreex\ng\nh\nread-only\nopen\n",
         "{ran:?}"
     );
     assert_eq!(fs::read_to_string(stage.path("below/g")).unwrap(), "below");
@@ -79,8 +95,20 @@ fn a_mount_cannot_leave_the_root() {
     std::os::unix::fs::symlink("../../../../../../..", stage.path("lower/up")).unwrap();
     let mut spec = stage.spec("mount | grep -c deep; ls /up");
     spec.mounts = vec![
-        MountSpec::new("/out/deep", MountKind::Tmpfs { size: None }),
-        MountSpec::new("/up/deep", MountKind::Tmpfs { size: None }),
+        MountSpec::new(
+            "/out/deep",
+            MountKind::Tmpfs {
+                size: None,
+                readonly: false,
+            },
+        ),
+        MountSpec::new(
+            "/up/deep",
+            MountKind::Tmpfs {
+                size: None,
+                readonly: false,
+            },
+        ),
     ];
     let ran = stage.run(&spec);
     assert!(ran.stdout.starts_with("2\n"), "{ran:?}");

@@ -166,6 +166,7 @@ fn limits_and_shared_memory_are_set() {
         "/dev/shm",
         MountKind::Tmpfs {
             size: Some(64 << 20),
+            readonly: false,
         },
     )];
     let out = stage.run(&replaced).stdout;

@@ -1,0 +1,2 @@
+MAINTAINER me
+FROM scratch

@@ -1,0 +1,3 @@
+FROM scratch
+maintainer
+FROM scratch As Foo!

@@ -1,0 +1,5 @@
+FROM scratch [ x
+SHELL /bin/sh \
+
+SHELL x\
+

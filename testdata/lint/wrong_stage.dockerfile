@@ -1,0 +1,3 @@
+from scratch
+# check=skip=FromAsCasing
+from scratch AS Foo!
