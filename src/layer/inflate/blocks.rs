@@ -18,6 +18,8 @@ const SLACK: usize = 3 + 512 + RUN;
 const RUN: usize = 32;
 /// Decoding stops here.
 const OUTPUT_END: usize = WINDOW + ROOM;
+/// So many bytes are between the last block and the end of its member.
+const TRAILER: usize = 8;
 /// No match is longer than a number of so many bits.
 const LENGTH_MASK: usize = 511;
 
@@ -113,20 +115,12 @@ impl Blocks {
         input: &mut Input<impl Read>,
         output: &mut Output,
     ) -> Result<Stop, Fault> {
-        if self.place == Place::Before {
-            self.begin(input)?;
-        }
-        let is_over = match self.place {
-            Place::Stored(left) => self.copy_stored(left, input, output)?,
-            Place::Coded | Place::Before => {
-                let limit = input.limit();
-                self.decode(&input.bytes, &mut input.next, limit, output)?
-            }
-        };
-        if input.is_all() && input.next >= input.limit() && !is_over {
+        let outcome = self.run_block(input, output);
+        // Behind blocks are checksum and length, behind the end of the input zeros, and what these are taken for means nothing.
+        if input.is_all() && input.next + TRAILER > input.end() + self.n_bits as usize / 8 {
             return Err(Fault::Truncated);
         }
-        if !is_over {
+        if !outcome? {
             return Ok(Stop::Short);
         }
         self.place = Place::Before;
@@ -134,10 +128,25 @@ impl Blocks {
             return Ok(Stop::Block);
         }
         self.give_back(input);
-        if input.is_exceeded() {
-            return Err(Fault::Truncated);
-        }
         Ok(Stop::Stream)
+    }
+
+    /// Decodes some of a block, or all that is left; which it was.
+    fn run_block(
+        &mut self,
+        input: &mut Input<impl Read>,
+        output: &mut Output,
+    ) -> Result<bool, Fault> {
+        if self.place == Place::Before {
+            self.begin(input)?;
+        }
+        match self.place {
+            Place::Stored(left) => self.copy_stored(left, input, output),
+            Place::Coded | Place::Before => {
+                let limit = input.limit();
+                self.decode(&input.bytes, &mut input.next, limit, output)
+            }
+        }
     }
 
     fn refill(&mut self, input: &mut Input<impl Read>) -> Result<(), Fault> {
@@ -291,9 +300,9 @@ impl Blocks {
                 n_bits = n_bits.wrapping_sub($n);
             };
         }
-        let is_over = 'symbols: loop {
+        let outcome = 'symbols: loop {
             if next >= input_end || at >= OUTPUT_END {
-                break false;
+                break Ok(false);
             }
             refill!();
             let mut entry = litlen[bits as usize & LITLEN];
@@ -330,10 +339,10 @@ impl Blocks {
                     }
                     if entry & SPECIAL != 0 {
                         if entry & END == 0 {
-                            return Err(Fault::Corrupt);
+                            break 'symbols Err(Fault::Corrupt);
                         }
                         drop_bits!(entry);
-                        break 'symbols true;
+                        break 'symbols Ok(true);
                     }
                 }
                 let length = value(entry, bits) & LENGTH_MASK;
@@ -346,16 +355,16 @@ impl Blocks {
                         entry_of_dist = dist_further[(entry_of_dist >> 16) as usize + index];
                     }
                     if entry_of_dist & SPECIAL != 0 {
-                        return Err(Fault::Corrupt);
+                        break 'symbols Err(Fault::Corrupt);
                     }
                 }
                 let distance = value(entry_of_dist, bits);
                 drop_bits!(entry_of_dist);
                 let Some(from) = at.checked_sub(distance) else {
-                    return Err(Fault::Corrupt);
+                    break 'symbols Err(Fault::Corrupt);
                 };
                 if from < oldest {
-                    return Err(Fault::Corrupt);
+                    break 'symbols Err(Fault::Corrupt);
                 }
                 // While this one is copied the next is looked up.
                 refill!();
@@ -363,14 +372,14 @@ impl Blocks {
                 copy(out, from, at, length);
                 at += length;
                 if next >= input_end || at >= OUTPUT_END {
-                    break 'symbols false;
+                    break 'symbols Ok(false);
                 }
             }
         };
         (self.bits, self.n_bits) = (bits, n_bits & 63);
         *input_next = next;
         output.at = at;
-        Ok(is_over)
+        outcome
     }
 }
 

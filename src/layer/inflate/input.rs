@@ -60,9 +60,9 @@ impl<R: Read> Input<R> {
         self.end.saturating_sub(self.next)
     }
 
-    /// Whether what was passed is more than there was.
-    pub(super) const fn is_exceeded(&self) -> bool {
-        self.next > self.end
+    /// Where what is here ends.
+    pub(super) const fn end(&self) -> usize {
+        self.end
     }
 
     /// Whether there is nothing to be read any longer.
