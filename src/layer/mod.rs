@@ -43,8 +43,8 @@ pub use compress::Compression;
 pub use read::ArchiveError;
 pub use reuse::unchanged_start;
 pub use toc::{
-    Checkpoint, Encoding, Extent, FileContent, FileDigests, FileSink, Made, Member, PackedToc,
-    Reading, Toc, TocEntry, TocFormError, TocItem,
+    Checkpoint, Encoding, Extent, FileContent, FileDigests, FileSink, Made, Member, PackedToc, Toc,
+    TocEntry, TocFormError, TocItem,
 };
 pub use tree::{Difference, Different, LayerTree, StackError, Stored};
 pub use write::{BlobSink, WriteOptions, Written, write_layer, write_layer_after};
