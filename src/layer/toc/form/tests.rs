@@ -1,7 +1,13 @@
 //! The bytes of tables.
 
-use super::*;
-use crate::oci::Digester;
+use super::{
+    super::{Checkpoint, Extent, FileContent, Made},
+    *,
+};
+use crate::{
+    oci::{DiffId, Digester},
+    tree::{Metadata, Timestamp},
+};
 
 fn sample() -> Toc {
     let node = |kind, content| TocItem::Node {
