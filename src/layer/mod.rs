@@ -46,7 +46,7 @@ pub use toc::{
     Checkpoint, Encoding, Extent, FileContent, FileDigests, FileSink, Made, Member, PackedToc,
     Reading, Toc, TocEntry, TocFormError, TocItem,
 };
-pub use tree::{Difference, Different, LayerTree, StackError, Stored};
+pub use tree::{Difference, Different, EntryFile, LayerTree, StackError, Stored};
 pub use write::{BlobSink, WriteOptions, Written, write_layer, write_layer_after};
 
 /// A layer could not be written.
