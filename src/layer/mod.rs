@@ -26,6 +26,8 @@ mod buffer;
 mod change;
 mod compress;
 mod decode;
+mod deflate;
+mod gzip;
 mod inflate;
 mod read;
 mod reuse;
@@ -40,6 +42,7 @@ pub use ahead::{ReadAhead, read_ahead};
 pub use blob::{BlobSource, LayerBlob};
 pub use change::{Change, Changes, Content};
 pub use compress::Compression;
+pub use gzip::Gzip;
 pub use read::ArchiveError;
 pub use reuse::unchanged_start;
 pub use toc::{
