@@ -12,7 +12,7 @@ use std::{
 use super::{Services, image_source::ImageError};
 use crate::{
     cache::remote::PlaceError,
-    layer::{FileDigests, Reading},
+    layer::FileDigests,
     oci::{Descriptor, Digest},
     progress::{Event, Reporter, Vertex},
     reference::Reference,
@@ -76,15 +76,9 @@ pub(super) struct Fetch<'a> {
     pub(super) vertex: Vertex,
     /// Takes the files of layers that are read for the first time, when they will be needed on disk.
     pub(super) staging: Option<&'a Shelf>,
-    /// How layers are read for the first time.
-    pub(super) reading: Reading,
+    /// Whether the files of layers that are read for the first time are hashed. They seldom are.
+    pub(super) digests: FileDigests,
 }
-
-/// Digests of files are seldom asked for, and most builds have one large layer.
-pub(super) const READING: Reading = Reading {
-    digests: FileDigests::OnDemand,
-    is_one_of_many: false,
-};
 
 impl Fetch<'_> {
     /// Puts a blob into the store, unless it is there. Its digest and size are verified on the way.

@@ -53,7 +53,7 @@ use crate::{
     cache::remote::RemoteCache,
     dockerfile::lint::Warning,
     explain::Explanation,
-    layer::Compression,
+    layer::{Compression, FileDigests},
     oci::{ConfigFile, Descriptor, Platform},
     plan::{Outline, Plan},
     progress::{Reporter, Vertex},
@@ -64,7 +64,7 @@ use crate::{
     tree::{self, Tree},
     used::{UsedImage, UsedSource},
 };
-use blobs::{Fetch, READING};
+use blobs::Fetch;
 use image::{LayerFacts, Parts, config_file};
 use root::Root;
 use session::Session;
@@ -167,7 +167,7 @@ impl BuildResult {
             blobs: &self.blobs,
             vertex,
             staging: None,
-            reading: READING,
+            digests: FileDigests::OnDemand,
         }
         .blob(blob)
     }
@@ -184,7 +184,7 @@ impl BuildResult {
             blobs: &self.blobs,
             vertex,
             staging: None,
-            reading: READING,
+            digests: FileDigests::OnDemand,
         })?)
     }
 }

@@ -17,7 +17,7 @@ use jiff::Timestamp;
 
 use super::{Services, blobs::Fetch, error::StepError, image_source::ImageError};
 use crate::{
-    layer::{ArchiveError, BlobSource, FileSink, LayerBlob, LayerTree, Reading, Toc},
+    layer::{ArchiveError, BlobSource, FileDigests, FileSink, LayerBlob, LayerTree, Toc},
     oci::{ChainId, Descriptor, DiffId},
     snapshot::Stage,
     store::{LayerRecord, Store, StoreError},
@@ -144,13 +144,6 @@ impl Root {
         if layers.len() < 2 {
             return;
         }
-        let fetch = Fetch {
-            reading: Reading {
-                is_one_of_many: true,
-                ..fetch.reading
-            },
-            ..fetch
-        };
         let next = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for _ in 0..layers.len().min(AT_A_TIME) {
@@ -216,7 +209,7 @@ impl Root {
         let (fetched, early) = std::thread::scope(|scope| {
             let mut reading = None;
             let fetched = fetch.blob_followed(&layer.descriptor, &mut |follower| {
-                reading = Some(scope.spawn(move || read(follower, fetch.reading, stage())));
+                reading = Some(scope.spawn(move || read(follower, fetch.digests, stage())));
             });
             let early = reading.map(|thread| {
                 thread
@@ -230,7 +223,7 @@ impl Root {
             Some((Ok(toc), stage)) => (toc, stage),
             // It was there already, or had to be begun again, or it is no layer.
             Some((Err(_), _)) | None => {
-                let (toc, stage) = read(store.open_blob(&blob)?, fetch.reading, stage());
+                let (toc, stage) = read(store.open_blob(&blob)?, fetch.digests, stage());
                 let toc = toc.map_err(|source| StepError::Archive {
                     layer: blob,
                     source,
@@ -262,11 +255,11 @@ impl Root {
 /// Reads a layer, and stages its files.
 fn read(
     blob: impl io::Read + Send,
-    reading: Reading,
+    digests: FileDigests,
     mut stage: Option<Stage>,
 ) -> (Result<Toc, ArchiveError>, Option<Stage>) {
     let files = stage.as_mut().map(|stage| stage as &mut dyn FileSink);
-    let toc = Toc::read_into(blob, reading, files);
+    let toc = Toc::read_into(blob, digests, files);
     (toc, stage)
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Services,
-    blobs::{Blobs, Fetch, READING},
+    blobs::{Blobs, Fetch},
     contexts::Contexts,
     explain::Explained,
     ground::Left,
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     explain::MissReason,
+    layer::FileDigests,
     progress::{Event, Reporter, Vertex},
 };
 
@@ -122,7 +123,7 @@ impl<'a> Session<'a> {
             blobs: &self.blobs,
             vertex,
             staging: None,
-            reading: READING,
+            digests: FileDigests::OnDemand,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, sync::Arc};
 
 use super::{
-    blobs::{Fetch, READING},
+    blobs::Fetch,
     copy_step,
     error::{BuildError, FailedImage, FailedStep, StepError},
     explain::{Keyed, Prediction},
@@ -23,7 +23,7 @@ use crate::{
     cache::{BaseState, CacheUse, Lineage, Question, WorkdirInputs, workdir_key},
     copy::{self, CopyError},
     explain::{MissReason, StepResult},
-    layer::{FileDigests, Reading},
+    layer::FileDigests,
     oci::{Digest, History},
     plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
@@ -485,10 +485,7 @@ impl Worker<'_> {
                 let root = self.origin_root(origin)?.unwrap_or_else(Root::scratch);
                 // The key of the step is made of them.
                 Ok(root.tree(Fetch {
-                    reading: Reading {
-                        digests: FileDigests::Now,
-                        ..READING
-                    },
+                    digests: FileDigests::Now,
                     ..self.session.fetch(vertex)
                 })?)
             }

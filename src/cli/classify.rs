@@ -8,10 +8,12 @@ use rbuild::{
     build::{BuildError, ImageError, StepError},
     cache::remote::PlaceError,
     context::git::GitError,
+    layer::ArchiveError,
     output::{LoadError, OutputError},
     reference::ReferenceError,
     registry,
     sandbox::SandboxError,
+    snapshot::SnapshotError,
     store::StoreError,
     upkeep::UpkeepError,
 };
@@ -47,6 +49,7 @@ fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'sta
             StepError::Layer(inner) => Some(inner),
             StepError::Tree(inner) => Some(inner),
             StepError::Store(inner) => Some(inner),
+            StepError::Snapshot(inner) => Some(inner),
             _ => None,
         };
     }
@@ -106,6 +109,13 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     {
         return Some(Kind::Build);
     }
+    if let Some(SnapshotError::Io { source, .. }) = error.downcast_ref() {
+        return Some(if is_about_names(source.kind()) {
+            Kind::Build
+        } else {
+            Kind::Machine
+        });
+    }
     if error.is::<StoreError>() || error.is::<SandboxError>() {
         return Some(Kind::Machine);
     }
@@ -128,7 +138,7 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
         return Some(Kind::Build);
     }
     if let Some(error) = error.downcast_ref::<io::Error>() {
-        return is_machine(error.kind()).then_some(Kind::Machine);
+        return (is_machine(error.kind()) || is_of_damaged_layer(error)).then_some(Kind::Machine);
     }
     None
 }
@@ -150,6 +160,14 @@ fn is_machine(kind: io::ErrorKind) -> bool {
             | io::ErrorKind::ReadOnlyFilesystem
             | io::ErrorKind::OutOfMemory
     )
+}
+
+/// Whether the bytes of a layer of the store, which were verified when they came, cannot be decompressed or read any more.
+fn is_of_damaged_layer(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner
+        .and_then(|inner| inner.downcast_ref::<ArchiveError>())
+        .is_some()
 }
 
 /// Of an output that failed because of something else, that something decides.
@@ -188,6 +206,9 @@ pub(crate) fn failure(error: &(dyn Error + 'static)) -> Failure {
     }
 }
 
+const VERIFY: &str =
+    "`rbuild cache verify` drops what is damaged, so that it is made or fetched again";
+
 /// What to do about a store that cannot be used.
 fn store_hint(error: &StoreError) -> Option<&'static str> {
     match error {
@@ -204,7 +225,7 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
             "`rbuild cache verify` puts the file aside: the names of images are lost, all else is kept",
         ),
         StoreError::Damaged { .. } | StoreError::Corrupt { .. } | StoreError::Size { .. } => {
-            Some("`rbuild cache verify` drops what is damaged, so that it is made or fetched again")
+            Some(VERIFY)
         }
         _ => None,
     }
@@ -241,6 +262,9 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
             ));
         }
         let error = error.downcast_ref::<io::Error>()?;
+        if is_of_damaged_layer(error) {
+            return Some(Cow::Borrowed(VERIFY));
+        }
         matches!(
             error.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded

@@ -4,6 +4,9 @@
 //! decompressed from the member that has the byte, the last few members kept; any other is decompressed once, to an unnamed file
 //! in a scratch directory, when something is read from it; a few reads near its beginning, such as those of `/etc/passwd` for a
 //! user's name, decompress that beginning instead. Without a scratch directory it is decompressed for each read.
+//!
+//! The blob was verified when it came, but disks forget. What the checksums of gzip do not cover, since the stream is not read to its
+//! end or has none, is compared with the digest of the file where the table of contents has it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,9 +25,10 @@ use rustix::fs::{Mode, OFlags};
 
 use super::{
     decode::Decoder,
+    read::ArchiveError,
     toc::{Encoding, Extent, FileContent, Toc},
 };
-use crate::oci::Digest;
+use crate::oci::{Digest, Digester};
 
 /// Gives the file that holds a blob, fetching it first where it is still elsewhere.
 pub trait BlobSource: Send + Sync {
@@ -111,7 +115,18 @@ impl LayerBlob {
         size: u64,
     ) -> io::Result<Box<dyn Read + Send>> {
         Ok(match &content.sparse {
-            None => self.range(content.offset, size)?,
+            None => {
+                let bytes = self.range(content.offset, size)?;
+                match content.digest {
+                    Some(expected) if !self.has_checksums() => Box::new(Verified {
+                        bytes,
+                        left: size,
+                        digester: Digester::new(),
+                        expected,
+                    }),
+                    _ => bytes,
+                }
+            }
             Some(map) => Box::new(SparseReader {
                 blob: Arc::clone(self),
                 runs: map.clone().into_iter(),
@@ -205,6 +220,12 @@ impl LayerBlob {
         Ok(Box::new(tar.take(length)))
     }
 
+    /// Whether all that is read from it now was compared with a checksum.
+    fn has_checksums(&self) -> bool {
+        self.toc.encoding == Encoding::Gzip
+            && (self.spool.get().is_some() || self.has_small_members())
+    }
+
     fn has_small_members(&self) -> bool {
         (0..self.toc.members.len()).all(|index| self.tar_span(index) <= MAX_KEPT)
     }
@@ -254,9 +275,17 @@ impl LayerBlob {
             return Ok(Arc::clone(bytes));
         }
         let span = usize::try_from(self.tar_span(index)).map_err(io::Error::other)?;
-        let blob = at(self.file()?, self.toc.members[index].blob_offset)?;
+        let members = &self.toc.members;
+        let start = members[index].blob_offset;
+        let end = members.get(index + 1).map(|next| next.blob_offset);
+        let blob = at(self.file()?, start)?.take(end.unwrap_or(u64::MAX) - start);
         let mut bytes = vec![0; span];
-        Decoder::new(blob)?.read_exact(&mut bytes)?;
+        let mut member = Decoder::new(blob)?;
+        member.read_exact(&mut bytes).map_err(unreadable)?;
+        // The checksum is looked at when there is nothing more.
+        if member.read(&mut [0]).map_err(unreadable)? > 0 {
+            return Err(damaged("a member is longer than the table says"));
+        }
         let bytes: Arc<[u8]> = bytes.into();
         let mut recent = recent();
         if recent.len() >= KEPT {
@@ -274,10 +303,13 @@ impl fmt::Debug for LayerBlob {
 }
 
 fn damaged(problem: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("the layer is damaged: {problem}"),
-    )
+    let problem = format!("the layer is damaged: {problem}");
+    unreadable(io::Error::new(io::ErrorKind::InvalidData, problem))
+}
+
+/// The error of a decoder, told from those of files by what is in it.
+fn unreadable(source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), ArchiveError::Read { source })
 }
 
 /// A reader with a position of its own.
@@ -317,6 +349,26 @@ fn unnamed(dir: &PathBuf) -> io::Result<File> {
             Ok(file)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// The bytes of a file, the last of which do not come if they do not have its digest.
+struct Verified<R> {
+    bytes: R,
+    left: u64,
+    digester: Digester,
+    expected: Digest,
+}
+
+impl<R: Read> Read for Verified<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = self.bytes.read(out)?;
+        self.digester.update(&out[..length]);
+        self.left -= length as u64;
+        if length > 0 && self.left == 0 && self.digester.clone().finish() != self.expected {
+            return Err(damaged("a file does not have its digest"));
+        }
+        Ok(length)
     }
 }
 

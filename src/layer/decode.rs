@@ -31,9 +31,8 @@ pub(super) struct Decoder<R> {
 
 enum State<R> {
     Plain(Counted<R>),
-    Gzip(flate2::bufread::GzDecoder<Counted<R>>),
-    /// All members, by two threads.
-    Gunzip(Box<Gunzip<Counted<R>>>),
+    /// All members.
+    Gzip(Box<Gunzip<Counted<R>>>),
     Zstd(Box<zstd::stream::read::Decoder<'static, Counted<R>>>),
     Bzip2(bzip2::bufread::MultiBzDecoder<Counted<R>>),
     Xz(liblzma::bufread::XzDecoder<Counted<R>>),
@@ -70,17 +69,11 @@ fn is_skippable_frame(start: &[u8]) -> bool {
 
 impl<R: Read> Decoder<R> {
     pub(super) fn new(blob: R) -> io::Result<Self> {
-        Self::open(blob, |input| {
-            State::Gzip(flate2::bufread::GzDecoder::new(input))
-        })
-    }
-
-    fn open(blob: R, gzip: impl FnOnce(Counted<R>) -> State<R>) -> io::Result<Self> {
         let mut input = Counted::new(blob);
         let encoding = Encoding::of_start(input.peek(6)?);
         let state = match encoding {
             Encoding::Plain => State::Plain(input),
-            Encoding::Gzip => gzip(input),
+            Encoding::Gzip => State::Gzip(Box::new(Gunzip::new(input))),
             Encoding::Zstd => State::Zstd(frame(input)?),
             Encoding::Bzip2 => State::Bzip2(bzip2::bufread::MultiBzDecoder::new(input)),
             Encoding::Xz => State::Xz(liblzma::bufread::XzDecoder::new_multi_decoder(input)),
@@ -97,24 +90,18 @@ impl<R: Read> Decoder<R> {
         })
     }
 
-    /// As [`Decoder::new`], for a whole layer: a thread of its own helps where the blob is one long gzip member.
-    pub(super) fn helped(blob: R) -> io::Result<Self> {
-        Self::open(blob, |input| State::Gunzip(Box::new(Gunzip::new(input))))
-    }
-
     pub(super) fn encoding(&self) -> Encoding {
         self.encoding
     }
 
     /// Where the members begin that were met so far, and how many bytes of the blob were read.
     pub(super) fn into_members(self) -> (Vec<Member>, u64) {
-        if let State::Gunzip(decoder) = self.state {
+        if let State::Gzip(decoder) = self.state {
             return decoder.into_members();
         }
         let read = match &self.state {
             State::Plain(input) => input.taken,
-            State::Gzip(decoder) => decoder.get_ref().taken,
-            State::Gunzip(_) => unreachable!("it was taken apart"),
+            State::Gzip(_) => unreachable!("it was taken apart"),
             State::Zstd(decoder) => decoder.get_ref().taken,
             State::Bzip2(decoder) => decoder.get_ref().taken,
             State::Xz(decoder) => decoder.get_ref().taken,
@@ -126,8 +113,8 @@ impl<R: Read> Decoder<R> {
     /// Opens the member after the one that just ended. `false` when the blob ends here.
     fn next_member(&mut self) -> io::Result<bool> {
         let mut input = match std::mem::replace(&mut self.state, State::Ended(0)) {
-            State::Gzip(decoder) => decoder.into_inner(),
             State::Zstd(decoder) => decoder.finish(),
+            // All others go on by themselves.
             other => {
                 self.state = other;
                 return Ok(false);
@@ -135,7 +122,7 @@ impl<R: Read> Decoder<R> {
         };
         let start = input.peek(4)?;
         if self.encoding != Encoding::of_start(start) {
-            // Tapes and block devices leave zeros behind; gzip ignores them too.
+            // Tapes and block devices leave zeros behind.
             let only_zeros = input.drain_zeros()?;
             self.state = State::Ended(input.taken);
             return if only_zeros {
@@ -153,11 +140,7 @@ impl<R: Read> Decoder<R> {
                 made: None,
             },
         );
-        self.state = if self.encoding == Encoding::Gzip {
-            State::Gzip(flate2::bufread::GzDecoder::new(input))
-        } else {
-            State::Zstd(frame(input)?)
-        };
+        self.state = State::Zstd(frame(input)?);
         Ok(true)
     }
 }
@@ -177,7 +160,6 @@ impl<R: Read> Read for Decoder<R> {
             let length = match &mut self.state {
                 State::Plain(input) => input.read(out),
                 State::Gzip(decoder) => decoder.read(out),
-                State::Gunzip(decoder) => decoder.read(out),
                 State::Zstd(decoder) => decoder.read(out),
                 State::Bzip2(decoder) => decoder.read(out),
                 State::Xz(decoder) => decoder.read(out),
@@ -281,12 +263,9 @@ mod tests {
     }
 
     fn decode(blob: &[u8]) -> io::Result<Vec<u8>> {
-        let [mut bytes, mut same] = [Vec::new(), Vec::new()];
-        let alone = Decoder::new(blob)?.read_to_end(&mut bytes);
-        let helped = Decoder::helped(blob)?.read_to_end(&mut same);
-        assert_eq!(alone.is_ok(), helped.is_ok());
-        assert!(alone.is_err() || bytes == same);
-        alone.map(|_| bytes)
+        let mut bytes = Vec::new();
+        Decoder::new(blob)?.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     #[test]
@@ -321,9 +300,6 @@ mod tests {
         decoder.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes.len(), 600_003);
         let (members, read) = decoder.into_members();
-        let mut helped = Decoder::helped(&*blob).unwrap();
-        helped.read_to_end(&mut bytes).unwrap();
-        assert_eq!(helped.into_members(), (members.clone(), read));
         let offsets: Vec<u64> = members.iter().map(|member| member.tar_offset).collect();
         assert_eq!(offsets, [0, 300_000, 600_000]);
         assert_eq!(read, blob.len() as u64);

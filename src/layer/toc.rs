@@ -183,16 +183,6 @@ pub enum FileDigests {
     OnDemand,
 }
 
-/// How a layer is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Reading {
-    /// What of its files is hashed.
-    pub digests: FileDigests,
-    /// Whether other layers are read meanwhile. No thread helps to decompress this one then: the machine is busy, and each takes
-    /// some 30 MiB.
-    pub is_one_of_many: bool,
-}
-
 /// What is done with files while a table is read.
 struct Contents<'a> {
     digests: FileDigests,
@@ -203,22 +193,16 @@ impl Toc {
     /// Reads a layer's blob once, whatever wraps it, and notes all that it says. Digest and size of the blob are for the
     /// caller's reader to check; [`Toc::diff_id`] and [`Toc::blob_size`] are what was read here.
     pub fn read(blob: impl Read + Send) -> Result<Self, ArchiveError> {
-        Self::read_into(blob, Reading::default(), None)
+        Self::read_into(blob, FileDigests::Now, None)
     }
 
     /// As [`Toc::read`], with or without the digests of files; `files` is given the contents of regular files on the way.
     pub fn read_into(
         blob: impl Read + Send,
-        reading: Reading,
+        digests: FileDigests,
         files: Option<&mut dyn FileSink>,
     ) -> Result<Self, ArchiveError> {
-        let decoder = if reading.is_one_of_many {
-            Decoder::new(blob)
-        } else {
-            Decoder::helped(blob)
-        };
-        let decoder = decoder.map_err(|source| ArchiveError::Read { source })?;
-        let digests = reading.digests;
+        let decoder = Decoder::new(blob).map_err(|source| ArchiveError::Read { source })?;
         Self::decode(decoder, Whiteouts::Meant, Contents { digests, files })
     }
 

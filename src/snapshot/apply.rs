@@ -134,7 +134,10 @@ fn write_files(
                     }
                 }
                 Ok::<(), SnapshotError>(())
-            })
+            })?;
+            // The checksums of what was written come last.
+            std::io::copy(tar, &mut std::io::sink()).at("read", Path::new(""))?;
+            Ok::<(), SnapshotError>(())
         });
         placed?;
     }

@@ -65,7 +65,8 @@ impl Store {
         let (mut blobs, mut strays) = (Vec::new(), Vec::new());
         for entry in entries(&self.root.join("blobs/sha256"))? {
             let path = entry.path();
-            let Some(digest) = digest(&entry) else {
+            let is_file = entry.file_type().at("read", &path)?.is_file();
+            let Some(digest) = digest(&entry).filter(|_| is_file) else {
                 strays.push(path);
                 continue;
             };

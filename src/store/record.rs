@@ -213,6 +213,7 @@ pub(super) fn read_record(path: &Path) -> Result<Found<Vec<u8>>, StoreError> {
     let mut bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(Found::Invalid),
         Err(error) => return Err(error).at("read", path),
     };
     let Some(end) = bytes.iter().position(|b| *b == b'\n') else {

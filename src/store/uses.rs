@@ -178,6 +178,9 @@ fn remove_files(files: &[PathBuf]) -> Result<(), StoreError> {
     for file in files {
         match fs::remove_file(file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                fs::remove_dir_all(file).at("remove", file)?;
+            }
             other => other.at("remove", file)?,
         }
         // The directory of a layer's records goes with the last of them.

@@ -118,7 +118,7 @@ impl Check<'_> {
         let (blobs, strays) = self.store.blobs_on_disk()?;
         self.count("blobs", blobs.len());
         for path in strays {
-            self.drop_file(&path, "its name is no digest")?;
+            self.drop_file(&path, "it is no file named by a digest")?;
         }
         let next = AtomicUsize::new(0);
         let read = || {

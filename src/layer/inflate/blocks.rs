@@ -1,45 +1,79 @@
-//! Decodes blocks: from any bit at which one begins, into bytes, or into symbols where the bytes before are not known.
+//! Decodes blocks.
+
+use std::io::Read;
 
 use super::{
-    Fault, Piece,
+    Fault,
+    input::{Bytes, Input},
     tables::{DIST_BITS, END, FURTHER, LITERAL, LITLEN_BITS, SPECIAL, Tables, code_lengths},
 };
 
 /// How far back a match can reach.
-pub(super) const WINDOW: usize = 32 << 10;
-/// What may be written beyond where decoding stops: two literals, the longest match, and the rest of a copied run.
-pub(super) const SLACK: usize = 2 + 258 + RUN + 14;
-/// Matches are copied by so many at once.
-const RUN: usize = 16;
-/// Symbols from here on stand for places in the window that nobody knows yet.
-pub(super) const FIRST_UNKNOWN: u16 = 256;
+const WINDOW: usize = 32 << 10;
+/// How many bytes are decoded before they are given out.
+const ROOM: usize = 256 << 10;
+/// What may be written beyond where decoding stops: four literals, the longest match, and the rest of a copied run.
+const SLACK: usize = 4 + 512 + RUN;
+/// Matches are copied by so many bytes at once.
+const RUN: usize = 32;
+/// Decoding stops here.
+const OUTPUT_END: usize = WINDOW + ROOM;
+/// So many bytes are between the last block and the end of its member.
+const TRAILER: usize = 8;
+/// No match is longer than a number of so many bits.
+const LENGTH_MASK: usize = 511;
 
-/// What decoding gives: bytes, or [`FIRST_UNKNOWN`] and above for a byte of the window.
-pub(super) trait Symbol: Copy {
-    fn of(byte: u8) -> Self;
+/// What was decoded: a window, and what follows it.
+pub(super) struct Output {
+    bytes: Box<[u8; OUTPUT_END + SLACK]>,
+    at: usize,
+    /// The first byte that matches can refer to.
+    oldest: usize,
+    /// How much was given out.
+    given: usize,
 }
 
-impl Symbol for u8 {
-    #[inline(always)]
-    fn of(byte: u8) -> Self {
-        byte
+impl Output {
+    pub(super) fn new() -> Self {
+        let bytes = vec![0; OUTPUT_END + SLACK].into_boxed_slice();
+        Self {
+            bytes: bytes.try_into().expect("it is so long"),
+            at: 0,
+            oldest: 0,
+            given: 0,
+        }
     }
-}
 
-impl Symbol for u16 {
-    #[inline(always)]
-    fn of(byte: u8) -> Self {
-        Self::from(byte)
+    /// From here on nothing can be copied from what is here.
+    pub(super) const fn begin(&mut self) {
+        self.oldest = self.at;
+    }
+
+    /// What is to be given out.
+    pub(super) fn decoded(&self) -> &[u8] {
+        &self.bytes[self.given..self.at]
+    }
+
+    /// So much of it was given out.
+    pub(super) const fn give(&mut self, length: usize) {
+        self.given += length;
+    }
+
+    /// Once all was given out, moves the window to the front if there is no room behind it.
+    pub(super) fn make_room(&mut self) {
+        if self.at >= OUTPUT_END {
+            self.bytes.copy_within(self.at - WINDOW..self.at, 0);
+            self.oldest = self.oldest.saturating_sub(self.at - WINDOW);
+            (self.at, self.given) = (WINDOW, WINDOW);
+        }
     }
 }
 
 /// Why decoding stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// It is going on in the next piece.
-    Input,
-    /// There is no room for more.
-    Room,
+    /// There is no more input, or no room.
+    Short,
     /// A block ended, and another one follows.
     Block,
     /// The last block ended.
@@ -54,18 +88,9 @@ enum Place {
     Coded,
 }
 
-/// What has been written, and where the next symbol goes.
-pub(super) struct Room<'a, T> {
-    pub(super) symbols: &'a mut [T],
-    pub(super) at: usize,
-    /// The first one that matches can refer to.
-    pub(super) oldest: usize,
-}
-
 /// A decoder between two symbols.
 pub(super) struct Blocks {
-    /// Offset in the piece of what is read next; `bits` holds what was read and not used.
-    next: usize,
+    /// What was taken from the input and not used.
     bits: u64,
     n_bits: u32,
     place: Place,
@@ -76,7 +101,6 @@ pub(super) struct Blocks {
 impl Blocks {
     pub(super) fn new() -> Self {
         Self {
-            next: 0,
             bits: 0,
             n_bits: 0,
             place: Place::Before,
@@ -85,36 +109,57 @@ impl Blocks {
         }
     }
 
-    /// Goes to the beginning of a block.
-    pub(super) fn seek(&mut self, piece: &Piece, bit: usize) {
-        (self.next, self.bits, self.n_bits) = (bit / 8, 0, 0);
+    /// Decodes until something ends. The input has to have been filled. When the stream ends, the input is at the byte after it.
+    pub(super) fn run(
+        &mut self,
+        input: &mut Input<impl Read>,
+        output: &mut Output,
+    ) -> Result<Stop, Fault> {
+        let outcome = self.run_block(input, output);
+        // Behind blocks are checksum and length, behind the end of the input zeros, and what these are taken for means nothing.
+        if input.is_all() && input.next + TRAILER > input.end() + self.n_bits as usize / 8 {
+            return Err(Fault::Truncated);
+        }
+        if !outcome? {
+            return Ok(Stop::Short);
+        }
         self.place = Place::Before;
-        self.refill(&piece.bytes);
-        self.take((bit % 8) as u32);
+        if !self.is_last {
+            return Ok(Stop::Block);
+        }
+        self.give_back(input);
+        Ok(Stop::Stream)
     }
 
-    /// Offset in the piece of the next bit.
-    pub(super) const fn position(&self) -> usize {
-        self.next * 8 - self.n_bits as usize
+    /// Decodes some of a block, or all that is left; which it was.
+    fn run_block(
+        &mut self,
+        input: &mut Input<impl Read>,
+        output: &mut Output,
+    ) -> Result<bool, Fault> {
+        if self.place == Place::Before {
+            self.begin(input)?;
+        }
+        match self.place {
+            Place::Stored(left) => self.copy_stored(left, input, output),
+            Place::Coded | Place::Before => {
+                let limit = input.limit();
+                self.decode(&input.bytes, &mut input.next, limit, output)
+            }
+        }
     }
 
-    /// Goes on in the piece behind the one that it has been at, which was so long.
-    pub(super) const fn next_piece(&mut self, length: usize) {
-        self.next -= length;
-    }
-
-    pub(super) fn is_between_blocks(&self) -> bool {
-        self.place == Place::Before
-    }
-
-    #[inline(always)]
-    fn refill(&mut self, input: &[u8]) {
-        self.bits |= word(input, self.next) << self.n_bits;
-        self.next += ((63 - self.n_bits) >> 3) as usize;
+    fn refill(&mut self, input: &mut Input<impl Read>) -> Result<(), Fault> {
+        // Zeros behind the end are more than can be taken from one word.
+        if input.next >= input.limit() && input.is_all() {
+            return Err(Fault::Truncated);
+        }
+        self.bits |= word(&input.bytes, input.next) << self.n_bits;
+        input.next += ((63 - self.n_bits) >> 3) as usize;
         self.n_bits |= 0b11_1000;
+        Ok(())
     }
 
-    #[inline(always)]
     const fn take(&mut self, n: u32) -> u32 {
         let value = self.bits & ((1 << n) - 1);
         self.bits >>= n;
@@ -122,99 +167,50 @@ impl Blocks {
         value as u32
     }
 
-    /// Decodes until something ends.
-    pub(super) fn run<T: Symbol>(
-        &mut self,
-        piece: &Piece,
-        room: &mut Room<'_, T>,
-    ) -> Result<Stop, Fault> {
-        let outcome = self.run_block(piece, room);
-        if piece.is_last && self.position() > piece.length * 8 {
-            return Err(Fault::Truncated);
-        }
-        outcome
+    /// Goes back to the first byte of which no bit was used.
+    fn give_back(&mut self, input: &mut Input<impl Read>) {
+        input.next -= (self.n_bits / 8) as usize;
+        (self.bits, self.n_bits) = (0, 0);
     }
 
-    fn run_block<T: Symbol>(
-        &mut self,
-        piece: &Piece,
-        room: &mut Room<'_, T>,
-    ) -> Result<Stop, Fault> {
-        if self.place == Place::Before {
-            if !piece.is_last && self.position() >= piece.length * 8 {
-                return Ok(Stop::Input);
-            }
-            self.begin(piece)?;
-        }
-        let stop = match self.place {
-            Place::Stored(left) => self.copy_stored(left, piece, room),
-            Place::Coded | Place::Before => self.decode(piece, room)?,
-        };
-        if let Some(stop) = stop {
-            return Ok(stop);
-        }
-        self.place = Place::Before;
-        Ok(if self.is_last {
-            Stop::Stream
-        } else {
-            Stop::Block
-        })
-    }
-
-    /// Some of a block that is not compressed.
-    fn copy_stored<T: Symbol>(
+    /// Some of a block that is not compressed; whether that was all.
+    fn copy_stored(
         &mut self,
         left: usize,
-        piece: &Piece,
-        room: &mut Room<'_, T>,
-    ) -> Option<Stop> {
-        let space = (room.symbols.len() - SLACK).saturating_sub(room.at);
-        let available = piece.length.saturating_sub(self.next);
-        let length = left.min(space).min(available);
-        let from = &piece.bytes[self.next..self.next + length];
-        let to = &mut room.symbols[room.at..room.at + length];
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = T::of(*from);
+        input: &mut Input<impl Read>,
+        output: &mut Output,
+    ) -> Result<bool, Fault> {
+        let space = OUTPUT_END.saturating_sub(output.at);
+        let length = left.min(space).min(input.available());
+        if length == 0 && left > 0 && space > 0 {
+            return Err(Fault::Truncated);
         }
-        room.at += length;
-        self.next += length;
+        let from = &input.bytes[input.next..input.next + length];
+        output.bytes[output.at..output.at + length].copy_from_slice(from);
+        output.at += length;
+        input.next += length;
         self.place = Place::Stored(left - length);
-        if length == left {
-            None
-        } else if space > length {
-            if piece.is_last {
-                // There is no more, which the caller's look at the position tells.
-                self.next = piece.length + 8;
-            }
-            Some(Stop::Input)
-        } else {
-            Some(Stop::Room)
-        }
+        Ok(length == left)
     }
 
-    /// Reads the header of a block. Pieces have some of the next one's bytes behind them, more than any header takes.
-    pub(super) fn begin(&mut self, piece: &Piece) -> Result<(), Fault> {
+    /// Reads the header of a block.
+    fn begin(&mut self, input: &mut Input<impl Read>) -> Result<(), Fault> {
         const ORDER: [usize; 19] = [
             16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15,
         ];
-        let input = &piece.bytes[..];
-        if piece.is_last && self.next > piece.length + 8 {
-            return Err(Fault::Truncated);
-        }
-        self.refill(input);
+        self.refill(input)?;
         self.is_last = self.take(1) != 0;
         match self.take(2) {
             0 => {
                 self.take(self.n_bits % 8);
                 if self.n_bits < 32 {
-                    self.refill(input);
+                    self.refill(input)?;
                 }
                 let (length, inverse) = (self.take(16), self.take(16));
                 if length != !inverse & 0xffff {
                     return Err(Fault::Corrupt);
                 }
-                self.next -= (self.n_bits / 8) as usize;
-                (self.bits, self.n_bits) = (0, 0);
+                self.give_back(input);
                 self.place = Place::Stored(length as usize);
             }
             1 => {
@@ -234,7 +230,7 @@ impl Blocks {
                 let mut lengths = [0; 19];
                 for &symbol in &ORDER[..n_lengths] {
                     if self.n_bits < 3 {
-                        self.refill(input);
+                        self.refill(input)?;
                     }
                     lengths[symbol] = self.take(3) as u8;
                 }
@@ -245,10 +241,7 @@ impl Blocks {
                 let mut n = 0;
                 while n < all {
                     if self.n_bits < 14 {
-                        if piece.is_last && self.next > piece.length + 8 {
-                            return Err(Fault::Truncated);
-                        }
-                        self.refill(input);
+                        self.refill(input)?;
                     }
                     let (symbol, bits) = table[(self.bits & 127) as usize];
                     self.take(bits.into());
@@ -274,73 +267,68 @@ impl Blocks {
         Ok(())
     }
 
-    /// Decodes symbols of a block; `None` when it ended.
+    /// Decodes symbols of a block; whether it ended.
     #[inline(never)]
-    fn decode<T: Symbol>(
+    fn decode(
         &mut self,
-        piece: &Piece,
-        room: &mut Room<'_, T>,
-    ) -> Result<Option<Stop>, Fault> {
+        input: &Bytes,
+        input_next: &mut usize,
+        input_end: usize,
+        output: &mut Output,
+    ) -> Result<bool, Fault> {
         const LITLEN: usize = (1 << LITLEN_BITS) - 1;
         const DIST: usize = (1 << DIST_BITS) - 1;
-        let input = &piece.bytes[..];
-        // Eight bytes further, so that none of the bits that are left are before the next piece. Behind the last one are zeros, and
-        // who takes these for symbols is found out.
-        let input_end = piece.length + 8;
-        let out = &mut *room.symbols;
-        let out_end = out.len() - SLACK;
+        let out = &mut *output.bytes;
+        let oldest = output.oldest;
         let litlen = &*self.tables.litlen;
         let dist = &*self.tables.dist;
         let litlen_further = &self.tables.litlen_further[..];
         let dist_further = &self.tables.dist_further[..];
-        let (mut next, mut bits, mut n_bits) = (self.next, self.bits, self.n_bits);
-        let mut at = room.at;
+        // Only the lowest byte of `n_bits` counts in here: whole entries are subtracted.
+        let (mut next, mut bits, mut n_bits) = (*input_next, self.bits, self.n_bits);
+        let mut at = output.at;
         macro_rules! refill {
             () => {
-                bits |= word(input, next) << n_bits;
-                next += ((63 - n_bits) >> 3) as usize;
+                bits |= word(input, next).wrapping_shl(n_bits);
+                next += 7 - (n_bits >> 3 & 7) as usize;
                 n_bits |= 0b11_1000;
             };
         }
         macro_rules! drop_bits {
             ($n:expr) => {
-                let n = $n & 63;
-                bits >>= n;
-                n_bits -= n;
+                bits = bits.wrapping_shr($n);
+                n_bits = n_bits.wrapping_sub($n);
             };
         }
-        let stop = 'symbols: loop {
-            if next >= input_end {
-                break Some(Stop::Input);
-            }
-            if at >= out_end {
-                break Some(Stop::Room);
+        macro_rules! literal {
+            ($entry:expr) => {
+                out[at] = ($entry >> 16) as u8;
+                at += 1;
+                drop_bits!($entry);
+            };
+        }
+        let outcome = 'symbols: loop {
+            if next >= input_end || at >= OUTPUT_END {
+                break Ok(false);
             }
             refill!();
             let mut entry = litlen[bits as usize & LITLEN];
             loop {
+                // The bits are enough for four codes of the first table, or for one of each code.
                 if entry & LITERAL != 0 {
-                    let first = T::of((entry >> 16) as u8);
-                    drop_bits!(entry);
+                    literal!(entry);
                     entry = litlen[bits as usize & LITLEN];
-                    if entry & LITERAL == 0 {
-                        out[at] = first;
-                        at += 1;
-                    } else {
-                        let second = T::of((entry >> 16) as u8);
-                        drop_bits!(entry);
+                    if entry & LITERAL != 0 {
+                        literal!(entry);
                         entry = litlen[bits as usize & LITLEN];
-                        let three: &mut [T; 3] =
-                            out[at..].first_chunk_mut().expect("there is slack");
-                        three[0] = first;
-                        three[1] = second;
                         if entry & LITERAL != 0 {
-                            three[2] = T::of((entry >> 16) as u8);
-                            drop_bits!(entry);
-                            at += 3;
-                            continue 'symbols;
+                            literal!(entry);
+                            entry = litlen[bits as usize & LITLEN];
+                            if entry & LITERAL != 0 {
+                                literal!(entry);
+                                continue 'symbols;
+                            }
                         }
-                        at += 2;
                     }
                     refill!();
                 }
@@ -349,21 +337,19 @@ impl Blocks {
                         let index = (bits >> LITLEN_BITS) as usize & ((1 << (entry & 0xff)) - 1);
                         entry = litlen_further[(entry >> 16) as usize + index];
                         if entry & LITERAL != 0 {
-                            out[at] = T::of((entry >> 16) as u8);
-                            at += 1;
-                            drop_bits!(entry);
+                            literal!(entry);
                             continue 'symbols;
                         }
                     }
                     if entry & SPECIAL != 0 {
                         if entry & END == 0 {
-                            return Err(Fault::Corrupt);
+                            break 'symbols Err(Fault::Corrupt);
                         }
                         drop_bits!(entry);
-                        break 'symbols None;
+                        break 'symbols Ok(true);
                     }
                 }
-                let length = value(entry, bits);
+                let length = value(entry, bits) & LENGTH_MASK;
                 drop_bits!(entry);
                 let mut entry_of_dist = dist[bits as usize & DIST];
                 if entry_of_dist & SPECIAL != 0 {
@@ -373,63 +359,81 @@ impl Blocks {
                         entry_of_dist = dist_further[(entry_of_dist >> 16) as usize + index];
                     }
                     if entry_of_dist & SPECIAL != 0 {
-                        return Err(Fault::Corrupt);
+                        break 'symbols Err(Fault::Corrupt);
                     }
                 }
                 let distance = value(entry_of_dist, bits);
                 drop_bits!(entry_of_dist);
-                if distance + room.oldest > at {
-                    return Err(Fault::Corrupt);
+                let Some(from) = at.checked_sub(distance) else {
+                    break 'symbols Err(Fault::Corrupt);
+                };
+                if from < oldest {
+                    break 'symbols Err(Fault::Corrupt);
                 }
-                let goes_on = next < input_end && at + length < out_end;
-                if goes_on {
-                    // While this one is copied the next is looked up.
-                    refill!();
-                    entry = litlen[bits as usize & LITLEN];
-                }
-                copy(out, at, distance, length);
+                // While this one is copied the next is looked up.
+                refill!();
+                entry = litlen[bits as usize & LITLEN];
+                copy(out, from, at, length);
                 at += length;
-                if !goes_on {
-                    continue 'symbols;
+                if next >= input_end || at >= OUTPUT_END {
+                    break 'symbols Ok(false);
                 }
             }
         };
-        (self.next, self.bits, self.n_bits) = (next, bits, n_bits);
-        room.at = at;
-        Ok(stop)
+        (self.bits, self.n_bits) = (bits, n_bits & 63);
+        *input_next = next;
+        output.at = at;
+        outcome
     }
 }
 
 /// The length or distance of an entry with its further bits.
 #[inline(always)]
-const fn value(entry: u32, bits: u64) -> usize {
-    let further = (bits & ((1 << (entry & 63)) - 1)) >> ((entry >> 8) & 31);
+fn value(entry: u32, bits: u64) -> usize {
+    let further = (bits as u32 & MASKS[entry as usize & 31]) >> ((entry >> 8) & 31);
     (entry >> 16) as usize + further as usize
 }
 
+/// The lowest bits, by their number.
+static MASKS: [u32; 32] = {
+    let mut masks = [0; 32];
+    let mut n = 0;
+    while n < 32 {
+        masks[n] = (1 << n) - 1;
+        n += 1;
+    }
+    masks
+};
+
 #[inline(always)]
-fn word(input: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(*input[at..].first_chunk().expect("pieces are padded"))
+fn word(input: &Bytes, at: usize) -> u64 {
+    u64::from_le_bytes(*input[at..].first_chunk().expect("it is padded"))
 }
 
 /// Copies a match, or some more than that.
 #[inline(always)]
-fn copy<T: Symbol>(out: &mut [T], at: usize, distance: usize, length: usize) {
-    let from = at - distance;
-    if distance >= RUN {
-        for done in (0..length).step_by(RUN) {
-            let run: [T; RUN] = *out[from + done..].first_chunk().expect("there is slack");
-            *out[at + done..].first_chunk_mut().expect("there is slack") = run;
+fn copy(out: &mut [u8; OUTPUT_END + SLACK], from: usize, to: usize, length: usize) {
+    let distance = to - from;
+    if distance >= RUN || distance >= length {
+        copy_run(out, from, to);
+        let mut done = RUN;
+        while done < length {
+            copy_run(out, from + done, to + done);
+            done += RUN;
         }
     } else if distance == 1 {
-        let run = [out[from]; RUN];
-        for done in (0..length).step_by(RUN) {
-            *out[at + done..].first_chunk_mut().expect("there is slack") = run;
-        }
+        let byte = out[from];
+        out[to..to + length].fill(byte);
     } else {
-        let out = &mut out[from..at + length];
+        let out = &mut out[from..to + length];
         for i in distance..out.len() {
             out[i] = out[i - distance];
         }
     }
+}
+
+#[inline(always)]
+fn copy_run(out: &mut [u8; OUTPUT_END + SLACK], from: usize, to: usize) {
+    let run: [u8; RUN] = *out[from..].first_chunk().expect("there is slack");
+    *out[to..].first_chunk_mut().expect("there is slack") = run;
 }

@@ -1,26 +1,27 @@
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use flate2::{Compression, write::GzEncoder};
 use proptest::prelude::*;
 
-use super::{
-    Gunzip,
-    blocks::{Blocks, WINDOW},
-    find::Finder,
-    helper::{Run, decode},
-    pieces::Pieces,
-};
+use super::Gunzip;
 
-/// As small as pieces can be, so that little input has many.
-const SMALL: usize = 3 << 10;
+/// Gives so many bytes at a time.
+struct Trickle<'a>(&'a [u8], usize);
 
-fn gunzip(blob: &[u8], piece: usize, helped: bool) -> std::io::Result<Vec<u8>> {
+impl Read for Trickle<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let length = out.len().min(self.1);
+        self.0.read(&mut out[..length])
+    }
+}
+
+fn gunzip(blob: &[u8], at_once: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    Gunzip::with(blob, piece, helped).read_to_end(&mut bytes)?;
+    Gunzip::new(Trickle(blob, at_once)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-fn by_flate2(blob: &[u8]) -> std::io::Result<Vec<u8>> {
+fn by_flate2(blob: &[u8]) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     flate2::read::MultiGzDecoder::new(blob).read_to_end(&mut bytes)?;
     Ok(bytes)
@@ -61,52 +62,36 @@ fn mixed(seed: u64, length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn long_streams_are_the_same_by_one_thread_and_two() {
+fn long_streams_are_what_flate2_reads() {
     for (seed, level) in [(1, 1), (2, 6), (3, 9), (4, 0)] {
         let bytes = mixed(seed, 3_000_000);
         let blob = gzip(&bytes, level);
-        for (piece, helped) in [
-            (SMALL, true),
-            (40 << 10, true),
-            (1 << 20, true),
-            (SMALL, false),
-        ] {
+        for at_once in [17, 5000, usize::MAX] {
             assert!(
-                gunzip(&blob, piece, helped).unwrap() == bytes,
-                "level {level}, {piece}"
+                gunzip(&blob, at_once).unwrap() == bytes,
+                "level {level}, {at_once}"
             );
         }
     }
 }
 
 #[test]
-fn a_run_from_the_middle_is_what_the_whole_has_there() {
-    let bytes = mixed(7, 2_000_000);
-    let blob = gzip(&bytes, 6);
-    let mut pieces = Pieces::new(&blob[..], 100 << 10);
-    pieces.read_up_to(4);
-    let pair = pieces.pair(2).unwrap();
-    let mut run = Run::new();
-    let is_found = decode(
-        &pair,
-        &mut Finder::new(),
-        &mut Blocks::new(),
-        &mut run,
-        &|| true,
-    );
-    assert!(is_found && run.end >= 100 << 13);
-    // What is known whatever the window is tells where in the whole it is.
-    let [mut zeros, mut ones] = [Vec::new(), Vec::new()];
-    run.resolve(&vec![0; WINDOW], &mut zeros);
-    run.resolve(&vec![1; WINDOW], &mut ones);
-    let known: Vec<usize> = (0..zeros.len()).filter(|&i| zeros[i] == ones[i]).collect();
-    assert!(known.len() > 1000 && known.len() < zeros.len());
-    let is_here = |start: &usize| known.iter().all(|i| bytes[start + i] == zeros[*i]);
-    let start = (WINDOW..=bytes.len() - zeros.len()).find(is_here).unwrap();
-    let mut known = Vec::new();
-    run.resolve(&bytes[start - WINDOW..start], &mut known);
-    assert!(known == bytes[start..start + known.len()]);
-    assert!(known.len() > 100_000);
+fn matches_of_every_length_and_short_distance_are_copied() {
+    for distance in 1..70_usize {
+        let mut bytes: Vec<u8> = (0..distance).map(|i| i as u8 ^ 0x5a).collect();
+        for length in 3..300_usize {
+            for _ in 0..length {
+                bytes.push(bytes[bytes.len() - distance]);
+            }
+            // Ends the match.
+            bytes.push(length as u8);
+            bytes.extend_from_within(bytes.len() - distance..);
+        }
+        assert!(
+            gunzip(&gzip(&bytes, 9), usize::MAX).unwrap() == bytes,
+            "{distance}"
+        );
+    }
 }
 
 #[test]
@@ -119,7 +104,7 @@ fn members_empty_ones_and_zeros_at_the_end_are_read() {
         vec![0; 9000],
     ]
     .concat();
-    let mut gunzip = Gunzip::with(&blob[..], SMALL, true);
+    let mut gunzip = Gunzip::new(&blob[..]);
     let mut read = Vec::new();
     gunzip.read_to_end(&mut read).unwrap();
     assert!(read == [&bytes[..], &bytes[..]].concat());
@@ -127,7 +112,7 @@ fn members_empty_ones_and_zeros_at_the_end_are_read() {
     assert_eq!(length, blob.len() as u64);
     let offsets: Vec<u64> = members.iter().map(|member| member.tar_offset).collect();
     assert_eq!(offsets, [0, 200_000.max(bytes.len() as u64)]);
-    assert!(self::gunzip(&[&blob[..], b"x"].concat(), SMALL, true).is_err());
+    assert!(self::gunzip(&[&blob[..], b"x"].concat(), usize::MAX).is_err());
 }
 
 #[test]
@@ -139,10 +124,10 @@ fn every_field_of_a_header_is_passed_over() {
     let mut encoder = builder.write(Vec::new(), Compression::fast());
     encoder.write_all(b"text").unwrap();
     let blob = encoder.finish().unwrap();
-    assert_eq!(gunzip(&blob, SMALL, true).unwrap(), b"text");
+    assert_eq!(gunzip(&blob, usize::MAX).unwrap(), b"text");
     let mut reserved = blob.clone();
     reserved[3] |= 0x40;
-    assert!(gunzip(&reserved, SMALL, true).is_err());
+    assert!(gunzip(&reserved, usize::MAX).is_err());
 }
 
 #[test]
@@ -152,7 +137,7 @@ fn a_match_cannot_reach_before_its_member() {
     let head = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
     let blob = [&gzip(b"before", 6), &head[..], stream, &[0; 8]].concat();
     assert!(by_flate2(&blob).is_err());
-    assert!(gunzip(&blob, SMALL, true).is_err());
+    assert!(gunzip(&blob, usize::MAX).is_err());
 }
 
 #[test]
@@ -163,24 +148,28 @@ fn a_stream_that_ends_early_is_an_error_wherever() {
         .step_by(97)
         .chain(blob.len() - 12..blob.len())
     {
-        assert!(gunzip(&blob[..length], SMALL, true).is_err(), "{length}");
+        let error = gunzip(&blob[..length], usize::MAX).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{length}");
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn what_flate2_reads_is_read_and_nothing_else(
-        seed: u64, length in 0..600_000_usize, level in 0..10_u32, piece in prop_oneof![Just(SMALL), Just(24 << 10)],
-        flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u32), 0..2),
+        seed: u64, length in 0..600_000_usize, level in 0..10_u32, at_once in prop_oneof![1..100_usize, Just(usize::MAX)],
+        cut in prop::option::of(any::<prop::sample::Index>()), flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u32), 0..2),
     ) {
         let mut blob = gzip(&mixed(seed, length), level);
         for (place, bit) in flips {
             let place = place.index(blob.len());
             blob[place] ^= 1 << bit;
         }
-        match (gunzip(&blob, piece, true), by_flate2(&blob)) {
+        if let Some(cut) = cut {
+            blob.truncate(cut.index(blob.len()));
+        }
+        match (gunzip(&blob, at_once), by_flate2(&blob)) {
             (Ok(ours), Ok(theirs)) => prop_assert!(ours == theirs),
             (Err(_), Err(_)) => {}
             (ours, theirs) => prop_assert!(false, "{:?} {:?}", ours.map(|b| b.len()), theirs.map(|b| b.len())),
@@ -191,7 +180,7 @@ proptest! {
     fn junk_is_refused_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
         let head: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
         let blob = [head, &bytes[..]].concat();
-        let (ours, theirs) = (gunzip(&blob, SMALL, true), by_flate2(&blob));
+        let (ours, theirs) = (gunzip(&blob, usize::MAX), by_flate2(&blob));
         prop_assert_eq!(ours.is_ok(), theirs.is_ok());
     }
 }

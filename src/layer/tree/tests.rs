@@ -3,8 +3,7 @@ use std::{io::Read as _, path::PathBuf};
 use super::*;
 use crate::{
     layer::{
-        BlobSource, Change, Compression, Content, FileDigests, Reading, Toc, WriteOptions,
-        write_layer,
+        BlobSource, Change, Compression, Content, FileDigests, Toc, WriteOptions, write_layer,
     },
     oci::sha256,
 };
@@ -429,11 +428,7 @@ fn digests_that_were_not_asked_for_are_found_on_demand() {
     let changes = vec![dir("etc"), file("etc/a", "one"), file("etc/b", "")];
     write_layer(changes, &mut blob, &WriteOptions::default()).unwrap();
     let full = Toc::read(&*blob).unwrap();
-    let reading = Reading {
-        digests: FileDigests::OnDemand,
-        is_one_of_many: true,
-    };
-    let bare = Toc::read_into(&*blob, reading, None).unwrap();
+    let bare = Toc::read_into(&*blob, FileDigests::OnDemand, None).unwrap();
     assert!(full.has_digests() && !bare.has_digests());
     assert!(bare == full.clone().without_digests());
     let layer = LayerBlob::new(Arc::new(bare), stored(&blob), None);

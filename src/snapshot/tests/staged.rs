@@ -1,7 +1,7 @@
 //! A layer whose files are staged while it is read gives the snapshots that unpacking it gives.
 
 use super::*;
-use crate::layer::{FileDigests, Reading, Toc};
+use crate::layer::{FileDigests, Toc};
 
 /// All that can be told of what lies below a directory.
 fn listing(dir: &Path) -> String {
@@ -50,10 +50,7 @@ fn staged_layers_give_the_same_snapshots() {
         let mut stage = snapshots.stage().unwrap();
         let toc = Toc::read_into(
             layer.tar().unwrap(),
-            Reading {
-                digests: FileDigests::OnDemand,
-                ..Reading::default()
-            },
+            FileDigests::OnDemand,
             Some(&mut stage),
         )
         .unwrap();
@@ -90,7 +87,7 @@ fn a_stage_that_is_given_up_leaves_nothing() {
     let mut stage = snapshots.stage().unwrap();
     Toc::read_into(
         tree.layers()[0].tar().unwrap(),
-        Reading::default(),
+        FileDigests::Now,
         Some(&mut stage),
     )
     .unwrap();

@@ -134,7 +134,7 @@ fn redirects_neither_go_round_nor_carry_the_password_away() {
 
 #[test]
 fn a_base_whose_long_layer_is_another_or_ends_early_is_refused() {
-    // Long enough that two threads decompress it.
+    // Longer than all buffers on the way.
     let text: Vec<u8> = noise(5_000_000)
         .into_iter()
         .flat_map(|byte| [b'a' + (byte >> 4), b'a' + (byte & 15)])

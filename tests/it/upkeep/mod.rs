@@ -356,6 +356,40 @@ fn verify_finds_and_drops_damage() {
 }
 
 #[test]
+fn verify_drops_what_is_no_file_where_a_file_should_be() {
+    let env = files();
+    build(&env, &["-t", "app"]).success();
+    let layers = fs::read_dir(env.path("root/layers")).expect("layers");
+    let records = layers.map(|dir| dir.expect("an entry").path());
+    for place in records.chain([env.path("root/blobs/sha256"), env.path("root/steps/key")]) {
+        let file = fs::read_dir(&place).expect("files").next().expect("one");
+        let file = file.expect("an entry").path();
+        fs::remove_file(&file).expect("removed");
+        fs::create_dir_all(file.join("inside")).expect("created");
+    }
+    env.run(&["cache", "verify"]).exits(3).says("dropped");
+    env.run(&["cache", "verify"]).success();
+    build(&env, &["-t", "app"]).success();
+}
+
+#[test]
+fn a_layer_that_was_damaged_in_the_store_is_said_to_be_so() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY --from=base /etc /e\n");
+    build(&env, &[]).success();
+    let blobs = fs::read_dir(env.path("root/blobs/sha256")).expect("blobs");
+    let blobs = blobs.map(|entry| entry.expect("an entry").path());
+    let largest = blobs.max_by_key(|path| fs::metadata(path).map_or(0, |metadata| metadata.len()));
+    let largest = largest.expect("the layer of the base");
+    let mut bytes = fs::read(&largest).expect("readable");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x41;
+    fs::write(&largest, bytes).expect("written");
+    env.dockerfile("FROM scratch\nCOPY --from=base /bin /c\n");
+    build(&env, &[]).exits(3).says("rbuild cache verify");
+}
+
+#[test]
 fn verify_compares_unpacked_states_with_their_layers() {
     let env = TestEnv::new();
     env.dockerfile("FROM base\nRUN echo one > /file\nRUN echo two > /other\n");
