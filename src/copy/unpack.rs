@@ -24,7 +24,7 @@ use super::{
     users::Owner,
 };
 use crate::{
-    layer::{BlobSource, Content, LayerTree, TocEntry, TocItem, archive},
+    layer::{BlobSource, Content, EntryFile, LayerBlob, LayerTree, TocEntry, TocItem, archive},
     tree::{self, Kind, Last, Metadata, Node, Timestamp, Tree, TreeError},
 };
 
@@ -63,8 +63,8 @@ pub(super) fn unpack(
         dir_times: Vec::new(),
     };
     for layer in unpacker.archive.layers().to_vec() {
-        for entry in &layer.toc().entries {
-            unpacker.entry(entry)?;
+        for (index, entry) in layer.toc().entries.iter().enumerate() {
+            unpacker.entry(&layer, index, entry)?;
         }
     }
     // Last, as filling a directory changes its time.
@@ -87,7 +87,12 @@ struct Unpacker<'a> {
 }
 
 impl Unpacker<'_> {
-    fn entry(&mut self, entry: &TocEntry) -> Result<(), CopyError> {
+    fn entry(
+        &mut self,
+        layer: &Arc<LayerBlob>,
+        index: usize,
+        entry: &TocEntry,
+    ) -> Result<(), CopyError> {
         // An entry for the root itself says nothing about the destination.
         if entry.path.as_os_str().is_empty() {
             return Ok(());
@@ -100,7 +105,8 @@ impl Unpacker<'_> {
                 if existing.is_some() && !merges {
                     self.upper.remove(&to)?;
                 }
-                self.node(entry, &to, metadata, merges)
+                let content = self.content(layer, index, entry)?;
+                self.node(&to, metadata, content, merges)
             }
             TocItem::Link { target } => {
                 let from = self.place(target, false)?;
@@ -129,9 +135,9 @@ impl Unpacker<'_> {
 
     fn node(
         &mut self,
-        entry: &TocEntry,
         to: &Path,
         metadata: &Metadata,
+        content: Content,
         merges: bool,
     ) -> Result<(), CopyError> {
         let mut metadata = metadata.clone();
@@ -154,15 +160,38 @@ impl Unpacker<'_> {
             })?;
             return Ok(());
         }
-        let content = match metadata.kind {
-            Kind::File { size } if size > 0 => Content::Tree {
-                tree: Arc::clone(&self.archive) as Arc<dyn Tree>,
-                path: tree::resolve(&*self.archive, &entry.path, Last::Keep)?,
-            },
-            _ => Content::Empty,
-        };
         self.upper.create(to, metadata, content)?;
         Ok(())
+    }
+
+    /// The bytes of an entry: by its name, which takes less memory, unless a later entry has the name.
+    fn content(
+        &self,
+        layer: &Arc<LayerBlob>,
+        index: usize,
+        entry: &TocEntry,
+    ) -> Result<Content, CopyError> {
+        let TocItem::Node {
+            metadata:
+                Metadata {
+                    kind: Kind::File { size: 1.. },
+                    ..
+                },
+            content: Some(content),
+        } = &entry.item
+        else {
+            return Ok(Content::Empty);
+        };
+        let path = tree::resolve(&*self.archive, &entry.path, Last::Keep)?;
+        let tree: Arc<dyn Tree> = if self.archive.shows(&path, content) {
+            Arc::clone(&self.archive) as Arc<dyn Tree>
+        } else {
+            match EntryFile::new(layer, index) {
+                Some(file) => Arc::new(file),
+                None => return Ok(Content::Empty),
+            }
+        };
+        Ok(Content::Tree { tree, path })
     }
 
     /// Where a path of the archive is: links among its parents followed with the destination as root, and the parents

@@ -26,6 +26,8 @@ mod buffer;
 mod change;
 mod compress;
 mod decode;
+mod deflate;
+mod gzip;
 mod inflate;
 mod read;
 mod reuse;
@@ -40,13 +42,14 @@ pub use ahead::{ReadAhead, read_ahead};
 pub use blob::{BlobSource, LayerBlob};
 pub use change::{Change, Changes, Content};
 pub use compress::Compression;
+pub use gzip::Gzip;
 pub use read::ArchiveError;
 pub use reuse::unchanged_start;
 pub use toc::{
     Checkpoint, Encoding, Extent, FileContent, FileDigests, FileSink, Made, Member, PackedToc, Toc,
     TocEntry, TocFormError, TocItem,
 };
-pub use tree::{Difference, Different, LayerTree, StackError, Stored};
+pub use tree::{Difference, Different, EntryFile, LayerTree, StackError, Stored};
 pub use write::{BlobSink, WriteOptions, Written, write_layer, write_layer_after};
 
 /// A layer could not be written.

@@ -11,6 +11,7 @@
 
 mod apply;
 mod difference;
+mod entry;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use std::{
 pub use self::{
     apply::StackError,
     difference::{Difference, Different},
+    entry::EntryFile,
 };
 use super::{
     blob::LayerBlob,
@@ -149,6 +151,12 @@ impl LayerTree {
             };
         }
         Some(found)
+    }
+
+    /// Whether the regular file at `path` has these bytes, not those of another entry that had its name.
+    pub fn shows(&self, path: &Path, content: &FileContent) -> bool {
+        self.file(path)
+            .is_ok_and(|(_, _, shown)| shown.offset == content.offset)
     }
 
     /// The number of an inode with several names.

@@ -17,13 +17,12 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use libdeflater::{CompressionLvl, Compressor};
 use serde::Serialize;
 use tar_core::{EntryType, builder::EntryBuilder};
 
 use super::{ImageLayer, OutputError, layers};
 use crate::{
-    layer::{FileContent, LayerError, Toc, TocItem, archive::decompress},
+    layer::{FileContent, Gzip, Toc, TocItem, archive::decompress},
     oci::{Descriptor, DiffId, Digest, Digester, MediaType, sha256},
     store::{BlobWriter, Store},
     tree::{Kind, Metadata},
@@ -100,14 +99,7 @@ pub(super) fn convert(
         digest,
         source: Box::new(error),
     };
-    let level = CompressionLvl::new(level).map_err(|_out_of_range| OutputError::Convert {
-        digest,
-        source: LayerError::Level {
-            level,
-            min: 0,
-            max: 12,
-        },
-    })?;
+    let gzip = Gzip::new(level).map_err(|source| OutputError::Convert { digest, source })?;
     let blob = layers::open(store, layer)?;
     let toc = Arc::clone(blob.toc());
     let mut tar = Tar {
@@ -117,7 +109,7 @@ pub(super) fn convert(
     };
     let mut members = Members {
         sink: store.blob_writer()?,
-        compressor: Compressor::new(level),
+        gzip,
         member: Vec::new(),
         digester: Digester::new(),
         tar_size: 0,
@@ -391,7 +383,7 @@ impl Tar<'_> {
 /// The blob that is written, member by member.
 struct Members<'a> {
     sink: BlobWriter<'a>,
-    compressor: Compressor,
+    gzip: Gzip,
     /// What the next member yields.
     member: Vec<u8>,
     digester: Digester,
@@ -413,11 +405,8 @@ impl Members<'_> {
     /// Ends the member; gives the offset in the blob of the next one.
     fn cut(&mut self) -> io::Result<u64> {
         if !self.member.is_empty() {
-            let mut packed = vec![0; self.compressor.gzip_compress_bound(self.member.len())];
-            let n = self
-                .compressor
-                .gzip_compress(&self.member, &mut packed)
-                .expect("the buffer has the size that the library asked for");
+            let mut packed = vec![0; self.gzip.bound(self.member.len())];
+            let n = self.gzip.compress(&self.member, &mut packed);
             self.sink.write_all(&packed[..n])?;
             self.member.clear();
         }

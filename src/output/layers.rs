@@ -14,8 +14,8 @@ use super::{Image, ImageLayer, LayerOptions, LayerOrigin, Layers, OutputError, S
 use crate::{
     cache::{CacheUse, KeyBuilder, Lookup, StepRecord},
     layer::{
-        Change, Compression, Content, LayerBlob, LayerError, LayerTree, Toc, TocItem, WriteOptions,
-        archive::decompress, write_layer,
+        Change, Compression, Content, Gzip, LayerBlob, LayerError, LayerTree, Toc, TocItem,
+        WriteOptions, archive::decompress, write_layer,
     },
     oci::{Descriptor, DiffId, Digester, MediaType},
     store::{BlobWriter, LayerRecord, Store, StoreError},
@@ -403,13 +403,9 @@ pub(super) fn pack_blob(
             encoder.finish()?;
         }
         Compression::Gzip { level } => {
-            let level = libdeflater::CompressionLvl::new(level).map_err(|_out_of_range| {
-                let (min, max) = (0, 12);
-                io::Error::other(LayerError::Level { level, min, max })
-            })?;
-            let mut compressor = libdeflater::Compressor::new(level);
+            let mut gzip = Gzip::new(level).map_err(io::Error::other)?;
             let mut member = Vec::with_capacity(MEMBER_BYTES);
-            let mut packed = vec![0; compressor.gzip_compress_bound(MEMBER_BYTES)];
+            let mut packed = vec![0; gzip.bound(MEMBER_BYTES)];
             loop {
                 member.clear();
                 (&mut tar)
@@ -419,9 +415,7 @@ pub(super) fn pack_blob(
                 if member.is_empty() && writer.size() > 0 {
                     return Ok(());
                 }
-                let n = compressor
-                    .gzip_compress(&member, &mut packed)
-                    .expect("the buffer has the size that the library asked for");
+                let n = gzip.compress(&member, &mut packed);
                 writer.write_all(&packed[..n])?;
             }
         }

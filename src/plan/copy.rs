@@ -176,6 +176,8 @@ impl Planner<'_> {
         let dest = state
             .path(written_dest)
             .map_err(|message| error(command, message))?;
+        // With a mode, BuildKit copies as without the flag.
+        let link = transfer.link && chmod.is_none();
         let op = CopyOp {
             verb,
             from: flags.from.unwrap_or(Origin::Context),
@@ -183,7 +185,7 @@ impl Planner<'_> {
             dest: paths::join_dest(&state.workdir(), &dest),
             chown,
             chmod,
-            link: transfer.link,
+            link,
             parents: flags.parents,
             exclude: transfer.exclude.iter().map(|e| e.value.clone()).collect(),
             checksum: flags.checksum,

@@ -136,7 +136,7 @@ impl<'a> Planner<'a> {
         let written = &platform.value;
         let expansion = self.expand_from(written, span).map_err(|mut error| {
             error.message = format!(
-                "failed to process arguments for platform {written}: {}",
+                "failed to process arguments for platform : {}",
                 error.message
             );
             error

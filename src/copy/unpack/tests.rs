@@ -267,6 +267,26 @@ fn entries_replace_what_is_there_and_directories_merge() {
 }
 
 #[test]
+fn what_was_linked_stays_when_another_entry_takes_the_name() {
+    check(
+        &add(),
+        tar(&[
+            "file a 0644 0 0 one",
+            "hardlink b 0644 0 0 a",
+            "file a 0644 0 0 two",
+            "file c 0644 0 0 three",
+            "hardlink d/e 0644 0 0 c",
+            "dir c/ 0755 0 0",
+            "file f/g 0600 0 0 gone",
+            "file f 0600 0 0 f",
+        ]),
+        "dir out 0755 0 0",
+        "dir out 0755 0 0\nfile out/a 0644 0 0 two\nfile out/b 0644 0 0 one\ndir out/c 0755 0 0\n\
+         file out/d/e 0644 0 0 three\nfile out/f 0600 0 0 f",
+    );
+}
+
+#[test]
 fn links_lead_nowhere_outside_the_destination() {
     let archive = tar(&[
         "dir etc/ 0755 0 0",

@@ -12,8 +12,8 @@ use super::{
 const WINDOW: usize = 32 << 10;
 /// How many bytes are decoded before they are given out.
 const ROOM: usize = 256 << 10;
-/// What may be written beyond where decoding stops: three literals, the longest match, and the rest of a copied run.
-const SLACK: usize = 3 + 512 + RUN;
+/// What may be written beyond where decoding stops: four literals, the longest match, and the rest of a copied run.
+const SLACK: usize = 4 + 512 + RUN;
 /// Matches are copied by so many bytes at once.
 const RUN: usize = 32;
 /// Decoding stops here.
@@ -300,6 +300,13 @@ impl Blocks {
                 n_bits = n_bits.wrapping_sub($n);
             };
         }
+        macro_rules! literal {
+            ($entry:expr) => {
+                out[at] = ($entry >> 16) as u8;
+                at += 1;
+                drop_bits!($entry);
+            };
+        }
         let outcome = 'symbols: loop {
             if next >= input_end || at >= OUTPUT_END {
                 break Ok(false);
@@ -307,21 +314,20 @@ impl Blocks {
             refill!();
             let mut entry = litlen[bits as usize & LITLEN];
             loop {
+                // The bits are enough for four codes of the first table, or for one of each code.
                 if entry & LITERAL != 0 {
-                    out[at] = (entry >> 16) as u8;
-                    drop_bits!(entry);
+                    literal!(entry);
                     entry = litlen[bits as usize & LITLEN];
-                    at += 1;
                     if entry & LITERAL != 0 {
-                        out[at] = (entry >> 16) as u8;
-                        drop_bits!(entry);
+                        literal!(entry);
                         entry = litlen[bits as usize & LITLEN];
-                        at += 1;
                         if entry & LITERAL != 0 {
-                            out[at] = (entry >> 16) as u8;
-                            drop_bits!(entry);
-                            at += 1;
-                            continue 'symbols;
+                            literal!(entry);
+                            entry = litlen[bits as usize & LITLEN];
+                            if entry & LITERAL != 0 {
+                                literal!(entry);
+                                continue 'symbols;
+                            }
                         }
                     }
                     refill!();
@@ -331,9 +337,7 @@ impl Blocks {
                         let index = (bits >> LITLEN_BITS) as usize & ((1 << (entry & 0xff)) - 1);
                         entry = litlen_further[(entry >> 16) as usize + index];
                         if entry & LITERAL != 0 {
-                            out[at] = (entry >> 16) as u8;
-                            at += 1;
-                            drop_bits!(entry);
+                            literal!(entry);
                             continue 'symbols;
                         }
                     }

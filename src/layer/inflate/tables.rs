@@ -132,11 +132,8 @@ fn fill(
         }
     }
     further.clear();
-    if room > 0 {
-        if longest > 1 {
-            return Err(Fault::Corrupt);
-        }
-        table.fill(SPECIAL);
+    if room > 0 && longest > 1 {
+        return Err(Fault::Corrupt);
     }
     let mut places = [0_u16; 17];
     for length in 1..16 {
@@ -150,6 +147,16 @@ fn fill(
         *place += 1;
     }
     let (mut code, mut code_bits) = (0_u32, 0);
+    // As long as codes are shorter than an index, what is here of the table repeats. What no code has been put to is put to by a
+    // longer one, unless there is none.
+    let mut filled = 1;
+    table[0] = SPECIAL;
+    let mut double_up_to = |table: &mut [u32], length: u32| {
+        while filled < 1 << length {
+            table.copy_within(..filled, filled);
+            filled *= 2;
+        }
+    };
     let (mut prefix, mut start, mut index_bits) = (usize::MAX, 0, 0);
     for place in 0..n_symbols {
         let symbol = usize::from(sorted[place]);
@@ -159,10 +166,9 @@ fn fill(
         let reversed = (code.reverse_bits() >> (32 - length)) as usize;
         code += 1;
         let value = entry(symbol, length);
+        double_up_to(table, length.min(bits));
         if length <= bits {
-            for slot in table[reversed..].iter_mut().step_by(1 << length) {
-                *slot = value;
-            }
+            table[reversed] = value;
             continue;
         }
         if reversed & ((1 << bits) - 1) != prefix {
@@ -191,5 +197,6 @@ fn fill(
             *slot = value;
         }
     }
+    double_up_to(table, bits);
     Ok(())
 }

@@ -122,6 +122,8 @@ fn pinned_digests() {
     let (_, zstd) = written(everything(), Compression::Zstd { level: 3 }, 2);
     assert_eq!(zstd.diff_id, gzip.diff_id);
     assert_eq!(zstd.descriptor.digest.short(), "67991c37ef5b");
+    let (_, fastest) = written(mixed_files(50), Compression::Gzip { level: 1 }, 2);
+    assert_eq!(fastest.descriptor.digest.short(), "f99c6d078f45");
 }
 
 /// Files of many sizes, some of them incompressible, some larger than a member.
