@@ -2,11 +2,10 @@
 
 use std::io;
 
-use libdeflater::{CompressionLvl, Compressor};
-
 use super::{
     LayerError,
     buffer::{Buffer, Buffers},
+    deflate::Deflater,
     gzip::Gzip,
     toc::Encoding,
 };
@@ -72,7 +71,7 @@ pub(super) struct Packer {
 enum Method {
     Gzip {
         gzip: Gzip,
-        quick: Compressor,
+        quick: Box<Deflater>,
         store: Gzip,
     },
     Zstd(Box<zstd::bulk::Compressor<'static>>),
@@ -84,7 +83,7 @@ impl Packer {
         let method = match compression {
             Compression::Gzip { level } => Method::Gzip {
                 gzip: Gzip::new(level)?,
-                quick: Compressor::new(CompressionLvl::fastest()),
+                quick: Box::new(Deflater::new()),
                 store: Gzip::new(0)?,
             },
             Compression::Zstd { level } => {
@@ -140,15 +139,13 @@ fn at_least(room: &mut Vec<u8>, length: usize) -> &mut [u8] {
 
 /// Whether three samples of the member hardly shrink: images, archives and compressed programs are then stored, at a
 /// tenth of the time. A function of the bytes alone.
-fn incompressible(raw: &[u8], quick: &mut Compressor) -> bool {
+fn incompressible(raw: &[u8], quick: &mut Deflater) -> bool {
     if raw.len() < SAMPLED_FROM {
         return false;
     }
-    let mut packed = vec![0; quick.deflate_compress_bound(SAMPLE)];
+    let mut packed = vec![0; Deflater::bound(SAMPLE)];
     [1, 2, 3].into_iter().all(|quarter| {
         let start = (raw.len() - SAMPLE) / 4 * quarter;
-        quick
-            .deflate_compress(&raw[start..start + SAMPLE], &mut packed)
-            .is_ok_and(|length| length > SAMPLE / 64 * 63)
+        quick.deflate(&raw[start..start + SAMPLE], &mut packed) > SAMPLE / 64 * 63
     })
 }
