@@ -1,22 +1,11 @@
 //! gzip members (RFC 1952), one at a time.
 
-use libdeflater::{CompressionLvl, Compressor, crc32};
+use libdeflater::{CompressionLvl, Compressor};
 
-use super::{LayerError, deflate::Deflater};
-
-/// Bytes before the stream: magic, deflate, no flags, no time, the fastest level, no system said.
-const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 0xff];
-/// Bytes behind it: CRC-32 and length.
-const TRAILER: usize = 8;
+use super::LayerError;
 
 /// Makes gzip members. Each starts from a fresh state, so equal bytes at an equal level are an equal member.
-pub struct Gzip(Method);
-
-enum Method {
-    /// Level 1.
-    Fastest(Box<Deflater>),
-    Library(Compressor),
-}
+pub struct Gzip(Compressor);
 
 impl std::fmt::Debug for Gzip {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -27,21 +16,15 @@ impl std::fmt::Debug for Gzip {
 impl Gzip {
     /// With a level from 0, which stores, over 1, the fastest, to 12, the smallest; [`LayerError::Level`] otherwise.
     pub fn new(level: i32) -> Result<Self, LayerError> {
-        if level == 1 {
-            return Ok(Self(Method::Fastest(Box::new(Deflater::new()))));
-        }
         let (min, max) = (0, 12);
         let out_of_range = LayerError::Level { level, min, max };
         let level = CompressionLvl::new(level).ok().ok_or(out_of_range)?;
-        Ok(Self(Method::Library(Compressor::new(level))))
+        Ok(Self(Compressor::new(level)))
     }
 
     /// How much room the member of so many bytes may need.
     pub fn bound(&mut self, length: usize) -> usize {
-        match &mut self.0 {
-            Method::Fastest(_) => HEADER.len() + Deflater::bound(length) + TRAILER,
-            Method::Library(compressor) => compressor.gzip_compress_bound(length),
-        }
+        self.0.gzip_compress_bound(length)
     }
 
     /// Writes the member at the beginning of `room` and returns its length.
@@ -50,19 +33,8 @@ impl Gzip {
     ///
     /// If `room` is shorter than [`Self::bound`] says.
     pub fn compress(&mut self, bytes: &[u8], room: &mut [u8]) -> usize {
-        match &mut self.0 {
-            Method::Fastest(deflater) => {
-                room[..HEADER.len()].copy_from_slice(&HEADER);
-                let end = HEADER.len() + deflater.deflate(bytes, &mut room[HEADER.len()..]);
-                #[expect(clippy::cast_possible_truncation, reason = "the length modulo 2^32")]
-                let length = bytes.len() as u32;
-                room[end..end + 4].copy_from_slice(&crc32(bytes).to_le_bytes());
-                room[end + 4..end + TRAILER].copy_from_slice(&length.to_le_bytes());
-                end + TRAILER
-            }
-            Method::Library(compressor) => compressor
-                .gzip_compress(bytes, room)
-                .expect("there is as much room as the library asked for"),
-        }
+        self.0
+            .gzip_compress(bytes, room)
+            .expect("there is as much room as the library asked for")
     }
 }

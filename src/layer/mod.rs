@@ -26,7 +26,6 @@ mod buffer;
 mod change;
 mod compress;
 mod decode;
-mod deflate;
 mod gzip;
 mod inflate;
 mod read;
