@@ -444,7 +444,7 @@ mod tests {
         let Command::Build(build) = cli.command else {
             panic!("another command");
         };
-        assert_eq!(build.inputs.target.as_deref(), Some("-1"));
+        assert_eq!(build.target.as_deref(), Some("-1"));
         assert!(
             parse(
                 ["rbuild", "build", "--call", "check", "--nope", "."]
