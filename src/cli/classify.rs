@@ -185,7 +185,8 @@ fn output_kind(error: &OutputError) -> Option<Kind> {
         | OutputError::NoName
         | OutputError::NoIndex { .. }
         | OutputError::NoPlatform { .. }
-        | OutputError::NoAnnotations { .. } => Some(Kind::Usage),
+        | OutputError::NoAnnotations { .. }
+        | OutputError::Overwritten { .. } => Some(Kind::Usage),
         OutputError::Io { .. }
         | OutputError::Stdout { .. }
         | OutputError::NoEngine { .. }

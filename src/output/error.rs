@@ -19,6 +19,16 @@ pub enum OutputError {
     /// The local store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Two platforms have a file of one name, and share a directory.
+    #[error("cannot overwrite {} from {first} with {second} when split option is disabled", path.display())]
+    Overwritten {
+        /// The file.
+        path: PathBuf,
+        /// The platform that has it already.
+        first: Platform,
+        /// The one that comes later.
+        second: Platform,
+    },
     /// A file or directory of the output could not be made.
     #[error("cannot {action} `{}`", path.display())]
     Io {

@@ -1,13 +1,13 @@
 //! The files of an image: `type=tar` and `type=local`. Needs no privilege: an archive says who owns a file, and a directory's
 //! files belong to whoever runs this.
 //!
-//! A build for several platforms has a directory for each, `linux_amd64`, unless `platform-split=false`; then later platforms
-//! lie over earlier ones.
+//! A build for several platforms has a directory for each, `linux_amd64`, unless `platform-split=false`; then they share one, and no
+//! two may have a file of the same name.
 
 mod local;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     io::Write,
     path::{Path, PathBuf},
     sync::Arc,
@@ -32,7 +32,9 @@ pub(super) fn export_tar(
 ) -> Result<(), OutputError> {
     let epoch = spec.epoch.or(request.epoch);
     let mut entries = BTreeMap::new();
-    for (prefix, image) in placed(request, spec.platform_split) {
+    let placed = placed(request, spec.platform_split);
+    check_apart(&placed, services)?;
+    for (prefix, image) in placed {
         let tree = tree(image, services)?;
         let mut collector = Collector {
             tree: &tree,
@@ -88,6 +90,7 @@ pub(super) fn export_local(
     services: &Services<'_>,
 ) -> Result<(), OutputError> {
     let placed = placed(request, spec.platform_split);
+    check_apart(&placed, services)?;
     local::create(&spec.dest)?;
     let split = placed
         .iter()
@@ -132,6 +135,39 @@ fn placed<'a>(request: &Request<'a>, split: Option<bool>) -> Vec<(PathBuf, &'a I
             (prefix, image)
         })
         .collect()
+}
+
+/// Makes sure that no image writes over what another one has put in the same place.
+fn check_apart(placed: &[(PathBuf, &Image)], services: &Services<'_>) -> Result<(), OutputError> {
+    let shared = placed.len() > 1 && placed.iter().all(|(at, _)| at.as_os_str().is_empty());
+    let mut owners = BTreeMap::new();
+    for (_, image) in placed.iter().filter(|_| shared) {
+        let tree = tree(image, services)?;
+        let mut todo = vec![PathBuf::new()];
+        while let Some(dir) = todo.pop() {
+            for name in tree.names(&dir).map_err(tree_error)? {
+                let path = dir.join(name);
+                let node = tree.node(&path).map_err(tree_error)?;
+                if node.is_some_and(|node| node.metadata.is_dir()) {
+                    todo.push(path);
+                    continue;
+                }
+                match owners.entry(path) {
+                    Entry::Vacant(vacant) => {
+                        vacant.insert(&image.config.platform);
+                    }
+                    Entry::Occupied(owner) => {
+                        return Err(OutputError::Overwritten {
+                            path: owner.key().clone(),
+                            first: (*owner.get()).clone(),
+                            second: image.config.platform.clone(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `linux/arm/v7` as the name of a directory.

@@ -179,6 +179,29 @@ fn platforms_can_share_a_directory() {
 }
 
 #[test]
+fn platforms_that_share_a_place_do_not_overwrite_each_other() {
+    let fixture = Fixture::new();
+    let images = ["linux/amd64", "linux/arm64"].map(|platform| {
+        assemble(
+            platform,
+            vec![fixture.built_layer(vec![file("same", platform, 0o644, 0)])],
+        )
+    });
+    for kind in ["local", "tar"] {
+        let out = fixture.path(kind);
+        let spec = format!("type={kind},platform-split=false,dest={}", out.display());
+        let error = fixture
+            .try_export(&spec, &images, &[], &[], None)
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot overwrite same from linux/amd64 with linux/arm64 when split option is disabled"
+        );
+        assert!(!out.exists());
+    }
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_is_named() {
     let fixture = Fixture::new();
     let out = fixture.path("out");
