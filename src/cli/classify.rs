@@ -109,12 +109,12 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     {
         return Some(Kind::Build);
     }
-    if let Some(SnapshotError::Io { source, .. }) = error.downcast_ref() {
-        return Some(if is_about_names(source.kind()) {
-            Kind::Build
-        } else {
-            Kind::Machine
-        });
+    if let Some(error) = error.downcast_ref::<SnapshotError>() {
+        return match error {
+            SnapshotError::Io { source, .. } if is_about_names(source.kind()) => Some(Kind::Build),
+            SnapshotError::Io { .. } => Some(Kind::Machine),
+            _ => is_about_damage(error).then_some(Kind::Machine),
+        };
     }
     if error.is::<StoreError>() || error.is::<SandboxError>() {
         return Some(Kind::Machine);
@@ -168,6 +168,14 @@ fn is_of_damaged_layer(error: &io::Error) -> bool {
     inner
         .and_then(|inner| inner.downcast_ref::<ArchiveError>())
         .is_some()
+}
+
+/// Whether a layer of the store, which was verified when it came, has other bytes now.
+fn is_about_damage(error: &SnapshotError) -> bool {
+    matches!(
+        error,
+        SnapshotError::Tree(_) | SnapshotError::Layer { .. } | SnapshotError::Incomplete { .. }
+    )
 }
 
 /// Of an output that failed because of something else, that something decides.
@@ -231,6 +239,17 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
     }
 }
 
+/// Whether there was no room on a disk, or a quota was used up.
+fn is_about_room(error: &(dyn Error + 'static)) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    })
+}
+
 /// Advice: what an error of the library knows, or what only the whole program can tell.
 pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
     chain(error).find_map(|error| {
@@ -256,6 +275,12 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         {
             return Some(Cow::Borrowed(hint));
         }
+        if let Some(error) = error.downcast_ref::<SnapshotError>()
+            && is_about_damage(error)
+            && !chain(error).any(is_about_room)
+        {
+            return Some(Cow::Borrowed(VERIFY));
+        }
         if let Some(OutputError::NoEngine { .. }) = error.downcast_ref() {
             return Some(Cow::Borrowed(
                 "start one or name it with $DOCKER_HOST, or leave out --load: the image then goes to rbuild's own store",
@@ -265,11 +290,7 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         if is_of_damaged_layer(error) {
             return Some(Cow::Borrowed(VERIFY));
         }
-        matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        )
-        .then_some(Cow::Borrowed(
+        is_about_room(error).then_some(Cow::Borrowed(
             "make room, or put the store elsewhere with --root",
         ))
     })

@@ -448,6 +448,49 @@ fn a_cache_mount_that_starts_from_a_tree_is_the_directory_there() {
 }
 
 #[test]
+fn a_cache_mount_with_an_owner_is_new_whatever_the_tree_has() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base\nRUN --mount=type=cache,target=/c,from=base,gid=9 stat -c '%u %g %a' /c >/1 && ls -A /c >>/1\nRUN cat /1 >&2 && wc -l </1 >&2\n",
+    );
+    let log = with_base(&env, &[]);
+    if log.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    let log = log.success();
+    for line in ["0 9 755", " 1"] {
+        assert!(
+            log.stderr.lines().any(|l| l.ends_with(line)),
+            "{line}: {log}"
+        );
+    }
+}
+
+#[test]
+fn what_a_step_writes_again_is_no_longer_a_name_of_another_file() {
+    use std::os::unix::fs::MetadataExt as _;
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base\nRUN echo a >/f && ln /f /g && echo a >/h && ln /h /i\nRUN echo a >/f\n",
+    );
+    let log = with_base(&env, &["-o", "out"]);
+    if log.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    log.success();
+    let links = |name: &str| {
+        env.path("out")
+            .join(name)
+            .symlink_metadata()
+            .unwrap()
+            .nlink()
+    };
+    assert_eq!(["f", "g", "h", "i"].map(links), [1, 1, 2, 2]);
+}
+
+#[test]
 fn an_empty_target_is_the_last_stage() {
     let env = TestEnv::new();
     env.dockerfile("FROM scratch AS a\nLABEL stage=a\nFROM scratch\nLABEL stage=last\n");

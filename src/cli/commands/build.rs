@@ -34,6 +34,7 @@ use crate::cli::{
     remote::Fetcher,
     request, settings,
     signals::{self, Received},
+    stdout,
 };
 
 /// What the options of a build are given for.
@@ -297,7 +298,7 @@ impl Session<'_> {
             reporter: &**self.renderer,
             vertex,
         };
-        let mut out = io::stdout().lock();
+        let mut out = stdout::Patient::new(&is_canceled);
         match output::export(spec, request, &services, &mut out) {
             Ok(exported) => {
                 self.renderer.event(Event::Done {
