@@ -17,7 +17,7 @@
 //!
 //! **Many processes.** Whatever is in its place is complete: files and directories are made in `tmp/` and renamed.
 //! Things are removed while others use the store, see `uses`. `index.json` is edited under `locks/index`. One process
-//! executes a step at a time ([`Store::lock_step`]). The kernel lets go of a lock when its holder dies.
+//! executes a step at a time ([`Store::wait_for_step`]). The kernel lets go of a lock when its holder dies.
 //!
 //! **Crashes.** A process that is killed leaves its directory in `tmp/`, which the next [`Store::open`] removes, and
 //! blobs that nothing names. Names are written through to the disk, after the blobs they lead to
@@ -134,11 +134,6 @@ impl Store {
     /// The directory for remembered digests of context files.
     pub fn stat_dir(&self) -> PathBuf {
         self.root.join("stat")
-    }
-
-    /// Replaces a file of [`Store::stat_dir`] or [`Store::snapshots_dir`] at once.
-    pub fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        self.workspace.replace(path, bytes)
     }
 }
 

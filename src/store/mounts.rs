@@ -151,26 +151,6 @@ impl Store {
         self.new_instance(id, &dir, &instances, hold, fill)
     }
 
-    /// Removes all instances of a cache mount that nobody uses, for builds that shall not see earlier content.
-    pub fn clear_cache_mount(&self, id: &CacheMountId) -> Result<(), StoreError> {
-        let key = id.key();
-        let dir = self.root.join("mounts").join(&key);
-        let locks = self.root.join("locks");
-        if !dir.try_exists().at("read", &dir)? {
-            return Ok(());
-        }
-        let _search = FileLock::wait(&locks.join(format!("mount-{key}")), Hold::Exclusive)?;
-        for n in instances(&dir)? {
-            let lock = locks.join(format!("mount-{key}-{n}"));
-            if let Some(_lock) = FileLock::attempt(&lock, Hold::Exclusive)? {
-                let trash = self.temp_dir()?;
-                let old = dir.join(n.to_string());
-                fs::rename(&old, trash.path().join("old")).at("remove", &old)?;
-            }
-        }
-        Ok(())
-    }
-
     /// All finished instances of all cache mounts.
     pub fn cache_mounts(&self) -> Result<Vec<CacheMountOnDisk>, StoreError> {
         let mounts = self.root.join("mounts");

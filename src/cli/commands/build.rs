@@ -339,7 +339,13 @@ impl Session<'_> {
         };
         match error {
             BuildError::Invalid(diagnostics) => Failure::from_diagnostics(source, diagnostics),
-            BuildError::Image(image) => by_chain(error).at(source, image.span),
+            BuildError::Image(image) => {
+                let failure = by_chain(error).at(source, image.span);
+                match &image.suggestion {
+                    Some(name) => failure.with_hint(format!("did you mean `{name}`?")),
+                    None => failure,
+                }
+            }
             BuildError::Epoch { span, .. } => by_chain(error).at(source, *span),
             BuildError::Step(step) => self.interrupted().unwrap_or_else(|| {
                 let first = by_chain(&step.source).at(source, step.span);
