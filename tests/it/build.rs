@@ -125,38 +125,6 @@ fn names_come_and_go() {
 }
 
 #[test]
-fn a_misspelt_image_is_told_the_nearest_name_by_every_command() {
-    let env = TestEnv::new();
-    env.dockerfile("FROM scratch\nLABEL a=b\n");
-    env.build(&["-t", "app", "-t", "ghcr.io/me/tool:v1"])
-        .success();
-    for (name, near) in [
-        ("ap", "app"),
-        ("app:latset", "app"),
-        ("tool", "ghcr.io/me/tool:v1"),
-        ("ghcr.io/me/tol", "ghcr.io/me/tool:v1"),
-        ("tool:v2", "ghcr.io/me/tool:v1"),
-    ] {
-        for args in [
-            &["inspect", name][..],
-            &["save", "-o", "x.tar", name],
-            &["tag", name, "new"],
-            &["rmi", name],
-            &["push", name],
-            &["run", name],
-        ] {
-            env.run(args)
-                .exits(1)
-                .says(&format!("no image `{name}"))
-                .says(&format!("did you mean `{near}`?"));
-        }
-    }
-    env.run(&["inspect", "something-else"])
-        .exits(1)
-        .says("`rbuild images` lists what there is");
-}
-
-#[test]
 fn a_build_argument_that_nothing_declares_is_told_once() {
     let env = TestEnv::new();
     env.dockerfile("FROM scratch AS other\nARG there\nFROM scratch\nARG colour\nLABEL a=$colour\n");
