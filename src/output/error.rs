@@ -25,9 +25,9 @@ pub enum OutputError {
         /// The file.
         path: PathBuf,
         /// The platform that has it already.
-        first: Platform,
+        first: String,
         /// The one that comes later.
-        second: Platform,
+        second: String,
     },
     /// A file or directory of the output could not be made.
     #[error("cannot {action} `{}`", path.display())]

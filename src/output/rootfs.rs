@@ -159,8 +159,8 @@ fn check_apart(placed: &[(PathBuf, &Image)], services: &Services<'_>) -> Result<
                     Entry::Occupied(owner) => {
                         return Err(OutputError::Overwritten {
                             path: owner.key().clone(),
-                            first: (*owner.get()).clone(),
-                            second: image.config.platform.clone(),
+                            first: owner.get().to_string(),
+                            second: image.config.platform.to_string(),
                         });
                     }
                 }

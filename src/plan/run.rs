@@ -244,7 +244,8 @@ impl Planner<'_> {
             },
             from,
             source: mount.source.clone().unwrap_or_default(),
-            mode: mount.mode.filter(|_| is_new).unwrap_or(0o755),
+            // BuildKit drops the bits above.
+            mode: mount.mode.filter(|_| is_new).unwrap_or(0o755) & 0o777,
             uid: mount.uid.filter(|_| is_new).unwrap_or(0),
             gid: mount.gid.filter(|_| is_new).unwrap_or(0),
             writable: !mount.readonly,

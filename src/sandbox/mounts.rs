@@ -282,12 +282,13 @@ impl<'a> Mounter<'a> {
 
     fn tmpfs(&mut self, target: &Path, size: Option<u64>, readonly: bool) -> Result<(), Failure> {
         let place = self.root.resolve(target)?;
+        let mode = self.root.mode_of_tmpfs(&place)?;
         self.stubs
             .ensure(self.root, &place, Kind::Dir, Keep::Remove)?;
         self.clear(&place);
         let options = match size {
-            Some(size) => format!("mode=1777,size={size}"),
-            None => "mode=1777".to_owned(),
+            Some(size) => format!("mode={mode:o},size={size}"),
+            None => format!("mode={mode:o}"),
         };
         // The flags that BuildKit gives it, which steps see. That no device can be made there is for `caps` to see to.
         mount_new("tmpfs", self.root.at(&place)?, MountFlags::NOSUID, &options)

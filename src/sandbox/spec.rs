@@ -208,7 +208,7 @@ pub enum MountKind {
         /// Whether the process may write; what it writes goes away with it.
         writable: bool,
     },
-    /// An empty file system in memory, mode 1777.
+    /// An empty file system in memory, with the mode of the directory it is mounted on; 1777 if there was none.
     Tmpfs {
         /// Its size in bytes at most; `None` is half of the machine's memory.
         size: Option<u64>,

@@ -468,6 +468,22 @@ fn a_cache_mount_with_an_owner_is_new_whatever_the_tree_has() {
 }
 
 #[test]
+fn directories_of_mounts_have_the_modes_that_buildkit_gives_them() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base\nRUN mkdir -m 2750 /d && mkdir -m 700 /e && ln -s e /l\n\
+         RUN --mount=type=tmpfs,target=/d --mount=type=tmpfs,target=/l,size=1m --mount=type=tmpfs,target=/n \
+         --mount=type=cache,target=/c,mode=2775 echo $(stat -c '%a' /d /l/. /n /c) >&2\n",
+    );
+    let log = with_base(&env, &[]);
+    if log.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    log.success().says("2750 700 1777 775");
+}
+
+#[test]
 fn what_a_step_writes_again_is_no_longer_a_name_of_another_file() {
     use std::os::unix::fs::MetadataExt as _;
     let env = TestEnv::new();

@@ -177,7 +177,8 @@ impl Furniture {
                     self.readonly.push(place.clone());
                 }
                 self.tell(&place, Mounting::Memory { size, readonly });
-                self.put_dir(&place, 0o1777).map(drop)
+                let mode = self.root.mode_of_tmpfs(&place)?;
+                self.put_dir(&place, mode).map(drop)
             }
             MountKind::Bytes {
                 content,
