@@ -33,6 +33,7 @@ impl Gain {
             Self::Builds => "a place for the store",
             Self::Steps(Rung::Chroot) => "RUN steps, by chroot",
             Self::Steps(_) => "RUN steps, in namespaces",
+            Self::Rung(Rung::Chroot) => "chroot: RUN steps that cost less",
             Self::Rung(_) => "namespaces and overlays: RUN steps that cost less",
             Self::Owners => "real owners: steps that cost less",
             Self::Overlay => "states of steps stacked on disk",
@@ -96,6 +97,14 @@ impl Probe {
                 let (gain, change) = self.for_steps();
                 advise(gain, change);
             }
+            Some(Rung::Emulate) => {
+                let (gain, change) = self.for_steps();
+                let better = match gain {
+                    Gain::Steps(rung) => Gain::Rung(rung),
+                    other => other,
+                };
+                advise(better, change);
+            }
             Some(Rung::Chroot) => advise(Gain::Rung(Rung::Userns), self.for_namespaces()),
             Some(Rung::Native | Rung::Userns) => {
                 if self.can(Ability::Write) && !self.can(Ability::Overlay) {
@@ -122,7 +131,10 @@ impl Probe {
                 _ => Rung::Userns,
             });
         }
-        self.can(Ability::Chroot).then_some(Rung::Chroot)
+        if self.can(Ability::Chroot) {
+            return Some(Rung::Chroot);
+        }
+        self.can(Ability::Emulate).then_some(Rung::Emulate)
     }
 
     fn for_steps(&self) -> (Gain, String) {

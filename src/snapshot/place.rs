@@ -183,6 +183,7 @@ impl Placer {
     ) -> Result<(), SnapshotError> {
         let shown = self.shown.join(path);
         let mode = Mode::from_raw_mode(metadata.mode & 0o7777);
+        let style = self.style;
         let (parent, name) = self.parent(path)?;
         match &metadata.kind {
             Kind::Symlink { target } => symlinkat(target, parent, name).at("create", &shown)?,
@@ -199,6 +200,7 @@ impl Placer {
                     Err(Errno::PERM) => {
                         let stand_in = create(parent, name).at("create", &shown)?;
                         Owner::of(metadata).write_at(&stand_in).at("mark", &shown)?;
+                        let mode = real_mode(style, metadata);
                         fchmod(&stand_in, mode).at("set the mode of", &shown)?;
                         return futimens(&stand_in, &times(metadata.mtime))
                             .at("set the time of", shown);
@@ -230,7 +232,7 @@ impl Placer {
         shown: &Path,
     ) -> Result<(), SnapshotError> {
         let style = self.style;
-        if style.owners != Owners::Recorded {
+        if !matches!(style.owners, Owners::Recorded | Owners::Emulated) {
             let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
             let (parent, name) = self.parent(path)?;
             match chownat(
@@ -269,6 +271,15 @@ impl Placer {
     }
 }
 
+/// The mode that a file or directory gets.
+fn real_mode(style: Style, metadata: &Metadata) -> Mode {
+    let mode = metadata.mode & 0o7777;
+    Mode::from_raw_mode(match style.owners {
+        Owners::Emulated => owner::unprivileged_mode(mode, metadata.is_dir()),
+        Owners::Real | Owners::Mapped | Owners::Recorded => mode,
+    })
+}
+
 /// Owner, mode, attributes, time: in this order.
 pub(super) fn dress(
     style: Style,
@@ -279,6 +290,10 @@ pub(super) fn dress(
     let file = file.as_fd();
     let recorded = match style.owners {
         Owners::Recorded => (metadata.uid, metadata.gid) != (0, 0),
+        Owners::Emulated => {
+            (metadata.uid, metadata.gid) != (0, 0)
+                || real_mode(style, metadata).as_raw_mode() != metadata.mode & 0o7777
+        }
         owners => {
             let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
             match fchown(file, Some(uid), Some(gid)) {
@@ -287,8 +302,7 @@ pub(super) fn dress(
             }
         }
     };
-    let mode = Mode::from_raw_mode(metadata.mode & 0o7777);
-    fchmod(file, mode).at("set the mode of", shown)?;
+    fchmod(file, real_mode(style, metadata)).at("set the mode of", shown)?;
     if recorded {
         Owner::of(metadata).write_at(file).at("mark", shown)?;
     }
