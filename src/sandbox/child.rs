@@ -212,7 +212,10 @@ fn enter(root: &Root) -> Result<(), Failure> {
     process::chdir("/").during("go to `/`")
 }
 
-pub(super) fn connect_standard_streams(spec: &ProcessSpec, shared: &[OwnedFd]) -> Result<(), Failure> {
+pub(super) fn connect_standard_streams(
+    spec: &ProcessSpec,
+    shared: &[OwnedFd],
+) -> Result<(), Failure> {
     if shared.is_empty() {
         let null = fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .during("open /dev/null")?;

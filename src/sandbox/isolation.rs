@@ -155,17 +155,13 @@ pub enum Choice {
 /// Finds the rung to use, and moves the program there: where that takes a user namespace, `program` is run in one, in
 /// a child, and this returns when it has ended.
 ///
-/// `states` is where the directories of steps are to be, or are made. To be called before there is a second thread.
-pub fn choose(
-    isolation: Isolation,
-    program: &Program,
-    states: &Path,
-) -> Result<Choice, Refusal> {
+/// `states` is where the directories of steps are, or will be. To be called before there is a second thread.
+pub fn choose(isolation: Isolation, program: &Program, states: &Path) -> Result<Choice, Refusal> {
     match isolation {
         Isolation::Auto if is_privileged() => Ok(Choice::Here(present())),
         Isolation::Auto => match (enter_user_namespace(program), can_chroot()) {
             (Err(_), Ok(())) => Ok(Choice::Here(Rung::Chroot)),
-            (Err(error), Err(failure)) => match emulation(states) {
+            (Err(error), Err(failure)) => match can_emulate(states) {
                 Ok(()) => Ok(Choice::Here(Rung::Emulate)),
                 Err(last) => {
                     let mut refusal = Refusal::of(isolation, &error);
@@ -187,7 +183,7 @@ pub fn choose(
             Ok(Choice::Here(Rung::Userns))
         }
         Isolation::Userns => enter(isolation, enter_userns_anyway(program)),
-        Isolation::Emulate => match emulation(states) {
+        Isolation::Emulate => match can_emulate(states) {
             Ok(()) => Ok(Choice::Here(Rung::Emulate)),
             Err(failure) => Err(Refusal {
                 isolation,
@@ -232,12 +228,6 @@ pub(super) fn can_chroot() -> Result<(), Failure> {
         process::chroot("/").during("change the root directory")?;
         probe::try_notification()
     })
-}
-
-/// Whether steps can be emulated, in a directory that is made.
-fn emulation(states: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(states).during_at("make", states)?;
-    can_emulate(states)
 }
 
 fn enter(isolation: Isolation, entered: Result<Entry, NamespaceError>) -> Result<Choice, Refusal> {

@@ -386,7 +386,10 @@ fn try_overlay(dir: &Path, userxattr: bool) -> Result<(), Failure> {
 }
 
 /// Makes an attempt in a directory of its own below `dir`, which goes away with what was put into it.
-pub(super) fn in_own_dir(dir: &Path, attempt: &dyn Fn(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
+pub(super) fn in_own_dir(
+    dir: &Path,
+    attempt: &dyn Fn(&Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let place = dir.join(format!(".rbuild-probe-{}", process::getpid().as_raw_pid()));
     make_dir(&place)?;
     let result = attempt(&place);

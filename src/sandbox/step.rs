@@ -234,9 +234,9 @@ fn owners(rootfs: &Rootfs) -> Vec<PathBuf> {
             all.extend(lower.iter().map(beside));
             all
         }
-        Rootfs::Dir { path, .. }
-        | Rootfs::Chroot { path, .. }
-        | Rootfs::Emulated { path, .. } => vec![beside(path)],
+        Rootfs::Dir { path, .. } | Rootfs::Chroot { path, .. } | Rootfs::Emulated { path, .. } => {
+            vec![beside(path)]
+        }
     }
 }
 

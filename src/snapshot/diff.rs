@@ -246,7 +246,9 @@ impl<'a> Inodes<'a> {
     ) -> Result<Self, SnapshotError> {
         let records = match style.owners {
             Owners::Real => HashMap::new(),
-            Owners::Mapped | Owners::Recorded | Owners::Emulated => owner::load(owners).at("read", root)?,
+            Owners::Mapped | Owners::Recorded | Owners::Emulated => {
+                owner::load(owners).at("read", root)?
+            }
         };
         Ok(Self {
             style,
@@ -292,7 +294,9 @@ impl<'a> Inodes<'a> {
         }
         if let Some(owner) = self.record(path, host, &kind, uid)? {
             (uid, gid) = (owner.uid, owner.gid);
-            if self.style.owners == Owners::Emulated && matches!(kind, Kind::File { .. } | Kind::Dir) {
+            if self.style.owners == Owners::Emulated
+                && matches!(kind, Kind::File { .. } | Kind::Dir)
+            {
                 mode = owner.mode;
             }
             match (&kind, owner.kind) {

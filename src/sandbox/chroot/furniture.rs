@@ -53,6 +53,8 @@ pub(in crate::sandbox) struct Furniture {
     readonly: Vec<PathBuf>,
     /// What would be mounted.
     mounted: Vec<Mounted>,
+    /// Sockets, with their owners.
+    sockets: Vec<(PathBuf, (u32, u32))>,
 }
 
 /// Something put somewhere.
@@ -110,6 +112,7 @@ impl Furniture {
             proxies: Vec::new(),
             readonly: Vec::new(),
             mounted: Vec::new(),
+            sockets: Vec::new(),
         })
     }
 
@@ -126,6 +129,11 @@ impl Furniture {
     /// What would be mounted, in this order.
     pub(in crate::sandbox) fn mounted(&self) -> &[Mounted] {
         &self.mounted
+    }
+
+    /// Where sockets lie, and whose they are: relative, links followed.
+    pub(in crate::sandbox) fn sockets(&self) -> &[(PathBuf, (u32, u32))] {
+        &self.sockets
     }
 
     /// Sockets to be served while the step runs.
@@ -262,6 +270,7 @@ impl Furniture {
         owner: (u32, u32),
     ) -> Result<(), Failure> {
         let place = self.ready(target)?;
+        self.sockets.push((place.clone(), owner));
         let (mut listener, owning) = (None, self.owning);
         self.fill(&place, End::Remove, |dir, name| {
             // By descriptor: the name of a socket has no room for a long path.

@@ -55,7 +55,10 @@ pub(super) fn run(
 }
 
 /// Puts what a step finds into its root.
-pub(super) fn furnish(furniture: &mut Furniture, spec: &ProcessSpec) -> Result<keeper::Kept, Failure> {
+pub(super) fn furnish(
+    furniture: &mut Furniture,
+    spec: &ProcessSpec,
+) -> Result<keeper::Kept, Failure> {
     let kept = keeper::Kept {
         proc: furniture.kernel_dir("proc")?,
         sys: furniture.kernel_dir("sys")?,

@@ -252,12 +252,7 @@ pub(super) fn filter(pass: u64, offline: bool) -> Vec<Instruction> {
     members::announce(&mut section, ARCHITECTURE);
     if offline {
         let refused = Action::Errno(libc::EAFNOSUPPORT);
-        section.judge_argument(
-            SOCKET[column],
-            0,
-            NETWORKED,
-            [refused, Action::Allow],
-        );
+        section.judge_argument(SOCKET[column], 0, NETWORKED, [refused, Action::Allow]);
     }
     let program = bpf::program(&[(ARCHITECTURE, section)], Action::Errno(libc::ENOSYS));
     bpf::with_pass(ARCHITECTURE, pass, program)

@@ -13,7 +13,11 @@ const MAGIC: &[u8; 4] = b"\x7fELF";
 /// `ELFCLASS64` and `ELFDATA2LSB`.
 const CLASS: [u8; 2] = [2, 1];
 /// `EM_X86_64`, and `EM_AARCH64`.
-const MACHINE: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
+const MACHINE: u16 = if cfg!(target_arch = "x86_64") {
+    62
+} else {
+    183
+};
 const PT_INTERP: u32 = 3;
 /// Size of a program header, and where it has offset and sizes.
 const HEADER: usize = 56;

@@ -27,10 +27,7 @@ use rustix::{
 use super::{
     super::{
         keeper::{Verdict, view::Last},
-        supervisor::{
-            sys,
-            tracee::Tracee,
-        },
+        supervisor::{sys, tracee::Tracee},
     },
     elf::{self, Interpreter, Kind},
     paths::{EXECUTE, Found, Thing},
@@ -191,7 +188,14 @@ impl Emulator {
             }
         };
         let [argv, envp] = vectors.map(|index| caller.word(index));
-        self.start(caller, id, &runnable, &given, (address, flags), [argv, envp])
+        self.start(
+            caller,
+            id,
+            &runnable,
+            &given,
+            (address, flags),
+            [argv, envp],
+        )
     }
 
     fn start(
@@ -245,12 +249,7 @@ impl Emulator {
     }
 
     /// The program that a file is, or that runs it.
-    fn runnable(
-        &self,
-        caller: &Tracee,
-        thing: Thing,
-        called: &OsStr,
-    ) -> Result<Runnable, Errno> {
+    fn runnable(&self, caller: &Tracee, thing: Thing, called: &OsStr) -> Result<Runnable, Errno> {
         let mut thing = thing;
         let mut front = Vec::new();
         let who = self.who(caller);
@@ -264,7 +263,9 @@ impl Emulator {
             self.may(&who, &thing, EXECUTE)?;
             let mut head = vec![0; elf::HEAD];
             let file = File::open(format!("/proc/self/fd/{}", thing.fd.as_raw_fd()));
-            let length = file.and_then(|file| file.read_at(&mut head, 0)).map_err(errno)?;
+            let length = file
+                .and_then(|file| file.read_at(&mut head, 0))
+                .map_err(errno)?;
             head.truncate(length);
             match Kind::of(&head) {
                 Kind::Unknown => return Err(Errno::NOEXEC),
@@ -341,4 +342,3 @@ fn called_by(dir: i32, path: &OsStr) -> OsString {
     }
     name
 }
-

@@ -49,8 +49,7 @@ impl Emulator {
     pub(super) fn statx(&self, caller: &Tracee) -> Verdict {
         let thing = self.thing(caller, object_of(caller, 2)?)?;
         let (flags, mask) = (caller.signed(2), caller.number(3));
-        let mut raw =
-            RawStatx::of(thing.fd.as_fd(), flags, mask).map_err(|_gone| Errno::NOENT)?;
+        let mut raw = RawStatx::of(thing.fd.as_fd(), flags, mask).map_err(|_gone| Errno::NOENT)?;
         raw.change(self.changed(&thing));
         caller.write(caller.word(4), &raw.0)?;
         Ok(Some(Answer::Value(0)))
@@ -134,9 +133,7 @@ impl Emulator {
             return Err(Errno::RANGE);
         }
         caller.write(caller.word(0), &bytes)?;
-        Ok(Some(Answer::Value(
-            i64::try_from(bytes.len()).unwrap_or(0),
-        )))
+        Ok(Some(Answer::Value(i64::try_from(bytes.len()).unwrap_or(0))))
     }
 
     fn is_there(&self, path: &std::path::Path) -> bool {

@@ -59,6 +59,11 @@ use self::{
     owners::Looks,
     serve::{Emulator, end_like},
 };
+pub(super) use self::{
+    owners::dress,
+    sys::{set_time_limit, time_limit},
+    trial::can_emulate,
+};
 use super::{
     child::{self, Word},
     chroot::{self, Furniture, Owning},
@@ -67,18 +72,9 @@ use super::{
     mount::make_dir,
     spec::{Exit, Network, ProcessSpec},
     step::{self, Step},
-    supervisor::{
-        Identity,
-        identity::Identities,
-        record::Records,
-    },
+    supervisor::{Identity, identity::Identities, record::Records},
     sys as sandbox_sys,
     sys::Fork,
-};
-pub(super) use self::{
-    owners::dress,
-    sys::{set_time_limit, time_limit},
-    trial::can_emulate,
 };
 
 /// Runs a step in the directory `root`; `work` is another one beside it.
@@ -94,8 +90,15 @@ pub(super) fn run(
         return Err(Failure::new(refused, rustix::io::Errno::PERM));
     }
     let mut furniture = Furniture::new(root, work, Owning::Recorded)?;
-    let result = chroot::furnish(&mut furniture, spec)
-        .and_then(|kept| run_in(&mut furniture, spec, (root, work), kept, (socket, signals, streams)));
+    let result = chroot::furnish(&mut furniture, spec).and_then(|kept| {
+        run_in(
+            &mut furniture,
+            spec,
+            (root, work),
+            kept,
+            (socket, signals, streams),
+        )
+    });
     // Also when it failed: what was moved in has to get back.
     let taken_out = furniture.take_out();
     let exit = result?;
@@ -153,7 +156,10 @@ fn run_in(
         }
         (true, None) => {
             step.dismiss()?;
-            return Err(Failure::new("start the server of the step", rustix::io::Errno::PERM));
+            return Err(Failure::new(
+                "start the server of the step",
+                rustix::io::Errno::PERM,
+            ));
         }
         _ => {}
     }
@@ -215,20 +221,20 @@ fn serve(
     drop(first_said);
     step::release_output()?;
     let Some(listener) = step::receive_listener(&ours)? else {
-        return Err(Failure::new("hear of the step's calls", rustix::io::Errno::PIPE));
+        return Err(Failure::new(
+            "hear of the step's calls",
+            rustix::io::Errno::PIPE,
+        ));
     };
     drop(ours);
-    let owners = post.path.with_file_name("owners");
-    let text = std::fs::read(&owners).unwrap_or_default();
+    let recorded = post.path.with_file_name("owners");
+    let text = std::fs::read(&recorded).unwrap_or_default();
     let file = std::fs::File::options()
         .append(true)
         .create(true)
-        .open(&owners)
-        .during_at("open", &owners)?;
-    let own = (
-        process::geteuid().as_raw(),
-        process::getegid().as_raw(),
-    );
+        .open(&recorded)
+        .during_at("open", &recorded)?;
+    let own = (process::geteuid().as_raw(), process::getegid().as_raw());
     let root = post.furniture.root().fd();
     let keeper = Keeper::new(keeper::Charge {
         listener,
@@ -241,13 +247,14 @@ fn serve(
         hostname: spec.hostname.clone(),
         kept,
     })?;
+    let mut by_path = Records::load(Some(file), &[text]);
+    for (place, (uid, gid)) in post.furniture.sockets() {
+        by_path.introduce(&owners::absolute(place), *uid, *gid);
+    }
     let identity = Identity::new(spec.uid, spec.gid, spec.groups.clone());
     let status = Emulator {
         keeper,
-        looks: Looks {
-            by_path: Records::load(Some(file), &[text]),
-            own,
-        },
+        looks: Looks { by_path, own },
         identities: Identities::without_privilege(identity),
         programs: Programs::new(post.programs.to_owned()),
         pass,

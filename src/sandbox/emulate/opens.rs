@@ -256,7 +256,8 @@ impl Emulator {
             }
             Found::Shown(place) => {
                 let flags = OFlags::DIRECTORY.bits().into();
-                self.keeper.open_place(caller, &place, Wish::new(flags, 0))?
+                self.keeper
+                    .open_place(caller, &place, Wish::new(flags, 0))?
             }
         };
         let listener = self.keeper.listener.as_fd();
@@ -304,4 +305,3 @@ pub(super) fn in_session(
     };
     Ok(None)
 }
-

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Gid, Mode, Stat, Uid, XattrFlags},
+    fs::{self, AtFlags, FileType, Mode, Stat, XattrFlags},
     io::Errno,
 };
 
@@ -77,9 +77,7 @@ impl Known {
                 other => other,
             };
         }
-        let text = self
-            .record()
-            .text(stat.st_mode & libc::S_IFMT | self.mode);
+        let text = self.record().text(stat.st_mode & libc::S_IFMT | self.mode);
         fs::setxattr(&*name, XATTR, text.as_bytes(), XattrFlags::empty())
     }
 }
@@ -112,11 +110,13 @@ impl Looks {
                 .and_then(|length| Known::parse(&text[..length]))
                 .unwrap_or(plain);
         }
-        self.by_path.of_path(&absolute(path)).map_or(plain, |record| Known {
-            uid: record.uid,
-            gid: record.gid,
-            ..plain
-        })
+        self.by_path
+            .of_path(&absolute(path))
+            .map_or(plain, |record| Known {
+                uid: record.uid,
+                gid: record.gid,
+                ..plain
+            })
     }
 
     /// Takes note of what something looks like that is open as `fd` and lies at `path`.
@@ -164,10 +164,13 @@ pub(in crate::sandbox) fn dress(
     let fd = fs::openat(dir, name, flags, Mode::empty())?;
     let stat = fs::fstat(&fd)?;
     if !carries(stat.st_mode) {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        // A socket for a step of another user: it is reached all the same.
-        let _other = fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
-        return Ok(());
+        // Whose it is is known by its path.
+        return fs::chmodat(
+            dir,
+            name,
+            Mode::from_raw_mode(mode & 0o777),
+            AtFlags::empty(),
+        );
     }
     let known = Known {
         uid,
@@ -175,7 +178,10 @@ pub(in crate::sandbox) fn dress(
         mode: mode & 0o7777,
         device: None,
     };
-    let fd_name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd()));
+    let fd_name = format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&fd.as_fd())
+    );
     let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
     fs::chmod(&*fd_name, real_mode(mode, is_dir))?;
     let text = known

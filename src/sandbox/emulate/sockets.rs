@@ -1,21 +1,18 @@
 //! Calls with a path that only the thread itself can make: on sockets, whose address can be a path, and on watches of files. The thread is
 //! given the directory, and makes its call with a path by way of that.
 
+use std::ffi::OsString;
 use std::os::{
     fd::{AsFd as _, BorrowedFd},
     unix::ffi::{OsStrExt as _, OsStringExt as _},
 };
-use std::ffi::OsString;
 
 use rustix::io::Errno;
 
 use super::{
     super::{
         keeper::{Verdict, view::Last},
-        supervisor::{
-            sys::Answer,
-            tracee::Tracee,
-        },
+        supervisor::{sys::Answer, tracee::Tracee},
     },
     calls::Call,
     opens::{give, in_session},
@@ -96,7 +93,8 @@ impl Emulator {
             return self.bind(caller, &name, id);
         }
         let thing = self.open_thing(&name.path)?;
-        self.may(&who, &thing, WRITE).map_err(|_closed| Errno::ACCESS)?;
+        self.may(&who, &thing, WRITE)
+            .map_err(|_closed| Errno::ACCESS)?;
         let listener = self.keeper.listener.as_fd();
         let number = give(listener, id, &name.dir)?;
         let address = address(&by_descriptor(number, &name))?;

@@ -93,20 +93,14 @@ fn check(result: libc::c_long) -> Result<libc::c_long, Errno> {
     }
 }
 
-fn request(
-    request: libc::c_uint,
-    thread: i32,
-    address: usize,
-    data: usize,
-) -> Result<(), Errno> {
+fn request(request: libc::c_uint, thread: i32, address: usize, data: usize) -> Result<(), Errno> {
     // SAFETY: none of the requests that come here takes a pointer to this process's memory.
     check(unsafe { libc::ptrace(request, thread, address, data) }).map(drop)
 }
 
 /// Begins to trace a thread, which goes on as it was. It is killed with this process.
 pub(super) fn seize(thread: i32) -> Result<(), Errno> {
-    let options =
-        libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
+    let options = libc::PTRACE_O_TRACEEXEC | libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
     request(
         libc::PTRACE_SEIZE,
         thread,

@@ -1,10 +1,7 @@
 //! Whether steps can be emulated here: all that it takes, tried.
 
 use std::{
-    os::{
-        fd::AsFd as _,
-        unix::net::UnixStream,
-    },
+    os::{fd::AsFd as _, unix::net::UnixStream},
     path::Path,
 };
 
@@ -18,8 +15,8 @@ use rustix::{
 use super::{
     super::{
         error::{During as _, Failure},
-        probe,
-        step,
+        mount::fd_path,
+        probe, step,
         supervisor::{record::XATTR, sys as notify, tracee::Tracee},
         sys as sandbox_sys,
         sys::Fork,
@@ -42,20 +39,31 @@ pub(in crate::sandbox) fn can_emulate(dir: &Path) -> Result<(), Failure> {
     })
 }
 
-/// Paths that are bound to a directory, and attributes for owners.
+/// Paths that are bound to a directory, and programs and attributes for owners in it. Where the file system can do without, nothing gets
+/// a name: an empty directory is to look empty to others who want it for a store.
 fn try_paths(dir: &Path) -> Result<(), Failure> {
-    probe::in_own_dir(dir, &|place| {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = fs::open(place, flags, Mode::empty()).during_at("open", place)?;
-        fs::openat2(root, "..", flags, Mode::empty(), ResolveFlags::IN_ROOT)
-            .during("open a path bound to a directory")?;
-        let file = place.join("program");
-        std::fs::copy("/proc/self/exe", &file).during_at("copy a program to", &file)?;
-        fs::setxattr(&file, XATTR, b"0:0:0644:file", XattrFlags::empty())
-            .during_at("set an attribute of", &file)?;
-        fs::chmod(&file, Mode::from_raw_mode(0o755)).during_at("set the mode of", &file)?;
-        fs::access(&file, fs::Access::EXEC_OK).during_at("run programs in", place)
-    })
+    let there = dir.ancestors().find(|dir| dir.is_dir()).unwrap_or(dir);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = fs::open(there, flags, Mode::empty()).during_at("open", there)?;
+    fs::openat2(root, "..", flags, Mode::empty(), ResolveFlags::IN_ROOT)
+        .during("open a path bound to a directory")?;
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match fs::open(there, flags, Mode::RWXU) {
+        Ok(file) => try_file(&fd_path(&file), there),
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => probe::in_own_dir(there, &|place| {
+            let file = place.join("file");
+            std::fs::write(&file, "").during_at("write", &file)?;
+            fs::chmod(&file, Mode::RWXU).during_at("set the mode of", &file)?;
+            try_file(&file, there)
+        }),
+        Err(error) => Err(Failure::new("make a file in", error).at(there)),
+    }
+}
+
+fn try_file(file: &Path, dir: &Path) -> Result<(), Failure> {
+    fs::setxattr(file, XATTR, b"0:0:0644:file", XattrFlags::empty())
+        .during_at("keep owners as attributes of files in", dir)?;
+    fs::access(file, fs::Access::EXEC_OK).during_at("run programs in", dir)
 }
 
 /// A child that asks for its working directory, has its answer written into its memory, and is made to close a descriptor.
@@ -110,7 +118,10 @@ fn answer(ours: &UnixStream, pass: u64) -> Result<(), Failure> {
     let session =
         Session::begin(listener.as_fd(), (&caller, call.id), pass).during("trace a child")?;
     let closed = session
-        .call(libc::SYS_close, [u64::from(number.cast_unsigned()), 0, 0, 0, 0])
+        .call(
+            libc::SYS_close,
+            [u64::from(number.cast_unsigned()), 0, 0, 0, 0],
+        )
         .during("have a child make a call")?;
     session.end(10).during("let go of a child")?;
     if closed == 0 {

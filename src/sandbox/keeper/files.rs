@@ -160,7 +160,12 @@ impl Keeper {
         self.readonly.iter().any(|place| path.starts_with(place))
     }
 
-    pub(in crate::sandbox) fn open_place(&self, caller: &Tracee, place: &Place, wish: Wish) -> Result<OwnedFd, Errno> {
+    pub(in crate::sandbox) fn open_place(
+        &self,
+        caller: &Tracee,
+        place: &Place,
+        wish: Wish,
+    ) -> Result<OwnedFd, Errno> {
         let flags = wish.flags | OFlags::CLOEXEC | OFlags::NOCTTY;
         let mode = Mode::from_raw_mode(wish.mode & !caller.umask());
         match place {

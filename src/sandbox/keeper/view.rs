@@ -5,6 +5,7 @@
 //! are followed name by name, through `/proc` and its links into the root and back.
 
 use std::{
+    collections::HashMap,
     ffi::{OsStr, OsString},
     os::{
         fd::OwnedFd,
@@ -12,7 +13,6 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
-    collections::HashMap,
 };
 
 use rustix::{
@@ -75,10 +75,7 @@ impl View {
 
     /// What a path of the host stands for that is a copy of a program.
     pub(in crate::sandbox) fn original(&self, host: &Path) -> Option<PathBuf> {
-        let programs = self
-            .programs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         programs.get(host.parent()?).cloned()
     }
 

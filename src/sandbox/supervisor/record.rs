@@ -192,7 +192,12 @@ impl Records {
     }
 
     /// Takes note that `old` is now called `new`, or of the two having changed places.
-    pub(in crate::sandbox) fn moved(&mut self, old: &Path, new: &Path, exchange: bool) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn moved(
+        &mut self,
+        old: &Path,
+        new: &Path,
+        exchange: bool,
+    ) -> Result<(), Errno> {
         let from_old = self.take(old)?;
         let from_new = self.take(new)?;
         self.bring(from_old, new)?;
