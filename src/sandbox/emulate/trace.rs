@@ -76,18 +76,8 @@ impl Session {
             let stop = if self.thread == self.process {
                 sys::wait(self.thread, true)?
             } else {
-                // It takes the number of its process when it becomes another program.
-                match sys::wait(self.thread, false) {
-                    Ok(None) | Err(Errno::CHILD) => match sys::wait(self.process, false) {
-                        Ok(None) => {
-                            std::thread::sleep(std::time::Duration::from_micros(100));
-                            None
-                        }
-                        other => other?,
-                    },
-                    other => other?,
-                }
-            };
+                self.next_of_either()?
+                        };
             match stop {
                 None => {}
                 // The process stops as a whole, which it does when we have let go.
@@ -97,6 +87,21 @@ impl Session {
                 Some(stop) => return Ok(stop),
             }
         }
+    }
+
+    /// What comes of a thread that is not the first of its process, whose number it takes when it becomes another program.
+    fn next_of_either(&self) -> Result<Option<Stop>, Errno> {
+        let own = match sys::wait(self.thread, false) {
+            Ok(Some(stop)) => return Ok(Some(stop)),
+            other => other,
+        };
+        match (own, sys::wait(self.process, false)) {
+            (_, Ok(Some(stop))) => return Ok(Some(stop)),
+            (Err(Errno::CHILD), Err(Errno::CHILD)) => return Err(Errno::SRCH),
+            _ => {}
+        }
+        std::thread::sleep(std::time::Duration::from_micros(100));
+        Ok(None)
     }
 
     fn make(&self, number: i64, arguments: [u64; 6]) -> Result<Stop, Errno> {
