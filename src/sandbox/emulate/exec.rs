@@ -87,15 +87,14 @@ impl Programs {
             changed: (st_ctime, st_ctime_nsec),
             interpreter,
         };
-        let dir = match self.known.get(&key) {
-            Some(dir) => dir.clone(),
-            None => {
-                let dir = self.dir.join(self.known.len().to_string());
-                let to = key.interpreter.as_deref();
-                write_copy(thing, &dir, kind.zip(to)).map_err(errno)?;
-                self.known.insert(key, dir.clone());
-                dir
-            }
+        let dir = if let Some(dir) = self.known.get(&key) {
+            dir.clone()
+        } else {
+            let dir = self.dir.join(self.known.len().to_string());
+            let to = key.interpreter.as_deref();
+            write_copy(thing, &dir, kind.zip(to)).map_err(errno)?;
+            self.known.insert(key, dir.clone());
+            dir
         };
         if name != COPY && !name.is_empty() {
             match std::fs::hard_link(dir.join(COPY), dir.join(name)) {
@@ -154,10 +153,8 @@ impl Emulator {
         id: u64,
     ) -> Verdict {
         let (dir, argument, _) = object;
-        let called = match argument {
-            Some(argument) => caller.path(argument)?,
-            None => OsString::new(),
-        };
+        let called = argument.map(|argument| caller.path(argument)).transpose()?;
+        let called = called.unwrap_or_default();
         let thing = self.thing(caller, object)?;
         let runnable = self.runnable(caller, thing, &called_by(dir, &called))?;
         let start = called.as_bytes().iter().rposition(|b| *b == b'/');
@@ -174,18 +171,15 @@ impl Emulator {
             let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
             programs.insert(copies.clone(), path.clone());
         }
-        let (given, address, flags) = match argument {
-            Some(argument) => {
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let given = fs::open(&copies, flags, Mode::empty())?;
-                (given, caller.word(argument) + start as u64, 0)
-            }
+        let (given, address, flags) = if let Some(argument) = argument {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let given = fs::open(&copies, flags, Mode::empty())?;
+            (given, caller.word(argument) + start as u64, 0)
+        } else {
             // By a descriptor alone: so is the copy, by an empty path, which is not looked at where there is none.
-            None => {
-                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-                let given = fs::open(copies.join(COPY), flags, Mode::empty())?;
-                (given, caller.word(1), libc::AT_EMPTY_PATH.cast_unsigned())
-            }
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let given = fs::open(copies.join(COPY), flags, Mode::empty())?;
+            (given, caller.word(1), libc::AT_EMPTY_PATH.cast_unsigned())
         };
         let [argv, envp] = vectors.map(|index| caller.word(index));
         self.start(

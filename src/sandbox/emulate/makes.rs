@@ -20,7 +20,7 @@ use super::{
 impl Emulator {
     /// Refuses a name that is taken, as the kernel does before it asks who may.
     fn free(name: &Name) -> Result<(), Errno> {
-        if name.name == "." || fs::statat(&name.dir, &name.name, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        if name.last == "." || fs::statat(&name.dir, &name.last, AtFlags::SYMLINK_NOFOLLOW).is_ok()
         {
             return Err(Errno::EXIST);
         }
@@ -45,7 +45,7 @@ impl Emulator {
         self.may_change(&who, &name)?;
         let mode = mode & 0o1777 & !caller.umask();
         let known = self.of_new(&who, &name, mode, true)?;
-        fs::mkdirat(&name.dir, &name.name, real_mode(known.mode, true))?;
+        fs::mkdirat(&name.dir, &name.last, real_mode(known.mode, true))?;
         self.look_made(&name, known)
     }
 
@@ -84,7 +84,7 @@ impl Emulator {
         } else {
             kind
         };
-        fs::mknodat(&name.dir, &name.name, made, real_mode(known.mode, false), 0)?;
+        fs::mknodat(&name.dir, &name.last, made, real_mode(known.mode, false), 0)?;
         self.look_made(&name, known)
     }
 
@@ -101,7 +101,7 @@ impl Emulator {
         let who = self.who(caller);
         self.may_change(&who, &name)?;
         let known = self.of_new(&who, &name, 0o777, false)?;
-        fs::symlinkat(&target, &name.dir, &name.name)?;
+        fs::symlinkat(&target, &name.dir, &name.last)?;
         self.look_made(&name, known)
     }
 
@@ -121,7 +121,7 @@ impl Emulator {
             Errno::EXIST => Errno::PERM,
             other => other,
         })?;
-        if name.name == "." {
+        if name.last == "." {
             return Err(if is_dir { Errno::BUSY } else { Errno::ISDIR });
         }
         let thing = self.open_thing(&name.path)?;
@@ -140,7 +140,7 @@ impl Emulator {
         } else {
             AtFlags::empty()
         };
-        fs::unlinkat(&name.dir, &name.name, flags)
+        fs::unlinkat(&name.dir, &name.last, flags)
     }
 
     pub(super) fn rename(
@@ -157,7 +157,7 @@ impl Emulator {
         };
         let from = self.name(caller, from).map_err(busy)?;
         let to = self.name(caller, to).map_err(busy)?;
-        if from.name == "." || to.name == "." {
+        if from.last == "." || to.last == "." {
             return Err(Errno::BUSY);
         }
         let old = self.open_thing(&from.path)?;
@@ -175,7 +175,7 @@ impl Emulator {
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL);
         }
-        fs::renameat_with(&from.dir, &from.name, &to.dir, &to.name, flags)?;
+        fs::renameat_with(&from.dir, &from.last, &to.dir, &to.last, flags)?;
         if self.looks.by_path.all_by_inode() {
             return Ok(());
         }
@@ -233,7 +233,7 @@ impl Emulator {
         Self::free(&to)?;
         self.may_change(&who, &to)?;
         self.same_place(&old, &to)?;
-        fs::linkat(&old.dir, &old.name, &to.dir, &to.name, AtFlags::empty())?;
+        fs::linkat(&old.dir, &old.last, &to.dir, &to.last, AtFlags::empty())?;
         let (old, new) = (absolute(&old.path), absolute(&to.path));
         if self.looks.by_path.all_by_inode() {
             return Ok(());
@@ -250,6 +250,6 @@ impl Emulator {
         Self::free(to)?;
         self.may_change(who, to)?;
         let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
-        fs::linkat(CWD, &*source, &to.dir, &to.name, AtFlags::SYMLINK_FOLLOW)
+        fs::linkat(CWD, &*source, &to.dir, &to.last, AtFlags::SYMLINK_FOLLOW)
     }
 }

@@ -168,20 +168,20 @@ impl Emulator {
     ) -> Result<OwnedFd, Errno> {
         let name = self.name_in_root(path.to_owned(), false)?;
         let who = self.who(caller);
-        if fs::statat(&name.dir, &name.name, fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+        if fs::statat(&name.dir, &name.last, fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(Errno::EXIST);
         }
         self.may_change(&who, &name)?;
         let known = self.of_new(&who, &name, mode & !caller.umask(), false)?;
         let flags = flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let real = real_mode(known.mode, false);
-        let file = fs::openat(&name.dir, &name.name, flags, real)?;
-        self.look_new(&file, known)?;
+        let file = fs::openat(&name.dir, &name.last, flags, real)?;
+        Self::look_new(&file, known)?;
         Ok(file)
     }
 
     /// Gives a new file its look where that is not what the kernel says.
-    fn look_new(&self, file: &OwnedFd, known: Known) -> Result<(), Errno> {
+    fn look_new(file: &OwnedFd, known: Known) -> Result<(), Errno> {
         let real = real_mode(known.mode, false).as_raw_mode();
         if (known.uid, known.gid, known.mode) == (0, 0, real) {
             return Ok(());
@@ -212,7 +212,7 @@ impl Emulator {
         let real = real_mode(known.mode, false);
         let again = flags.difference(OFlags::NOFOLLOW) | OFlags::CLOEXEC;
         let file = fs::open(format!("/proc/self/fd/{}", dir.fd.as_raw_fd()), again, real)?;
-        self.look_new(&file, known)?;
+        Self::look_new(&file, known)?;
         self.hand_over(&file, flags, id)
     }
 
@@ -225,7 +225,7 @@ impl Emulator {
         let name = self.name_in_root(path.to_owned(), false)?;
         let listener = self.keeper.listener.as_fd();
         let dir = give(listener, id, &name.dir)?;
-        let mut bytes = name.name.as_bytes().to_vec();
+        let mut bytes = name.last.as_bytes().to_vec();
         bytes.push(0);
         // Links have been followed.
         let flags = u64::from((flags | OFlags::NOFOLLOW).bits());

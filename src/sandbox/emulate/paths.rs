@@ -53,7 +53,7 @@ pub(super) struct Thing {
 #[derive(Debug)]
 pub(super) struct Name {
     pub(super) dir: OwnedFd,
-    pub(super) name: OsString,
+    pub(super) last: OsString,
     pub(super) path: PathBuf,
     /// Whether it can be that of a directory only.
     pub(super) dir_only: bool,
@@ -187,13 +187,10 @@ impl Emulator {
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
         let above = path.parent().unwrap_or(Path::new(""));
         let dir = fs::openat2(self.root(), named(above), flags, Mode::empty(), inside)?;
-        let name = match path.file_name() {
-            Some(name) => name.to_owned(),
-            None => ".".into(),
-        };
+        let last = path.file_name().unwrap_or(OsStr::new(".")).to_owned();
         Ok(Name {
             dir,
-            name,
+            last,
             path,
             dir_only,
         })
@@ -233,7 +230,7 @@ impl Emulator {
         if who.is_root() {
             return Ok(());
         }
-        self.may(who, &self.dir_of(name)?, WRITE | EXECUTE)
+        self.may(who, &Self::dir_of(name)?, WRITE | EXECUTE)
     }
 
     /// The same for what is there already: in a sticky directory it is for its owner.
@@ -242,7 +239,7 @@ impl Emulator {
         if who.is_root() {
             return Ok(());
         }
-        let dir = self.known(&self.dir_of(name)?);
+        let dir = self.known(&Self::dir_of(name)?);
         if dir.mode & libc::S_ISVTX == 0 || dir.uid == who.user() {
             return Ok(());
         }
@@ -252,7 +249,7 @@ impl Emulator {
         }
     }
 
-    pub(super) fn dir_of(&self, name: &Name) -> Result<Thing, Errno> {
+    pub(super) fn dir_of(name: &Name) -> Result<Thing, Errno> {
         let stat = fs::fstat(&name.dir)?;
         let above = name.path.parent().unwrap_or(Path::new(""));
         Ok(Thing {
@@ -270,7 +267,7 @@ impl Emulator {
         mode: u32,
         is_dir: bool,
     ) -> Result<Known, Errno> {
-        let dir = self.known(&self.dir_of(name)?);
+        let dir = self.known(&Self::dir_of(name)?);
         let inherits = dir.mode & libc::S_ISGID != 0;
         Ok(Known {
             uid: who.user(),

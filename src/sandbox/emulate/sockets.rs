@@ -42,7 +42,7 @@ fn path_of(address: &[u8]) -> Option<OsString> {
 /// The path by which a thread reaches a name in a directory that it has as `number`.
 fn by_descriptor(number: i32, name: &Name) -> Vec<u8> {
     let mut path = format!("/proc/self/fd/{number}/").into_bytes();
-    path.extend(name.name.as_bytes());
+    path.extend(name.last.as_bytes());
     path
 }
 
@@ -74,7 +74,7 @@ impl Emulator {
                 let header = caller.read(caller.word(1), HEADER)?;
                 read(word(&header, 0), word(&header, 8) & 0xffff_ffff)?
             }
-            _ => return self.many(caller),
+            _ => return Self::many(caller),
         };
         let Some(path) = path_of(&bytes) else {
             return native;
@@ -137,7 +137,7 @@ impl Emulator {
     }
 
     /// Several messages at once: none goes to a path.
-    fn many(&self, caller: &Tracee) -> Verdict {
+    fn many(caller: &Tracee) -> Verdict {
         /// `UIO_MAXIOV`, and the size of `struct mmsghdr`.
         const MOST: u32 = 1024;
         const SIZE: usize = 64;

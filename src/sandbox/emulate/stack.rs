@@ -38,7 +38,7 @@ pub(super) fn extent(words: &[u64]) -> Option<usize> {
 pub(super) fn with_arguments(pointer: u64, words: &[u64], front: &[OsString]) -> Option<Stack> {
     let words = &words[..extent(words)?];
     let argc = usize::try_from(*words.first()?).ok()?;
-    let kept = &words[1 + argc.min(1)..1 + argc];
+    let kept = &words[1 + argc.min(1)..=argc];
     let strings: usize = front.iter().map(|s| s.len() + 1).sum();
     let count = words.len() - argc + kept.len() + front.len();
     let room = u64::try_from(strings + 8 * count).ok()?;

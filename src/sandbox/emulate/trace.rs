@@ -77,7 +77,7 @@ impl Session {
                 sys::wait(self.thread, true)?
             } else {
                 self.next_of_either()?
-                        };
+            };
             match stop {
                 None => {}
                 // The process stops as a whole, which it does when we have let go.
@@ -104,6 +104,12 @@ impl Session {
         Ok(None)
     }
 
+    fn passing(&self, arguments: [u64; 5]) -> [u64; 6] {
+        let mut all = [self.pass; 6];
+        all[..5].copy_from_slice(&arguments);
+        all
+    }
+
     fn make(&self, number: i64, arguments: [u64; 6]) -> Result<Stop, Errno> {
         sys::set_registers(self.thread, &self.saved.calling(number, arguments))?;
         sys::go_on(self.thread, 0)?;
@@ -114,8 +120,7 @@ impl Session {
 
     /// Makes a call, with at most five arguments; gives its result.
     pub(super) fn call(&self, number: i64, arguments: [u64; 5]) -> Result<i64, Errno> {
-        let [a, b, c, d, e] = arguments;
-        self.make(number, [a, b, c, d, e, self.pass])?;
+        self.make(number, self.passing(arguments))?;
         Ok(sys::registers(self.thread)?.result())
     }
 
@@ -154,8 +159,7 @@ impl Session {
 
     /// Starts a program.
     pub(super) fn exec(&self, arguments: [u64; 5]) -> Result<Started, Errno> {
-        let [a, b, c, d, e] = arguments;
-        let stop = self.make(libc::SYS_execveat, [a, b, c, d, e, self.pass])?;
+        let stop = self.make(libc::SYS_execveat, self.passing(arguments))?;
         Ok(match stop {
             Stop::Exec => Started::Yes,
             _ => Started::No(sys::registers(self.thread)?.result()),

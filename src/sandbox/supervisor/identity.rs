@@ -6,7 +6,7 @@
 //! and that is worth 50 µs plus or minus nothing that anybody would notice. Identities are numbered, and the number is
 //! added to the slack in nanoseconds.
 //!
-//! Who lacks CAP_SYS_NICE can neither read nor set the slack of others. There another attribute carries the number, which is the same
+//! Who lacks `CAP_SYS_NICE` can neither read nor set the slack of others. There another attribute carries the number, which is the same
 //! for all threads of a process: the limit to the time that real-time processes run, of which that much below "none" is as good as none.
 
 use std::path::PathBuf;
