@@ -258,12 +258,13 @@ mod tests {
         (Ability::Owners, true),
         (Ability::Write, true),
     ];
-    const STOCK: [(Ability, bool); 5] = [
+    const STOCK: [(Ability, bool); 6] = [
         (Ability::UserNamespace, false),
         (Ability::Notification, true),
         (Ability::Chroot, true),
         (Ability::Owners, true),
         (Ability::Write, true),
+        (Ability::Emulate, true),
     ];
 
     #[test]
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_stock_container_root_has_chroot_and_others_have_no_steps() {
+    fn in_a_stock_container_root_has_chroot_and_others_are_emulated() {
         let root = probe(identity(0, true), None, &STOCK).verdict();
         assert_eq!(root.rung, Some(Rung::Chroot));
         assert!(root.advice[0].change.contains("seccomp=unconfined"));
@@ -326,6 +327,11 @@ mod tests {
         let mut checks = STOCK;
         checks[2].1 = false;
         checks[3].1 = false;
+        let other = probe(identity(1000, true), None, &checks).verdict();
+        assert_eq!(other.rung, Some(Rung::Emulate));
+        assert_eq!(other.advice[0].gain, Gain::Rung(Rung::Chroot));
+        assert!(other.advice[0].change.contains("as root"));
+        checks[5].1 = false;
         let other = probe(identity(1000, true), None, &checks).verdict();
         assert_eq!(other.rung, None);
         assert_eq!(other.advice[0].gain, Gain::Steps(Rung::Chroot));

@@ -225,6 +225,16 @@ impl Placer {
         .at("set the time of", shown)
     }
 
+    /// Records whose a further name of a link or pipe is: such records are about names.
+    pub(super) fn own_name(&self, path: &Path, metadata: &Metadata) -> Result<(), SnapshotError> {
+        let carries_record = matches!(metadata.kind, Kind::File { .. } | Kind::Dir);
+        let is_recorded = matches!(self.style.owners, Owners::Recorded | Owners::Emulated);
+        if carries_record || !is_recorded || (metadata.uid, metadata.gid) == (0, 0) {
+            return Ok(());
+        }
+        owner::append(&self.owners, path, Owner::of(metadata)).at("write", &self.owners)
+    }
+
     fn own_special(
         &mut self,
         path: &Path,

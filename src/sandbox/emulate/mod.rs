@@ -11,7 +11,8 @@
 //! calls   which are announced        paths   what a path means, who may reach it     exec    starting programs
 //! serve   the loop                   owners  what files look like                    elf     copies of programs
 //! opens   looks   makes   changes   attributes   sockets: the calls, by kind         stack   their arguments
-//! birth   from the fork to the step's program                                        trace   calls made by the thread itself
+//! told    what `/proc` says of it     birth   from the fork to its program            trace   calls made by the thread itself
+//! trial   whether all this works here
 //! ```
 //!
 //! What lies in `/proc` and `/sys`, and what would be mounted, is as with [`chroot`](super::chroot).
@@ -35,6 +36,7 @@ mod serve;
 mod sockets;
 mod stack;
 mod sys;
+mod told;
 mod trace;
 mod trial;
 

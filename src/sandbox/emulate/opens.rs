@@ -82,7 +82,10 @@ impl Emulator {
         // Descriptors to look at cannot be handed over.
         let flags = flags.difference(OFlags::PATH);
         let wish = Wish::new(flags.bits().into(), 0);
-        let file = self.keeper.open_place(caller, place, wish)?;
+        let file = match self.told(place, flags) {
+            Some(told) => told?,
+            None => self.keeper.open_place(caller, place, wish)?,
+        };
         self.hand_over(&file, flags, id)
     }
 

@@ -104,6 +104,7 @@ impl Emulator {
         }
         for dir in path.ancestors().skip(1) {
             match self.open_thing(dir) {
+                Ok(thing) if !thing.is_dir() => return Err(Errno::NOTDIR),
                 Ok(thing) => self.may(who, &thing, EXECUTE)?,
                 Err(Errno::NOENT | Errno::NOTDIR) => {}
                 Err(error) => return Err(error),

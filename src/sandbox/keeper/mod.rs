@@ -22,7 +22,7 @@ pub(super) mod answers;
 mod calls;
 pub(super) mod files;
 mod mirror;
-mod mounted;
+pub(super) mod mounted;
 pub(super) mod view;
 
 use std::{

@@ -88,13 +88,7 @@ impl Keeper {
             };
             written.map_err(|_never| Errno::IO)?;
         }
-        let fd = fs::memfd_create("mounts", MemfdFlags::CLOEXEC)?;
-        let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        let mut file = std::fs::File::from(fd);
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        // Opened anew it has a position of its own, and cannot be written.
-        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-        fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        told(text.as_bytes())
     }
 
     /// Whether something lies at `place` itself that cannot be moved or removed.
@@ -151,4 +145,15 @@ impl Mounted {
             }
         }
     }
+}
+
+/// A file in memory that holds a text and can only be read.
+pub(in crate::sandbox) fn told(text: &[u8]) -> Result<OwnedFd, Errno> {
+    let fd = fs::memfd_create("told", MemfdFlags::CLOEXEC)?;
+    let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let mut file = std::fs::File::from(fd);
+    file.write_all(text).map_err(failed)?;
+    // Opened anew it has a position of its own, and cannot be written.
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
