@@ -137,7 +137,10 @@ fn write_files(
                 Ok::<(), SnapshotError>(())
             })?;
             // The checksums of what was written come last.
-            std::io::copy(tar, &mut std::io::sink()).at("read", Path::new(""))?;
+            std::io::copy(tar, &mut std::io::sink()).map_err(|source| SnapshotError::Layer {
+                diff_id: blob.toc().diff_id,
+                source,
+            })?;
             Ok::<(), SnapshotError>(())
         });
         placed?;

@@ -26,7 +26,7 @@ use super::{
     owner::{self, Owner},
     xattr,
 };
-use crate::tree::{Kind, Metadata, Timestamp};
+use crate::tree::{Kind, Metadata, Timestamp, TreeError};
 
 /// The attribute that holds file capabilities.
 pub(super) const SECURITY_CAPABILITY: &str = "security.capability";
@@ -43,6 +43,21 @@ pub(super) struct Placer {
     parent: Option<(PathBuf, OwnedFd)>,
     /// Directories with whiteouts that are attributes, which overlayfs must be told of.
     marked: std::collections::BTreeSet<PathBuf>,
+}
+
+/// The bytes of a file, whose failures are told from those of the disk that they go to.
+struct Content<'a> {
+    reader: &'a mut dyn Read,
+    is_damaged: bool,
+}
+
+impl Read for Content<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(buf);
+        self.is_damaged |=
+            matches!(&read, Err(error) if error.kind() != io::ErrorKind::Interrupted);
+        read
+    }
 }
 
 impl Placer {
@@ -135,7 +150,20 @@ impl Placer {
         let (parent, name) = self.parent(path)?;
         let mut file = create(parent, name).at("create", &shown)?;
         if let Kind::File { size } = metadata.kind {
-            let copied = io::copy(&mut content.take(size), &mut file).at("write", &shown)?;
+            let mut content = Content {
+                reader: content,
+                is_damaged: false,
+            };
+            let copied = match io::copy(&mut (&mut content).take(size), &mut file) {
+                Err(source) if content.is_damaged => {
+                    return Err(SnapshotError::Tree(TreeError {
+                        action: "read",
+                        path: path.to_owned(),
+                        source,
+                    }));
+                }
+                copied => copied.at("write", &shown)?,
+            };
             if copied < size {
                 let path = path.to_owned();
                 return Err(SnapshotError::Incomplete { path });
