@@ -32,6 +32,7 @@ use super::{
     elf::{self, Interpreter, Kind},
     paths::{EXECUTE, Found, Thing},
     serve::{Emulator, Object},
+    sys::number,
     trace::{Session, Started},
 };
 
@@ -234,7 +235,7 @@ impl Emulator {
                 session.release(&runnable.front)
             }
             Ok(Started::No(result)) => {
-                let closed = session.call(libc::SYS_close, [number, 0, 0, 0, 0]);
+                let closed = session.call(number::CLOSE, [number, 0, 0, 0, 0]);
                 closed.and_then(|_| session.end(result))
             }
             Err(error) => Err(error),

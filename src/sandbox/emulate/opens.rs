@@ -30,6 +30,7 @@ use super::{
     owners::{Known, real_mode},
     paths::{EXECUTE, Found, READ, Thing, WRITE},
     serve::Emulator,
+    sys::number,
     trace::Session,
 };
 
@@ -236,9 +237,9 @@ impl Emulator {
         in_session(session, |session| {
             let dir_number = u64::from(dir.cast_unsigned());
             let result = session.with_memory(&bytes, |session, address| {
-                session.call(libc::SYS_openat, [dir_number, address, flags, 0, 0])
+                session.call(number::OPENAT, [dir_number, address, flags, 0, 0])
             })?;
-            session.call(libc::SYS_close, [dir_number, 0, 0, 0, 0])?;
+            session.call(number::CLOSE, [dir_number, 0, 0, 0, 0])?;
             Ok(result)
         })
     }
@@ -270,8 +271,8 @@ impl Emulator {
         in_session(
             Session::begin(listener, (caller, id), self.pass),
             |session| {
-                let result = session.call(libc::SYS_fchdir, [number, 0, 0, 0, 0])?;
-                session.call(libc::SYS_close, [number, 0, 0, 0, 0])?;
+                let result = session.call(number::FCHDIR, [number, 0, 0, 0, 0])?;
+                session.call(number::CLOSE, [number, 0, 0, 0, 0])?;
                 Ok(result)
             },
         )

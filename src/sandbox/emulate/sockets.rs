@@ -19,6 +19,7 @@ use super::{
     owners::absolute,
     paths::{EXECUTE, Found, Name, WRITE},
     serve::Emulator,
+    sys::number,
     trace::Session,
 };
 
@@ -122,7 +123,7 @@ impl Emulator {
         let answered = in_session(session, |session| {
             let length = address.len() as u64 - 1;
             let result = session.with_memory(&address, |session, at| {
-                session.call(libc::SYS_bind, [socket, at, length, 0, 0])
+                session.call(number::BIND, [socket, at, length, 0, 0])
             })?;
             close(session, number)?;
             Ok(result)
@@ -190,7 +191,7 @@ impl Emulator {
         let session = Session::begin(listener, (caller, id), self.pass);
         in_session(session, |session| {
             let result = session.with_memory(&bytes, |session, at| {
-                session.call(libc::SYS_inotify_add_watch, [watches, at, flags, 0, 0])
+                session.call(number::INOTIFY_ADD_WATCH, [watches, at, flags, 0, 0])
             })?;
             close(session, number)?;
             Ok(result)
@@ -200,7 +201,7 @@ impl Emulator {
 
 fn close(session: &Session, number: i32) -> Result<i64, Errno> {
     let number = u64::from(number.cast_unsigned());
-    session.call(libc::SYS_close, [number, 0, 0, 0, 0])
+    session.call(number::CLOSE, [number, 0, 0, 0, 0])
 }
 
 fn word(bytes: &[u8], at: usize) -> u64 {
@@ -245,7 +246,7 @@ impl Request {
             let result = session.with_memory(&bytes, |session, at| {
                 let call = self.call;
                 if call == Call::Connect {
-                    return session.call(libc::SYS_connect, [socket, at, length, 0, 0]);
+                    return session.call(number::CONNECT, [socket, at, length, 0, 0]);
                 }
                 let message = at + start;
                 let mut header = self.header.clone();
@@ -263,7 +264,7 @@ impl Request {
                 header[..8].copy_from_slice(&at.to_ne_bytes());
                 header[8..16].copy_from_slice(&length.to_ne_bytes());
                 session.write(message, &header)?;
-                session.call(libc::SYS_sendmsg, [socket, message, flags, 0, 0])
+                session.call(number::SENDMSG, [socket, message, flags, 0, 0])
             })?;
             close(session, dir)?;
             Ok(result)

@@ -12,6 +12,20 @@ use std::{
 
 use rustix::io::Errno;
 
+/// Numbers of calls that threads are made to make.
+pub(super) mod number {
+    pub(in super::super) const BIND: i64 = libc::SYS_bind;
+    pub(in super::super) const CLOSE: i64 = libc::SYS_close;
+    pub(in super::super) const CONNECT: i64 = libc::SYS_connect;
+    pub(in super::super) const EXECVEAT: i64 = libc::SYS_execveat;
+    pub(in super::super) const FCHDIR: i64 = libc::SYS_fchdir;
+    pub(in super::super) const INOTIFY_ADD_WATCH: i64 = libc::SYS_inotify_add_watch;
+    pub(in super::super) const MMAP: i64 = libc::SYS_mmap;
+    pub(in super::super) const MUNMAP: i64 = libc::SYS_munmap;
+    pub(in super::super) const OPENAT: i64 = libc::SYS_openat;
+    pub(in super::super) const SENDMSG: i64 = libc::SYS_sendmsg;
+}
+
 /// The registers of a thread: `struct user_regs_struct`.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy)]

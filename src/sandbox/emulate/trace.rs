@@ -16,7 +16,7 @@ use super::{
         tracee::Tracee,
     },
     stack,
-    sys::{self, Registers, Stop},
+    sys::{self, Registers, Stop, number},
 };
 
 /// A thread that makes calls for us.
@@ -134,7 +134,7 @@ impl Session {
         let flags = u64::from((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).cast_unsigned());
         let length = bytes.len() as u64;
         // Its six arguments leave no room for the pass, which it does not need.
-        self.make(libc::SYS_mmap, [0, length, protection, flags, u64::MAX, 0])?;
+        self.make(number::MMAP, [0, length, protection, flags, u64::MAX, 0])?;
         let address = sys::registers(self.thread)?.result();
         if (-4095..0).contains(&address) {
             return Ok(address);
@@ -144,7 +144,7 @@ impl Session {
             Ok(()) => work(self, address),
             Err(error) => Ok(-i64::from(error.raw_os_error())),
         };
-        self.call(libc::SYS_munmap, [address, length, 0, 0, 0])?;
+        self.call(number::MUNMAP, [address, length, 0, 0, 0])?;
         result
     }
 
@@ -159,7 +159,7 @@ impl Session {
 
     /// Starts a program.
     pub(super) fn exec(&self, arguments: [u64; 5]) -> Result<Started, Errno> {
-        let stop = self.make(libc::SYS_execveat, self.passing(arguments))?;
+        let stop = self.make(number::EXECVEAT, self.passing(arguments))?;
         Ok(match stop {
             Stop::Exec => Started::Yes,
             _ => Started::No(sys::registers(self.thread)?.result()),

@@ -21,7 +21,8 @@ use super::{
         sys as sandbox_sys,
         sys::Fork,
     },
-    calls, secret, sys,
+    calls, secret,
+    sys::{self, number},
     trace::Session,
 };
 
@@ -119,7 +120,7 @@ fn answer(ours: &UnixStream, pass: u64) -> Result<(), Failure> {
         Session::begin(listener.as_fd(), (&caller, call.id), pass).during("trace a child")?;
     let closed = session
         .call(
-            libc::SYS_close,
+            number::CLOSE,
             [u64::from(number.cast_unsigned()), 0, 0, 0, 0],
         )
         .during("have a child make a call")?;
