@@ -143,13 +143,6 @@ impl Probe {
         self.check(ability)
             .is_some_and(|check| check.failure.is_none())
     }
-
-    /// Whether steps can be run in namespaces, on overlays.
-    pub fn can_run(&self) -> bool {
-        [Ability::Namespaces, Ability::Mount, Ability::Overlay]
-            .into_iter()
-            .all(|ability| self.can(ability))
-    }
 }
 
 /// What the attempts gave.

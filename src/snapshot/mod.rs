@@ -222,11 +222,6 @@ impl Snapshot {
     pub fn fs(&self) -> PathBuf {
         self.path.join("fs")
     }
-
-    /// The file with the owners that the directory cannot hold; there need not be one.
-    pub fn owners(&self) -> PathBuf {
-        self.path.join("owners")
-    }
 }
 
 impl Snapshots {

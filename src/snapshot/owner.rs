@@ -134,11 +134,6 @@ impl Owner {
         Ok(xattr::get(path, XATTR)?.and_then(|text| Self::parse(&text)))
     }
 
-    /// The record of an open file.
-    pub fn read_at(file: impl AsFd) -> io::Result<Option<Self>> {
-        Ok(xattr::get_at(file, XATTR)?.and_then(|text| Self::parse(&text)))
-    }
-
     /// Gives a regular file or directory this record.
     pub fn write_at(&self, file: impl AsFd) -> io::Result<()> {
         Ok(xattr::set(file, XATTR, self.to_string().as_bytes())?)
