@@ -109,6 +109,9 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     {
         return Some(Kind::Build);
     }
+    if let Some(SandboxError::Nul { .. }) = error.downcast_ref() {
+        return Some(Kind::Build);
+    }
     if let Some(error) = error.downcast_ref::<SnapshotError>() {
         return match error {
             SnapshotError::Io { source, .. } if is_about_names(source.kind()) => Some(Kind::Build),
@@ -223,6 +226,9 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
         StoreError::Foreign { .. } | StoreError::NotADirectory { .. } => Some(
             "name another directory with --root; one that is empty or not there becomes a store",
         ),
+        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            Some("put the store where it can be written, with --root")
+        }
         StoreError::TooNew { .. } => {
             Some("use the version that made it, or another directory with --root")
         }
@@ -280,6 +286,17 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
             && !chain(error).any(is_about_room)
         {
             return Some(Cow::Borrowed(VERIFY));
+        }
+        if let Some(OutputError::Io { source, .. } | OutputError::Stdout { source }) =
+            error.downcast_ref()
+            && is_about_room(source)
+        {
+            return Some(Cow::Borrowed("make room there, or name another place"));
+        }
+        if let Some(PlaceError::File { source, .. }) = error.downcast_ref()
+            && is_about_room(source)
+        {
+            return Some(Cow::Borrowed("make room there, or name another place"));
         }
         if let Some(OutputError::NoEngine { .. }) = error.downcast_ref() {
             return Some(Cow::Borrowed(

@@ -294,6 +294,16 @@ fn check(spec: &ProcessSpec) -> Result<(), SandboxError> {
         let text = format!("`{}` is not a resource limit", limit.name);
         return Err(SandboxError::Invalid(text));
     }
+    let targets = spec
+        .mounts
+        .iter()
+        .map(|mount| ("mount target", &mount.target));
+    for (what, path) in std::iter::once(("working directory", &spec.cwd)).chain(targets) {
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
+            let path = path.clone();
+            return Err(SandboxError::Nul { what, path });
+        }
+    }
     Ok(())
 }
 

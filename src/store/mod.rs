@@ -37,6 +37,7 @@ mod lists;
 mod lock;
 mod mounts;
 mod record;
+mod regular;
 mod spread;
 mod tags;
 mod temp;
@@ -60,6 +61,7 @@ pub use listing::{BlobOnDisk, LayerOnDisk, StepOnDisk};
 pub use lock::StepLock;
 pub use mounts::{CacheMount, CacheMountId, CacheMountOnDisk, CacheSharing};
 pub use record::{Found, LayerRecord, StepFolder};
+pub use regular::{open_regular, read_regular};
 pub use spread::spread;
 pub use tags::{ANNOTATION_IMAGE_NAME, Tag};
 pub use temp::{TempDir, remove_tree};
@@ -182,7 +184,7 @@ fn prepare(root: &Path) -> Result<(), StoreError> {
 /// Whether there is a finished store; an error when it is of a newer format.
 fn check_format(root: &Path) -> Result<bool, StoreError> {
     let path = root.join(FORMAT_FILE);
-    let bytes = match fs::read(&path) {
+    let bytes = match read_regular(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {

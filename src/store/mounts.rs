@@ -24,6 +24,7 @@ use super::{
     Store, StoreError,
     error::At as _,
     lock::{FileLock, Hold},
+    read_regular,
     temp::remove_tree,
 };
 use crate::oci::{Digest, sha256};
@@ -159,7 +160,7 @@ impl Store {
             let Some(key) = dir.file_name().and_then(|name| name.to_str()) else {
                 continue;
             };
-            let id = fs::read(dir.join("about.json"))
+            let id = read_regular(&dir.join("about.json"))
                 .ok()
                 .and_then(|bytes| serde_json::from_slice(&bytes).ok());
             found.extend(self.instances_on_disk(key, id.as_ref())?);
@@ -273,7 +274,8 @@ impl Store {
     /// What instance 0 of a cache mount came with, if it came from another machine.
     pub fn cache_mount_origin(&self, id: &CacheMountId) -> Option<Digest> {
         let path = self.root.join("mounts").join(id.key()).join("origin");
-        fs::read_to_string(path).ok()?.parse().ok()
+        let bytes = read_regular(&path).ok()?;
+        std::str::from_utf8(&bytes).ok()?.parse().ok()
     }
 
     /// Removes an instance unless somebody uses it; whether it is gone.

@@ -166,6 +166,10 @@ pub(crate) fn run(
 pub(crate) fn state_style(rung: Option<Rung>) -> Style {
     let map = IdMap::current().unwrap_or(IdMap::Single);
     match map {
+        _ if rung == Some(Rung::Emulate) => Style {
+            marks: Marks::User,
+            owners: Owners::Emulated,
+        },
         IdMap::Full if rung.is_some() => Style {
             marks: Marks::Trusted,
             owners: Owners::Real,
@@ -392,11 +396,20 @@ pub(crate) fn host_resolv_conf() -> Vec<u8> {
 
 /// An old image ID must not be taken for this build's when it fails.
 fn remove_stale(path: &Path) -> Result<(), Failure> {
+    if wanted::is_written_in_place(path) {
+        return Ok(());
+    }
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Failure::usage(format!(
-            "cannot replace {}: {e}",
-            path.display()
-        ))),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            // A directory, or a file in the place of one.
+            let is_wrong = matches!(
+                e.kind(),
+                io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
+            );
+            let kind = if is_wrong { Kind::Usage } else { Kind::Machine };
+            let message = format!("cannot replace {}: {e}", path.display());
+            Err(Failure::new(kind, message))
+        }
         _ => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
 mod full_disk;
+mod other_kinds;
 mod storm;
 mod transfer;
 
