@@ -197,7 +197,7 @@ fn platforms_that_share_a_place_do_not_overwrite_each_other() {
             error.to_string(),
             "cannot overwrite same from linux/amd64 with linux/arm64 when split option is disabled"
         );
-        assert!(!out.exists());
+        assert!(!out.try_exists().unwrap());
     }
 }
 
