@@ -195,11 +195,20 @@ pub trait Tree: Send + Sync {
         false
     }
 
-    /// Whether a missing `path` is missing because an ignore file took it out.
-    fn is_ignored(&self, path: &Path) -> bool {
+    /// The line of an ignore file because of which `path` is missing; `None` where it is missing otherwise, or is there.
+    fn ignored_by(&self, path: &Path) -> Option<IgnoreLine> {
         let _ = path;
-        false
+        None
     }
+}
+
+/// A line of an ignore file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IgnoreLine {
+    /// Its number, from 1.
+    pub number: usize,
+    /// The pattern, as it was written.
+    pub pattern: String,
 }
 
 /// The path of a name in a directory. As [`Path::join`] for paths of trees, with one allocation: whoever walks a tree needs

@@ -3,7 +3,6 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -18,7 +17,7 @@ use crate::{
     reference::Reference,
     registry::BlobSink,
     snapshot::Shelf,
-    store::{BlobFile, Follower, Store, StoreError},
+    store::{BlobFile, Follower, Store, StoreError, open_regular},
 };
 
 /// Where a blob can be had.
@@ -228,7 +227,7 @@ impl Fetch<'_> {
 
 fn copy_from_layout(store: &Store, layout: &Path, blob: &Descriptor) -> Result<(), ImageError> {
     let path = Blobs::path_in_layout(layout, &blob.digest);
-    match File::open(&path) {
+    match open_regular(&path) {
         Ok(mut file) => store
             .put_blob(blob, &mut file)
             .map_err(|error| match error {

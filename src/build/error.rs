@@ -31,15 +31,6 @@ pub enum BuildError {
     /// A step failed.
     #[error("{}", .0.source)]
     Step(Box<FailedStep>),
-    /// The context, or a named one, cannot be read.
-    #[error("cannot use the {what}")]
-    Context {
-        /// Which: `build context`, `` context `x` ``.
-        what: String,
-        /// Why.
-        #[source]
-        source: ContextError,
-    },
     /// The moment that `SOURCE_DATE_EPOCH` names cannot be told.
     #[error("cannot tell the time that SOURCE_DATE_EPOCH names")]
     Epoch {
@@ -71,6 +62,8 @@ pub struct FailedImage {
     pub name: String,
     /// The instruction that names it.
     pub span: Span,
+    /// The stage or well-known image that may be meant.
+    pub suggestion: Option<String>,
     /// Why.
     #[source]
     pub source: ImageError,

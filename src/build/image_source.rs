@@ -24,7 +24,7 @@ use crate::{
     plan::ImageSource,
     reference::{Reference, ReferenceError},
     registry,
-    store::{MAX_DOCUMENT_BYTES, StoreError},
+    store::{MAX_DOCUMENT_BYTES, StoreError, read_regular},
     used::UsedImage,
 };
 
@@ -234,7 +234,7 @@ fn from_layout(
     platform: &Platform,
 ) -> Result<ResolvedImage, ImageError> {
     let index_path = path.join("index.json");
-    let bytes = std::fs::read(&index_path).map_err(|source| ImageError::Layout {
+    let bytes = read_regular(&index_path).map_err(|source| ImageError::Layout {
         path: index_path.clone(),
         source,
     })?;
@@ -414,7 +414,7 @@ fn read_document(name: &str, path: &Path, descriptor: &Descriptor) -> Result<Vec
         );
         return Err(malformed(name, "blob", &reason));
     }
-    let bytes = std::fs::read(path).map_err(layout)?;
+    let bytes = read_regular(path).map_err(layout)?;
     let digest = sha256(&bytes);
     if digest != descriptor.digest {
         return Err(malformed(

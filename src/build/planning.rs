@@ -57,7 +57,7 @@ pub(super) fn plan(
                     warnings: analysis.warnings,
                 });
             }
-            Planned::NeedsImages(wanted) => look_up(session, &wanted, &mut bases)?,
+            Planned::NeedsImages(wanted) => look_up(session, file, &wanted, &mut bases)?,
             Planned::NeedsEpoch(source, span) => {
                 options.epoch = Some(epoch(session, &source, span)?);
             }
@@ -80,7 +80,7 @@ pub(super) fn analyse(session: &Session<'_>, file: &Dockerfile, all_stages: bool
             outline,
         } = plan::analyse(file, &options, &bases);
         let needs = match outcome {
-            Ok(Planned::NeedsImages(wanted)) => look_up(session, &wanted, &mut bases),
+            Ok(Planned::NeedsImages(wanted)) => look_up(session, file, &wanted, &mut bases),
             Ok(Planned::NeedsEpoch(source, span)) => {
                 epoch(session, &source, span).map(|time| options.epoch = Some(time))
             }
@@ -131,13 +131,16 @@ fn options(session: &Session<'_>, platform: &Platform) -> Options {
 /// Looks up images, all at the same time.
 fn look_up(
     session: &Session<'_>,
+    file: &Dockerfile,
     wanted: &[(ImageSource, Span)],
     bases: &mut BTreeMap<ImageSource, ConfigFile>,
 ) -> Result<(), BuildError> {
     let found = std::thread::scope(|scope| {
         let threads: Vec<_> = wanted
             .iter()
-            .map(|(source, span)| scope.spawn(move || (source, metadata(session, source, *span))))
+            .map(|(source, span)| {
+                scope.spawn(move || (source, metadata(session, file, source, *span)))
+            })
             .collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
             thread
@@ -154,6 +157,7 @@ fn look_up(
 
 fn metadata(
     session: &Session<'_>,
+    file: &Dockerfile,
     source: &ImageSource,
     span: Span,
 ) -> Result<ConfigFile, BuildError> {
@@ -168,6 +172,7 @@ fn metadata(
             Err(BuildError::Image(Box::new(FailedImage {
                 name: source.name.clone(),
                 span,
+                suggestion: source.suggest(file).map(ToOwned::to_owned),
                 source: error,
             })))
         }

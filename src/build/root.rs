@@ -8,7 +8,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -76,41 +76,69 @@ impl Root {
 
     /// Its layers, base first.
     pub(super) fn layers(&self) -> Vec<RootLayer> {
-        let mut layers = self
-            .below
-            .as_ref()
-            .map(|below| below.layers())
-            .unwrap_or_default();
-        layers.extend(self.layer.clone());
+        let states = std::iter::successors(Some(self), |state| state.below.as_deref());
+        let mut layers: Vec<_> = states.filter_map(|state| state.layer.clone()).collect();
+        layers.reverse();
         layers
     }
 
     /// Its file system, answered from tables of contents.
     pub(super) fn tree(&self, fetch: Fetch<'_>) -> Result<Arc<LayerTree>, StepError> {
-        let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tree) = &*tree {
+        let mut known = self.known_tree();
+        if let Some(tree) = &*known {
             return Ok(Arc::clone(tree));
         }
         self.look_ahead(fetch);
-        let made = match (&self.below, &self.layer) {
-            (Some(below), Some(layer)) => {
-                let blob = Self::blob(fetch, layer)?;
-                let made = below.tree(fetch)?.push(blob);
-                made.map_err(|source| StepError::Stack {
-                    layer: layer.descriptor.digest,
-                    source,
-                })?
+        // From the nearest state below whose tree is known. A tree of its own is kept for states that somebody else may ask
+        // about too, who waits for it meanwhile: trees of all states take memory by the square of their number.
+        let mut above = Vec::new();
+        let mut lower = self.below.as_ref();
+        let mut tree = Arc::new(LayerTree::empty());
+        while let Some(state) = lower {
+            let known = state.known_tree();
+            if let Some(known) = &*known {
+                tree = Arc::clone(known);
+                break;
             }
-            _ => LayerTree::empty(),
+            let is_shared = Arc::strong_count(state) > 1;
+            above.push((state, is_shared.then_some(known)));
+            lower = state.below.as_ref();
+        }
+        for (state, known) in above.into_iter().rev() {
+            tree = state.on_top_of(tree, fetch)?;
+            if let Some(mut known) = known {
+                *known = Some(Arc::clone(&tree));
+            }
+        }
+        tree = self.on_top_of(tree, fetch)?;
+        *known = Some(Arc::clone(&tree));
+        Ok(tree)
+    }
+
+    fn known_tree(&self) -> MutexGuard<'_, Option<Arc<LayerTree>>> {
+        self.tree.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What its layer makes of the tree of the state below.
+    fn on_top_of(
+        &self,
+        below: Arc<LayerTree>,
+        fetch: Fetch<'_>,
+    ) -> Result<Arc<LayerTree>, StepError> {
+        let Some(layer) = &self.layer else {
+            return Ok(below);
         };
-        let made = Arc::new(made);
-        *tree = Some(Arc::clone(&made));
-        Ok(made)
+        let made = below.push(Self::blob(fetch, layer)?);
+        let made = made.map_err(|source| StepError::Stack {
+            layer: layer.descriptor.digest,
+            source,
+        })?;
+        Ok(Arc::new(made))
     }
 
     /// Puts into the store what is known of files since [`Root::tree`] was asked for their digests.
     pub(super) fn keep_digests(&self, store: &Store) -> Result<(), StoreError> {
-        let tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        let tree = self.known_tree();
         let blobs = tree.as_ref().map(|tree| tree.layers()).unwrap_or_default();
         for (layer, blob) in self.layers().iter().zip(blobs) {
             if let Some(toc) = blob.completed() {
@@ -157,7 +185,7 @@ impl Root {
     }
 
     fn is_known(&self) -> bool {
-        let tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        let tree = self.known_tree();
         self.layer.is_none() || tree.is_some()
     }
 
@@ -252,6 +280,16 @@ impl Root {
     }
 }
 
+impl Drop for Root {
+    /// One state after the other: images may have more layers than the stack has room for.
+    fn drop(&mut self) {
+        let mut lower = self.below.take();
+        while let Some(mut state) = lower.and_then(Arc::into_inner) {
+            lower = state.below.take();
+        }
+    }
+}
+
 /// Reads a layer, and stages its files.
 fn read(
     blob: impl io::Read + Send,
@@ -269,5 +307,25 @@ struct StoredBlob(PathBuf);
 impl BlobSource for StoredBlob {
     fn open(&self) -> io::Result<File> {
         File::open(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{MediaType, sha256};
+
+    #[test]
+    fn states_of_any_number_of_layers_need_no_more_stack() {
+        let layer = RootLayer {
+            diff_id: DiffId(sha256(b"a")),
+            descriptor: Descriptor::of(MediaType::OCI_LAYER, b"a"),
+            created: Timestamp::UNIX_EPOCH,
+            description: String::new(),
+            made: None,
+        };
+        let top = (0..50_000).fold(Root::scratch(), |root, _| root.push(layer.clone()));
+        assert_eq!(top.layers().len(), 50_000);
+        drop(top);
     }
 }

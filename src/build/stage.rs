@@ -132,6 +132,7 @@ fn base(
                 BuildError::Image(Box::new(FailedImage {
                     name: source.name.clone(),
                     span: stage.span,
+                    suggestion: None,
                     source: source_error,
                 }))
             };

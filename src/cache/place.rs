@@ -112,6 +112,10 @@ impl AtPlace {
 pub struct Lineage {
     pub(super) base: BaseState,
     pub(super) steps: Vec<(String, DiffId)>,
+    /// What steps made, cut to what tells them apart: the states after each of them, whatever the base.
+    marks: Vec<String>,
+    /// The last of these states.
+    chain: Option<ChainId>,
 }
 
 /// What a stage starts from.
@@ -130,32 +134,23 @@ impl Lineage {
         Self {
             base,
             steps: Vec::new(),
+            marks: Vec::new(),
+            chain: None,
         }
     }
 
     /// Adds the step that progress calls `label`, and the layer that it made.
     pub fn push(&mut self, label: &str, layer: DiffId) {
         self.steps.push((label.to_owned(), layer));
-    }
-
-    /// What steps made, cut to what tells them apart: the states after each of them, whatever the base.
-    fn marks(&self) -> Vec<String> {
-        let mut chain = None;
-        let mut mark = |diff_id: DiffId| {
-            let next = ChainId::after(chain, diff_id);
-            chain = Some(next);
-            next.0.hex()[..16].to_owned()
-        };
-        self.steps
-            .iter()
-            .map(|(_, diff_id)| mark(*diff_id))
-            .collect()
+        let state = ChainId::after(self.chain, layer);
+        self.marks.push(state.0.hex()[..16].to_owned());
+        self.chain = Some(state);
     }
 
     pub(super) fn last(&self) -> LastLineage {
         LastLineage {
             base: self.base.clone(),
-            steps: self.marks(),
+            steps: self.marks.clone(),
         }
     }
 }

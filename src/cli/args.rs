@@ -391,6 +391,26 @@ pub(crate) fn with_default_command(args: impl IntoIterator<Item = OsString>) -> 
     args
 }
 
+/// Reads a command line. As with `docker buildx`, an option of a build that needs a value takes the next word, whatever it looks
+/// like: `--build-arg -v=1`.
+pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+    use clap::{CommandFactory as _, FromArgMatches as _};
+    let takes_any = |arg: clap::Arg| {
+        let one = arg.get_num_args().is_none_or(|n| n == 1.into());
+        if one && arg.get_action().takes_values() && !arg.is_positional() {
+            arg.allow_hyphen_values(true)
+        } else {
+            arg
+        }
+    };
+    let mut command = Cli::command();
+    for name in ["build", "explain"] {
+        command = command.mut_subcommand(name, |c| c.mut_args(takes_any));
+    }
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
 fn is_command(word: &str) -> bool {
     use clap::CommandFactory as _;
     Cli::command()
@@ -415,6 +435,24 @@ mod tests {
     fn definitions_hold_together() {
         use clap::CommandFactory as _;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_value_may_look_like_an_option() {
+        let words = ["rbuild", "build", "--target", "-1", "--label", "--x=y", "."];
+        let cli = parse(words.map(OsString::from).to_vec()).unwrap();
+        let Command::Build(build) = cli.command else {
+            panic!("another command");
+        };
+        assert_eq!(build.target.as_deref(), Some("-1"));
+        assert!(
+            parse(
+                ["rbuild", "build", "--call", "check", "--nope", "."]
+                    .map(OsString::from)
+                    .to_vec()
+            )
+            .is_err()
+        );
     }
 
     #[test]

@@ -109,12 +109,15 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     {
         return Some(Kind::Build);
     }
-    if let Some(SnapshotError::Io { source, .. }) = error.downcast_ref() {
-        return Some(if is_about_names(source.kind()) {
-            Kind::Build
-        } else {
-            Kind::Machine
-        });
+    if let Some(SandboxError::Nul { .. }) = error.downcast_ref() {
+        return Some(Kind::Build);
+    }
+    if let Some(error) = error.downcast_ref::<SnapshotError>() {
+        return match error {
+            SnapshotError::Io { source, .. } if is_about_names(source.kind()) => Some(Kind::Build),
+            SnapshotError::Io { .. } => Some(Kind::Machine),
+            _ => is_about_damage(error).then_some(Kind::Machine),
+        };
     }
     if error.is::<StoreError>() || error.is::<SandboxError>() {
         return Some(Kind::Machine);
@@ -170,6 +173,14 @@ fn is_of_damaged_layer(error: &io::Error) -> bool {
         .is_some()
 }
 
+/// Whether a layer of the store, which was verified when it came, has other bytes now.
+fn is_about_damage(error: &SnapshotError) -> bool {
+    matches!(
+        error,
+        SnapshotError::Tree(_) | SnapshotError::Layer { .. } | SnapshotError::Incomplete { .. }
+    )
+}
+
 /// Of an output that failed because of something else, that something decides.
 fn output_kind(error: &OutputError) -> Option<Kind> {
     match error {
@@ -215,6 +226,9 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
         StoreError::Foreign { .. } | StoreError::NotADirectory { .. } => Some(
             "name another directory with --root; one that is empty or not there becomes a store",
         ),
+        StoreError::Io { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            Some("put the store where it can be written, with --root")
+        }
         StoreError::TooNew { .. } => {
             Some("use the version that made it, or another directory with --root")
         }
@@ -229,6 +243,17 @@ fn store_hint(error: &StoreError) -> Option<&'static str> {
         }
         _ => None,
     }
+}
+
+/// Whether there was no room on a disk, or a quota was used up.
+fn is_about_room(error: &(dyn Error + 'static)) -> bool {
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| {
+        matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    })
 }
 
 /// Advice: what an error of the library knows, or what only the whole program can tell.
@@ -256,6 +281,23 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         {
             return Some(Cow::Borrowed(hint));
         }
+        if let Some(error) = error.downcast_ref::<SnapshotError>()
+            && is_about_damage(error)
+            && !chain(error).any(is_about_room)
+        {
+            return Some(Cow::Borrowed(VERIFY));
+        }
+        if let Some(OutputError::Io { source, .. } | OutputError::Stdout { source }) =
+            error.downcast_ref()
+            && is_about_room(source)
+        {
+            return Some(Cow::Borrowed("make room there, or name another place"));
+        }
+        if let Some(PlaceError::File { source, .. }) = error.downcast_ref()
+            && is_about_room(source)
+        {
+            return Some(Cow::Borrowed("make room there, or name another place"));
+        }
         if let Some(OutputError::NoEngine { .. }) = error.downcast_ref() {
             return Some(Cow::Borrowed(
                 "start one or name it with $DOCKER_HOST, or leave out --load: the image then goes to rbuild's own store",
@@ -265,11 +307,7 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         if is_of_damaged_layer(error) {
             return Some(Cow::Borrowed(VERIFY));
         }
-        matches!(
-            error.kind(),
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-        )
-        .then_some(Cow::Borrowed(
+        is_about_room(error).then_some(Cow::Borrowed(
             "make room, or put the store elsewhere with --root",
         ))
     })

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rbuild::{
-    context::{IgnoreFile, Patterns},
+    context::{IgnoreFile, MAX_TEXT_BYTES, Patterns},
     tree::Tree,
 };
 
@@ -144,8 +144,10 @@ fn dockerfile_from_stdin() -> Result<Source, Failure> {
     let mut bytes = Vec::new();
     io::stdin()
         .lock()
+        .take(MAX_TEXT_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| Failure::usage(format!("cannot read standard input: {e}")))?;
+    refuse_too_large(&bytes, "from standard input")?;
     Ok(Source {
         name: FROM_STDIN.to_owned(),
         text: text_of(&bytes),
@@ -210,7 +212,13 @@ fn default_dockerfile(directory: &Path) -> PathBuf {
 }
 
 fn read_dockerfile(path: &Path, context: &Path) -> Result<Source, Failure> {
-    let bytes = fs::read(path).map_err(|e| {
+    let file = fs::File::open(path);
+    let read = file.and_then(|file| {
+        let mut bytes = Vec::new();
+        file.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    let bytes = read.map_err(|e| {
         let failure = Failure::usage(format!(
             "cannot read the Dockerfile {}: {e}",
             path.display()
@@ -228,10 +236,21 @@ fn read_dockerfile(path: &Path, context: &Path) -> Result<Source, Failure> {
             failure
         }
     })?;
+    refuse_too_large(&bytes, &path.display().to_string())?;
     Ok(Source {
         name: path.display().to_string(),
         text: text_of(&bytes),
     })
+}
+
+/// Whoever reads it reads one byte more than it may have.
+pub(crate) fn refuse_too_large(bytes: &[u8], name: &str) -> Result<(), Failure> {
+    if bytes.len() as u64 <= MAX_TEXT_BYTES {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "the Dockerfile {name} has more than {MAX_TEXT_BYTES} bytes"
+    )))
 }
 
 /// Bytes that are no UTF-8 become replacement characters: the places of everything else stay meaningful.

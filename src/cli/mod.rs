@@ -43,8 +43,6 @@ mod values;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use diagnostics::{Failure, Kind};
 use environment::Environment;
 
@@ -54,7 +52,7 @@ pub(crate) fn run() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
     let env = Environment::of_process();
     let arguments = args::with_default_command(std::env::args_os());
-    let cli = match args::Cli::try_parse_from(arguments) {
+    let cli = match args::parse(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to standard output; a reader that has gone away has read enough.

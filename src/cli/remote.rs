@@ -15,6 +15,7 @@ use std::{
 use rbuild::{
     build::SecretSource,
     context::{
+        MAX_TEXT_BYTES,
         git::{self, GitSettings, GitSource},
         read_dockerfile,
     },
@@ -36,8 +37,6 @@ use super::{
     request, settings,
 };
 
-/// A file that is no archive is taken for a Dockerfile only up to this size; nobody writes larger ones.
-const MAX_DOCKERFILE_BYTES: u64 = 16 << 20;
 /// The build argument that keeps `.git` in a build context that is a repository.
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 
@@ -139,7 +138,8 @@ impl<'a> Fetcher<'a> {
         let path = self.dir()?.join("Dockerfile");
         let name = "[internal] load remote Dockerfile".to_owned();
         self.shown(name, |vertex| self.get(url, &path, vertex))?;
-        let bytes = fs::read(&path).map_err(|e| cannot_keep(&e))?;
+        let bytes = text(&path)?;
+        inputs::refuse_too_large(&bytes, url)?;
         Ok(Source {
             name: url.to_owned(),
             text: text_of(&bytes),
@@ -250,17 +250,24 @@ fn archive_or_dockerfile(path: &Path, dir: &Path) -> Result<Fetched, Failure> {
     if let Some(tree) = opened {
         return Ok(Fetched::Files(Arc::new(tree), None));
     }
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_DOCKERFILE_BYTES).read_to_end(&mut bytes))
-        .map_err(|e| cannot_keep(&e))?;
+    let bytes = text(path)?;
     fs::remove_file(path).ok();
-    if bytes.contains(&0) {
+    // Nobody writes larger ones.
+    if bytes.contains(&0) || bytes.len() as u64 > MAX_TEXT_BYTES {
         return Err(Failure::usage(
             "the context is neither an archive nor a Dockerfile",
         ));
     }
     Ok(Fetched::Dockerfile(bytes))
+}
+
+/// A file that is taken for a Dockerfile, or its beginning and one byte more than that may have.
+fn text(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes))
+        .map_err(|e| cannot_keep(&e))?;
+    Ok(bytes)
 }
 
 fn cannot_keep(e: &io::Error) -> Failure {

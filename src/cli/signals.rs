@@ -1,4 +1,5 @@
-//! Ctrl-C and `kill`: the first asks the build to stop in good order, the second ends the program.
+//! Ctrl-C and `kill`: the first asks the build to stop in good order, the second ends the program. So does time: what hangs in
+//! a disk, a terminal or a pipe that nobody reads cannot be asked.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -19,13 +20,13 @@ impl Received {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn set(&self, signal: Signal) -> Option<Signal> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(signal)
+    fn set(&self, signal: Signal) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
     }
 }
+
+/// How long a build may take to stop in good order: longer than a step may take to go away.
+const ORDERLY: Duration = Duration::from_secs(12);
 
 /// Watches for signals on a thread of its own, from now to the end of the program.
 pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
@@ -34,7 +35,7 @@ pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
     let failed =
         |e: std::io::Error| Failure::new(Kind::Machine, format!("cannot watch for signals: {e}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
+        .enable_all()
         .build()
         .map_err(failed)?;
     let (mut interrupt, mut terminate) = {
@@ -48,16 +49,17 @@ pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
         .name("signals".to_owned())
         .spawn(move || {
             runtime.block_on(async {
-                loop {
-                    let signal = tokio::select! {
-                        _ = interrupt.recv() => Signal::Interrupt,
-                        _ = terminate.recv() => Signal::Terminate,
-                    };
-                    if theirs.set(signal).is_some() {
-                        end(signal);
-                    }
-                    cancel.cancel();
-                }
+                let first = tokio::select! {
+                    _ = interrupt.recv() => Signal::Interrupt,
+                    _ = terminate.recv() => Signal::Terminate,
+                };
+                theirs.set(first);
+                cancel.cancel();
+                end(tokio::select! {
+                    _ = interrupt.recv() => Signal::Interrupt,
+                    _ = terminate.recv() => Signal::Terminate,
+                    () = tokio::time::sleep(ORDERLY) => first,
+                });
             });
         })
         .map_err(failed)?;

@@ -1,6 +1,16 @@
 //! Standard output: data for programs and pipes.
 
-use std::io::{self, Write as _};
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt as _,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{FileType, OFlags, fstat},
+    io::Errno,
+};
 
 use super::diagnostics::{Failure, Kind};
 
@@ -22,6 +32,84 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|e| Failure::new(Kind::Bug, format!("a result is no JSON: {e}")))?;
     print(&format!("{text}\n"))
+}
+
+/// How long a wait for a reader goes on without a look at whether it is still wanted, in nanoseconds.
+const PATIENCE: i64 = 100_000_000;
+/// Where a pipe or a socket has room at all, it has room for so many bytes (pipe(7)).
+const LEAST_ROOM: usize = 4096;
+
+/// Standard output for much data: whoever reads it may take as long as they like, or never do it.
+pub(crate) struct Patient<'a> {
+    out: io::Stdout,
+    /// A pipe, opened once more: whether writing waits is said of it alone then, and not of what others have open.
+    pipe: Option<File>,
+    /// Whether it may have to be waited for.
+    has_reader: bool,
+    is_canceled: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Patient<'a> {
+    /// Data is waited for as long as `is_canceled` says no.
+    pub(crate) fn new(is_canceled: &'a dyn Fn() -> bool) -> Self {
+        let out = io::stdout();
+        let kind = fstat(&out).map(|stat| FileType::from_raw_mode(stat.st_mode));
+        let open = || {
+            let mut options = OpenOptions::new();
+            options
+                .write(true)
+                .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+            options.open("/proc/self/fd/1").ok()
+        };
+        Self {
+            pipe: (kind == Ok(FileType::Fifo)).then(open).flatten(),
+            has_reader: matches!(kind, Ok(FileType::Fifo | FileType::Socket)),
+            out,
+            is_canceled,
+        }
+    }
+
+    fn wait(&self) -> io::Result<()> {
+        loop {
+            let mut fds = [PollFd::new(&self.out, PollFlags::OUT)];
+            let patience = Timespec {
+                tv_sec: 0,
+                tv_nsec: PATIENCE,
+            };
+            match poll(&mut fds, Some(&patience)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+            if (self.is_canceled)() {
+                return Err(io::Error::other("the wait for its reader was given up"));
+            }
+        }
+    }
+}
+
+impl Write for Patient<'_> {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        if let Some(mut pipe) = self.pipe.as_ref() {
+            loop {
+                match pipe.write(buf) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait()?,
+                    written => return written,
+                }
+            }
+        }
+        if !self.has_reader {
+            return self.out.write(buf);
+        }
+        self.wait()?;
+        let n = self.out.write(&buf[..buf.len().min(LEAST_ROOM)])?;
+        self.out.flush()?;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Rows as columns, two spaces apart; the first row is the heading.

@@ -42,6 +42,14 @@ pub enum ContextError {
         /// Its path in the context.
         path: PathBuf,
     },
+    /// A Dockerfile or an ignore file is larger than any that somebody wrote.
+    #[error("`{}` has more than {limit} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes that are read.
+        limit: u64,
+    },
     /// A tree could not be read.
     #[error(transparent)]
     Tree(#[from] TreeError),

@@ -2,12 +2,16 @@
 
 use std::{
     ffi::OsStr,
-    io,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
 use super::{ContextError, Patterns};
 use crate::tree::{Kind, Tree};
+
+/// The most bytes that a Dockerfile or an ignore file may have: as many as BuildKit's client can send.
+pub const MAX_TEXT_BYTES: u64 = 16 << 20;
 
 /// The ignore file that holds for a context.
 #[derive(Debug, Clone)]
@@ -27,11 +31,12 @@ impl IgnoreFile {
             PathBuf::from(name)
         });
         for path in beside.into_iter().chain([context.join(".dockerignore")]) {
-            let bytes = match std::fs::read(&path) {
-                Ok(bytes) => bytes,
+            let file = match File::open(&path) {
+                Ok(file) => file,
                 Err(error) if is_absent(&error) => continue,
                 Err(source) => return Err(ContextError::Read { path, source }),
             };
+            let bytes = read_text(file, &path)?;
             let patterns = Patterns::parse(&bytes).map_err(|error| ContextError::Patterns {
                 path: path.clone(),
                 error,
@@ -47,6 +52,23 @@ fn is_absent(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
     )
+}
+
+/// Reads a Dockerfile or an ignore file, of which `path` is shown; no more than [`MAX_TEXT_BYTES`].
+pub fn read_text(reader: impl Read, path: &Path) -> Result<Vec<u8>, ContextError> {
+    let mut bytes = Vec::new();
+    let read = reader.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|source| ContextError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    if bytes.len() as u64 > MAX_TEXT_BYTES {
+        return Err(ContextError::TooLarge {
+            path: path.to_owned(),
+            limit: MAX_TEXT_BYTES,
+        });
+    }
+    Ok(bytes)
 }
 
 /// A Dockerfile found in a context.
@@ -73,13 +95,7 @@ pub fn read_dockerfile(tree: &dyn Tree, name: &Path) -> Result<FoundDockerfile, 
         if !matches!(node.metadata.kind, Kind::File { .. }) {
             return Err(ContextError::DockerfileIsNoFile { path: name });
         }
-        let mut bytes = Vec::new();
-        tree.open(&path)?
-            .read_to_end(&mut bytes)
-            .map_err(|source| ContextError::Read {
-                path: path.clone(),
-                source,
-            })?;
+        let bytes = read_text(tree.open(&path)?, &path)?;
         return Ok(FoundDockerfile { name, bytes });
     }
     Err(ContextError::NoDockerfile {

@@ -16,12 +16,12 @@ use rustix::{
 };
 
 use super::{
-    ContextError, Patterns, Rule, Verdict,
+    ContextError, Patterns, Verdict,
     stat_cache::{Known, Stamp, StatCache},
 };
 use crate::{
     oci::{Digest, Digester},
-    tree::{self, Kind, Listed, Metadata, Node, Timestamp, Tree, TreeError},
+    tree::{self, IgnoreLine, Kind, Listed, Metadata, Node, Timestamp, Tree, TreeError},
 };
 
 /// A directory, read in place and only where asked, less what an ignore file leaves out.
@@ -84,20 +84,6 @@ impl LocalTree {
             cache: cache.unwrap_or_else(|| Arc::new(StatCache::unsaved())),
             state: Mutex::default(),
         })
-    }
-
-    /// Where it lies.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// The line of the ignore file that leaves `path` out; `None` when none does.
-    pub fn ignored_by(&self, path: &Path) -> Option<&Rule> {
-        let verdict = self.patterns.judge_path(path);
-        verdict
-            .is_match()
-            .then(|| self.patterns.decisive(&verdict))
-            .flatten()
     }
 
     fn host(&self, path: &Path) -> PathBuf {
@@ -486,11 +472,16 @@ impl Tree for LocalTree {
         Ok(known.digest)
     }
 
-    fn is_ignored(&self, path: &Path) -> bool {
-        !path.as_os_str().is_empty()
-            && self.patterns.judge_path(path).is_match()
+    fn ignored_by(&self, path: &Path) -> Option<IgnoreLine> {
+        let verdict = self.patterns.judge_path(path);
+        let rule = self.patterns.decisive(&verdict)?;
+        let is_hidden = verdict.is_match()
             && matches!(self.stat(path), Ok(Some(_)))
-            && matches!(self.node(path), Ok(None))
+            && matches!(self.node(path), Ok(None));
+        is_hidden.then(|| IgnoreLine {
+            number: rule.line,
+            pattern: rule.text.clone(),
+        })
     }
 }
 

@@ -16,7 +16,7 @@ mod stat_cache;
 
 pub use self::{
     error::ContextError,
-    found::{FoundDockerfile, IgnoreFile, read_dockerfile},
+    found::{FoundDockerfile, IgnoreFile, MAX_TEXT_BYTES, read_dockerfile, read_text},
     glob::{BadPattern, Glob, is_pattern},
     ignore::{PatternError, Patterns, Rule, Verdict},
     local::LocalTree,

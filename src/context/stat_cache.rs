@@ -177,8 +177,11 @@ impl StatCache {
     /// The cache in `file`, empty when there is none or it is damaged. `now` is the time of the system.
     pub fn load(file: impl Into<PathBuf>, now: Timestamp) -> Self {
         let file = file.into();
-        let dirs = fs::read(&file)
-            .ok()
+        // What somebody put in its place must not make the build wait.
+        let is_file = fs::metadata(&file).is_ok_and(|metadata| metadata.is_file());
+        let dirs = is_file
+            .then(|| fs::read(&file).ok())
+            .flatten()
             .and_then(|bytes| parse(&bytes))
             .unwrap_or_default();
         Self {

@@ -315,7 +315,7 @@ impl Walk<'_, '_, '_, '_> {
             path.to_owned()
         };
         let Some(node) = self.tree.node(&from)? else {
-            let named = if self.tree.is_ignored(&from) {
+            let named = if self.tree.ignored_by(&from).is_some() {
                 &from
             } else {
                 path

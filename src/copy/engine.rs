@@ -140,7 +140,7 @@ pub(super) fn copy(
         source.path.to_owned()
     };
     let Some(node) = source.tree.node(&from)? else {
-        let named = if source.tree.is_ignored(&from) {
+        let named = if source.tree.ignored_by(&from).is_some() {
             &from
         } else {
             source.path

@@ -8,7 +8,7 @@ use crate::{
     },
     layer::archive::OpenError,
     source::suggest,
-    tree::{MAX_DEPTH, MAX_NAME, MAX_PATH, Tree, TreeError},
+    tree::{IgnoreLine, MAX_DEPTH, MAX_NAME, MAX_PATH, Tree, TreeError},
 };
 
 /// A copy that cannot be done.
@@ -16,12 +16,12 @@ use crate::{
 #[non_exhaustive]
 pub enum CopyError {
     /// A source is not there.
-    #[error("{}: not found{}", quoted(path), ignored_note(*is_ignored))]
+    #[error("{}: not found{}", quoted(path), ignored_note(ignored.as_ref()))]
     NotFound {
         /// The source as the tree names it, or where its symbolic links lead.
         path: PathBuf,
-        /// Whether it exists and an ignore file took it out.
-        is_ignored: bool,
+        /// The line of the ignore file that took it out.
+        ignored: Option<IgnoreLine>,
         /// A name nearby that does exist.
         suggestion: Option<PathBuf>,
     },
@@ -124,8 +124,12 @@ impl CopyError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NotFound {
-                is_ignored: true, ..
-            } => Some("an ignore file leaves it out of the build context".to_owned()),
+                ignored: Some(line),
+                ..
+            } => Some(format!(
+                "line {} of the ignore file, `{}`, leaves it out of the build context",
+                line.number, line.pattern
+            )),
             Self::NotFound {
                 suggestion: Some(near),
                 ..
@@ -141,7 +145,7 @@ impl CopyError {
     pub(super) fn not_found(tree: &dyn Tree, path: &Path) -> Self {
         let suggestion = nearest(tree, path);
         Self::NotFound {
-            is_ignored: tree.is_ignored(path),
+            ignored: tree.ignored_by(path),
             path: path.to_owned(),
             suggestion,
         }
@@ -174,8 +178,8 @@ fn nearest(tree: &dyn Tree, path: &Path) -> Option<PathBuf> {
     matches!(tree.node(&whole), Ok(Some(_))).then_some(whole)
 }
 
-fn ignored_note(is_ignored: bool) -> &'static str {
-    if is_ignored {
+fn ignored_note(ignored: Option<&IgnoreLine>) -> &'static str {
+    if ignored.is_some() {
         " (left out by an ignore file)"
     } else {
         ""

@@ -23,7 +23,7 @@ use std::{
 
 use crate::{
     oci::Digest,
-    tree::{Kind, Listed, Metadata, Node, Timestamp, Tree, TreeError},
+    tree::{IgnoreLine, Kind, Listed, Metadata, Node, Timestamp, Tree, TreeError},
 };
 
 /// A tree that keeps what it lists of its directories until it is told to give that again.
@@ -99,8 +99,8 @@ impl Tree for ListedOnce {
         self.tree.digest(path)
     }
 
-    fn is_ignored(&self, path: &Path) -> bool {
-        self.tree.is_ignored(path)
+    fn ignored_by(&self, path: &Path) -> Option<IgnoreLine> {
+        self.tree.ignored_by(path)
     }
 }
 

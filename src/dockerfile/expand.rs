@@ -112,6 +112,7 @@ impl Expander {
                 .peekable(),
             lookup,
             depth: 0,
+            inserted: 0,
             word_is_lost: false,
             used: BTreeSet::new(),
             unset: BTreeSet::new(),
@@ -161,6 +162,8 @@ struct Run<'a> {
     rest: Peekable<Chars<'a>>,
     lookup: &'a dyn Fn(&str) -> Option<String>,
     depth: usize,
+    /// How many bytes variables have put into the text.
+    inserted: usize,
     /// Whether an operand has been read since the current word was looked at: BuildKit has one buffer for the words of
     /// all depths.
     word_is_lost: bool,
@@ -306,6 +309,15 @@ impl Run<'_> {
 
     /// The value of what follows a `$`.
     fn dollar(&mut self) -> Result<String, String> {
+        let value = self.value()?;
+        self.inserted = self.inserted.saturating_add(value.len());
+        if self.inserted > MAX_INSERTED {
+            return Err(too_long());
+        }
+        Ok(value)
+    }
+
+    fn value(&mut self) -> Result<String, String> {
         if self.rest.next_if_eq(&'{').is_none() {
             let name = self.name();
             return Ok(if name.is_empty() {
@@ -422,8 +434,20 @@ impl Run<'_> {
         };
         let regex = Pattern::parse(&pattern)?.regex("", true)?;
         Ok(if all {
-            let replace = |found: &Captures<'_>| pattern::filled_in(&replacement, &found[0]);
-            regex.replace_all(&value, replace).into_owned()
+            let mut inserted = 0usize;
+            let replace = |found: &Captures<'_>| {
+                if inserted > MAX_INSERTED {
+                    return String::new();
+                }
+                let filled = pattern::filled_in(&replacement, &found[0]);
+                inserted = inserted.saturating_add(filled.len());
+                filled
+            };
+            let replaced = regex.replace_all(&value, replace).into_owned();
+            if inserted > MAX_INSERTED {
+                return Err(too_long());
+            }
+            replaced
         } else {
             regex.replace(&value, NoExpand(&replacement)).into_owned()
         })
@@ -478,6 +502,14 @@ impl Run<'_> {
 
 /// How deep `${a:-${b:-…}}` may go: far beyond use, far below what a thread's stack holds.
 const MAX_DEPTH: usize = 100;
+
+/// How many bytes the variables of one text may add to it: eight times what Linux takes as a variable or argument of a process.
+/// A few dozen lines of `ENV A=$A$A` would fill any memory.
+const MAX_INSERTED: usize = 1 << 20;
+
+fn too_long() -> String {
+    format!("its variables add more than {MAX_INSERTED} bytes")
+}
 
 /// What Go shows for the character behind the end of a text.
 pub(super) const NO_CHARACTER: &str = "\u{fffd}";

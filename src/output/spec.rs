@@ -94,16 +94,6 @@ pub enum ArchiveFormat {
     Docker,
 }
 
-impl ArchiveFormat {
-    /// The word after `type=`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Oci => "oci",
-            Self::Docker => "docker",
-        }
-    }
-}
-
 /// `type=image` and `type=registry`.
 #[expect(
     clippy::struct_excessive_bools,
@@ -313,16 +303,6 @@ impl OutputSpec {
                 ..
             })
         )
-    }
-
-    /// How new layers are best compressed, so that they need not be compressed again when exported.
-    pub fn compression(&self) -> Option<Compression> {
-        match self {
-            Self::Archive(ArchiveSpec { image, .. }) | Self::Image(ImageSpec { image, .. }) => {
-                image.layers.compression
-            }
-            Self::Local(_) | Self::Tar(_) | Self::CacheOnly => None,
-        }
     }
 
     /// The value of `type`.

@@ -1,6 +1,6 @@
 //! `RUN` and its mounts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{
     Device, Mount, MountKind, Network, Op, Origin, RunOp, Script, Sharing, args,
@@ -171,7 +171,7 @@ impl Planner<'_> {
             _ => None,
         };
         let (target, kind) = match mount.kind {
-            MountType::Secret => self.secret(at, command, mount),
+            MountType::Secret => self.secret(at, command, mount)?,
             MountType::Ssh => self.ssh(at, command, agents, mount)?,
             MountType::Bind => (
                 Some(self.mount_target(at, command, mount)?),
@@ -230,8 +230,11 @@ impl Planner<'_> {
             None => id,
         };
         let source = paths::clean(mount.source.as_deref().unwrap_or_default());
-        // A directory of another tree has an owner and a mode already.
+        // A directory of another tree has an owner and a mode already. Whoever wants others gets a new, empty one, unless the
+        // directory was named.
         let is_new = source == "/";
+        let is_owned = mount.mode.is_some() || mount.uid.is_some() || mount.gid.is_some();
+        let from = from.filter(|_| !(is_new && is_owned));
         MountKind::Cache {
             id,
             sharing: match mount.sharing {
@@ -257,7 +260,7 @@ impl Planner<'_> {
         at: usize,
         command: &Command<'_>,
         mount: &mount::Mount,
-    ) -> (Option<PathBuf>, MountKind) {
+    ) -> Result<(Option<PathBuf>, MountKind), Diagnostic> {
         let target = mount.target.as_deref();
         // Reading the mount has made sure that there is one of the three.
         let id = mount
@@ -278,7 +281,10 @@ impl Planner<'_> {
             (None, None) => Some(format!("/run/secrets/{}", paths::base_name(&id))),
         };
         let workdir = &self.states[at].workdir();
-        let target = target.map(|t| paths::clean(&paths::join_workdir(workdir, &t)).into());
+        let target = target.map(|t| paths::clean(&paths::join_workdir(workdir, &t)));
+        if target.as_deref() == Some("/") {
+            return Err(error(command, "invalid mount type SECRET for /"));
+        }
         let env = mount.env.as_ref().map(|name| {
             if name.is_empty() {
                 id.clone()
@@ -294,7 +300,7 @@ impl Planner<'_> {
             uid: mount.uid.unwrap_or(0),
             gid: mount.gid.unwrap_or(0),
         };
-        (target, kind)
+        Ok((target.map(PathBuf::from), kind))
     }
 
     fn ssh(
@@ -319,6 +325,9 @@ impl Planner<'_> {
             || PathBuf::from(format!("/run/buildkit/ssh_agent.{agents}")),
             |t| paths::clean(&paths::join_workdir(workdir, t)).into(),
         );
+        if target == Path::new("/") {
+            return Err(error(command, "invalid mount type SSH for /"));
+        }
         let target = Some(target);
         let kind = MountKind::Ssh {
             id,

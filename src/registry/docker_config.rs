@@ -202,11 +202,6 @@ impl DockerConfig {
             .or(self.creds_store.as_ref())
             .map(String::as_str)
     }
-
-    /// The normalised keys of all entries.
-    pub fn registries(&self) -> impl Iterator<Item = &str> {
-        self.auths.keys().map(String::as_str)
-    }
 }
 
 /// The text of a Docker configuration with a credential put in; everything else is kept.

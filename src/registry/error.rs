@@ -247,33 +247,6 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
-
-    /// The server that caused the error, if one did.
-    pub fn host(&self) -> Option<&str> {
-        match self {
-            Self::Unauthorized { host, .. }
-            | Self::NotFound { host, .. }
-            | Self::RateLimited { host, .. }
-            | Self::Status { host, .. }
-            | Self::DigestMismatch { host, .. }
-            | Self::SizeMismatch { host, .. }
-            | Self::Truncated { host, .. }
-            | Self::TooLarge { host, .. }
-            | Self::WrongMediaType { host, .. }
-            | Self::Malformed { host, .. }
-            | Self::Schema1 { host, .. }
-            | Self::Tls { host, .. }
-            | Self::Unreachable { host, .. }
-            | Self::Redirect { host, .. } => Some(host),
-            Self::NoPlatform { .. }
-            | Self::Blocked { .. }
-            | Self::Helper { .. }
-            | Self::Certificate { .. }
-            | Self::Setting { .. }
-            | Self::Canceled
-            | Self::Io { .. } => None,
-        }
-    }
 }
 
 /// A failed attempt: the error, and whether another attempt may help.

@@ -11,16 +11,12 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 pub use self::parse::{RegistriesError, parse_registries_conf};
-use crate::reference::{self, Reference, ReferenceError};
+use crate::reference::{self, Reference};
 
 /// A parsed `registries.conf`, or several of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegistriesConf {
-    /// Short names and the full names they stand for.
-    pub aliases: BTreeMap<String, String>,
     /// Names of credential helpers to ask for every registry.
     pub credential_helpers: Vec<String>,
     /// The entries, in the order of the file.
@@ -86,9 +82,8 @@ impl Entry {
 
 impl RegistriesConf {
     /// Takes in a file that is read later (a drop-in) and overrides this one: entries replace those with the same
-    /// prefix, aliases those with the same name.
+    /// prefix.
     pub fn merge(&mut self, later: Self) {
-        self.aliases.extend(later.aliases);
         if !later.credential_helpers.is_empty() {
             self.credential_helpers = later.credential_helpers;
         }
@@ -101,15 +96,6 @@ impl RegistriesConf {
                 Some(old) => *old = entry,
                 None => self.registries.push(entry),
             }
-        }
-    }
-
-    /// Reads a reference as [`Reference::parse`] does, after replacing a short name that has an alias.
-    pub fn reference(&self, text: &str) -> Result<Reference, ReferenceError> {
-        let end = text.find([':', '@']).unwrap_or(text.len());
-        match self.aliases.get(&text[..end]) {
-            Some(full) if !full.is_empty() => Reference::parse(&format!("{full}{}", &text[end..])),
-            _ => Reference::parse(text),
         }
     }
 

@@ -79,37 +79,10 @@ pub enum Pushed {
 }
 
 impl Client {
-    /// Whether the repository of a reference has a blob. Where the registry does not want to say, it has not.
-    pub fn blob_exists(
-        &self,
-        reference: &Reference,
-        descriptor: &Descriptor,
-    ) -> Result<bool, Error> {
-        let endpoint = self.core.push_endpoint(reference)?;
-        self.block_on(self.core.exists(&endpoint, descriptor))
-    }
-
     /// Makes sure that the repository of a reference has a blob. May be called from several threads at once.
     pub fn push_blob(&self, reference: &Reference, upload: &Upload<'_>) -> Result<Pushed, Error> {
         let endpoint = self.core.push_endpoint(reference)?;
         self.block_on(self.core.push_blob(&endpoint, upload))
-    }
-
-    /// Finds out whether a push to the repository would be allowed, by beginning an upload and giving it up.
-    pub fn check_push(&self, reference: &Reference) -> Result<(), Error> {
-        let endpoint = self.core.push_endpoint(reference)?;
-        self.block_on(async {
-            let mut attempts = self.core.attempts();
-            loop {
-                match self.core.begin(&endpoint, "").await {
-                    Ok(begun) => {
-                        self.core.give_up(&endpoint, &begun.location).await;
-                        return Ok(());
-                    }
-                    Err(failure) => attempts.after(failure).await?,
-                }
-            }
-        })
     }
 
     /// Shows the credentials for a registry (`host[:port]`) to it; succeeds when it accepts them. Says whose they

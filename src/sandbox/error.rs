@@ -29,6 +29,14 @@ pub enum SandboxError {
     /// The kernel refused something that the sandbox is made of.
     #[error("{0}")]
     Setup(Failure),
+    /// A path that no file can have.
+    #[error("the {what} {path:?} holds a NUL byte")]
+    Nul {
+        /// What is there: `working directory`, `mount target`.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+    },
     /// A value that cannot be acted on, such as an unknown resource limit.
     #[error("{0}")]
     Invalid(String),

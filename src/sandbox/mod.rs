@@ -16,6 +16,7 @@
 mod caps;
 mod child;
 mod chroot;
+mod emulate;
 mod error;
 mod helper;
 mod hosts;
@@ -57,5 +58,5 @@ pub use spec::{
     Exit, HOSTNAME, MountKind, MountSpec, Network, ProcessSpec, Rootfs, Streams, Ulimit,
 };
 pub use userns::{Entry, NamespaceError, Program, enter_user_namespace, is_privileged};
-pub use users::{User, UserError, find_group, find_user};
+pub use users::{User, UserError, find_user};
 pub use verdict::{Advice, Gain, Verdict};

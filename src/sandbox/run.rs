@@ -136,17 +136,6 @@ impl Sandbox {
         self.go(spec, (cancel, None), sink, &mut || {}, None)
     }
 
-    /// The same; `meanwhile` is called once while the process is set up and runs.
-    pub fn run_and(
-        &self,
-        spec: &ProcessSpec,
-        cancel: &Cancel,
-        sink: &mut dyn FnMut(Stream, &[u8]),
-        meanwhile: &mut dyn FnMut(),
-    ) -> Result<Exit, SandboxError> {
-        self.go(spec, (cancel, None), sink, meanwhile, None)
-    }
-
     /// Sets up what a process like this finds, its mounts aside, while the caller does something else; `None` when no helper waits
     /// that could. What fails is tried again, and told, when the process is run.
     ///
@@ -167,7 +156,7 @@ impl Sandbox {
         })
     }
 
-    /// As [`Sandbox::run_and`], in what was set up for this process.
+    /// As [`Sandbox::run`], in what was set up for this process; `meanwhile` is called once while it runs.
     pub fn run_in(
         &self,
         set_up: Option<SetUp>,
@@ -304,6 +293,16 @@ fn check(spec: &ProcessSpec) -> Result<(), SandboxError> {
     if let Some(limit) = unknown {
         let text = format!("`{}` is not a resource limit", limit.name);
         return Err(SandboxError::Invalid(text));
+    }
+    let targets = spec
+        .mounts
+        .iter()
+        .map(|mount| ("mount target", &mount.target));
+    for (what, path) in std::iter::once(("working directory", &spec.cwd)).chain(targets) {
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
+            let path = path.clone();
+            return Err(SandboxError::Nul { what, path });
+        }
     }
     Ok(())
 }

@@ -77,15 +77,6 @@ pub fn find_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, UserEr
     })
 }
 
-/// The number of the group `text` (a name or number) under this group file.
-pub fn find_group(text: &str, group: &[u8]) -> Result<u32, UserError> {
-    match find_entry(group, text, 2) {
-        Some(fields) => number(fields[2]),
-        None if is_number(text) => number(text),
-        None => Err(UserError::NoGroup(text.to_owned())),
-    }
-}
-
 /// The first entry with `key` as its name or, for a number, as its field `id`. A name that is a number wins over
 /// nothing: runc compares both at once, first line first.
 fn find_entry<'a>(file: &'a [u8], key: &str, id: usize) -> Option<Vec<&'a str>> {
@@ -177,6 +168,5 @@ mod tests {
     fn a_root_without_files_knows_root_by_number() {
         is(&find_user("", b"", b""), 0, 0, &[], "/");
         assert!(find_user("root", b"", b"").is_err());
-        assert_eq!(find_group("29", b""), Ok(29));
     }
 }

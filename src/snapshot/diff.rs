@@ -2,8 +2,10 @@
 //!
 //! What lies in the upper directory was written, or copied up to be changed. A file that equals the one below in all that a
 //! layer says of it, content and whole seconds of its time included, is no change: it was copied up to get one more
-//! name, or to be given what it had. As in BuildKit, a new name of such a file is a file of its own. A directory is also there because
-//! something in it changed; it is a change of its own only when mode, owner or capabilities are others. All directories above a change are in the layer.
+//! name, or to be given what it had. As in BuildKit, a new name of such a file is a file of its own. What was written since it is in
+//! the upper directory is a change, whatever was written: it may have been another name of a file, and is none now. A
+//! directory is also there because something in it changed; it is a change of its own only when mode, owner or capabilities
+//! are others. All directories above a change are in the layer.
 //!
 //! Overlay's opaque directories hide what is below. Layers get a whiteout for each hidden name instead of an opaque marker, at
 //! every depth: on unpacking, a directory merges with what is below it, so a new directory under an opaque one has to take away too.
@@ -103,7 +105,10 @@ impl Diff<'_> {
                 Some(stat) if stat.file_type().is_socket() => {}
                 Some(stat) => {
                     let metadata = self.inodes.metadata(&path, &host, &stat)?;
-                    if !hidden && self.inodes.is_unchanged(&path, &host, &metadata)? {
+                    if !hidden
+                        && !was_written(&stat)
+                        && self.inodes.is_unchanged(&path, &host, &metadata)?
+                    {
                         self.unchanged.push(path);
                     } else {
                         self.found.leaf(path, metadata, host, &stat);
@@ -140,6 +145,15 @@ impl Diff<'_> {
         }
         let name = format!("{}whiteout", self.style.marks.prefix());
         Ok(xattr::get(host, name).at("read", host)?.is_some())
+    }
+}
+
+/// Whether something was written to a file since it is in the upper directory: what is copied up keeps the time that it had. `false`
+/// where the file system does not say when a file was made.
+fn was_written(stat: &Stat) -> bool {
+    match (stat.modified(), stat.created()) {
+        (Ok(modified), Ok(created)) => modified >= created,
+        _ => false,
     }
 }
 
@@ -246,7 +260,9 @@ impl<'a> Inodes<'a> {
     ) -> Result<Self, SnapshotError> {
         let records = match style.owners {
             Owners::Real => HashMap::new(),
-            Owners::Mapped | Owners::Recorded => owner::load(owners).at("read", root)?,
+            Owners::Mapped | Owners::Recorded | Owners::Emulated => {
+                owner::load(owners).at("read", root)?
+            }
         };
         Ok(Self {
             style,
@@ -285,8 +301,18 @@ impl<'a> Inodes<'a> {
         } else {
             Kind::File { size: stat.len() }
         };
+        let mut mode = stat.mode() & 0o7777;
+        if self.style.owners == Owners::Emulated {
+            // The one who builds owns it all; what is not recorded is root's.
+            (uid, gid) = (0, 0);
+        }
         if let Some(owner) = self.record(path, host, &kind, uid)? {
             (uid, gid) = (owner.uid, owner.gid);
+            if self.style.owners == Owners::Emulated
+                && matches!(kind, Kind::File { .. } | Kind::Dir)
+            {
+                mode = owner.mode;
+            }
             match (&kind, owner.kind) {
                 (Kind::File { size: 0 }, OwnedKind::Char { major, minor }) => {
                     kind = Kind::Char { major, minor };
@@ -299,7 +325,7 @@ impl<'a> Inodes<'a> {
         }
         let mut metadata = Metadata {
             kind,
-            mode: stat.mode() & 0o7777,
+            mode,
             uid,
             gid,
             mtime: Timestamp {
@@ -364,7 +390,7 @@ impl<'a> Inodes<'a> {
             Owners::Real => return Ok(None),
             // An id that could not be set leaves root as the owner. What others own they may have marked themselves.
             Owners::Mapped if uid != 0 => return Ok(None),
-            Owners::Mapped | Owners::Recorded => {}
+            Owners::Mapped | Owners::Recorded | Owners::Emulated => {}
         }
         if matches!(kind, Kind::File { .. } | Kind::Dir) {
             return Owner::read(host).at("read", host);

@@ -14,6 +14,7 @@ use std::{
 use rustix::fs::{FlockOperation, flock};
 
 use super::{At, SnapshotError, remove_tree};
+use crate::store::open_regular;
 
 const NAME: &str = "lock";
 
@@ -79,7 +80,7 @@ impl Held {
 }
 
 fn open(dir: &Path) -> Result<Option<File>, SnapshotError> {
-    match File::open(dir.join(NAME)) {
+    match open_regular(&dir.join(NAME)) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).at("lock", dir),

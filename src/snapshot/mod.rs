@@ -66,7 +66,7 @@ use self::{
 };
 use crate::{
     layer::{LayerTree, StackError},
-    oci::ChainId,
+    oci::{ChainId, DiffId},
     store::spread,
     tree::TreeError,
 };
@@ -89,6 +89,15 @@ pub enum SnapshotError {
     /// A layer's content could not be read.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// A layer is damaged somewhere behind the files that were wanted of it.
+    #[error("cannot read layer {diff_id}")]
+    Layer {
+        /// The layer.
+        diff_id: DiffId,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The layers do not lie on each other.
     #[error(transparent)]
     Stack(#[from] StackError),
@@ -165,6 +174,8 @@ pub enum Owners {
     Mapped,
     /// In records: only one id is mapped.
     Recorded,
+    /// In records, modes too: what the file system has lets this process, which has no privilege, read and write everything.
+    Emulated,
 }
 
 /// How states are kept on disk.
@@ -186,6 +197,8 @@ impl Style {
             (Marks::User, Owners::Real) => "user",
             (Marks::User, Owners::Mapped) => "user-mapped",
             (Marks::User, Owners::Recorded) => "user-recorded",
+            (Marks::Trusted, Owners::Emulated) => "trusted-emulated",
+            (Marks::User, Owners::Emulated) => "emulated",
         }
     }
 }
@@ -212,11 +225,6 @@ impl Snapshot {
     /// The overlayfs lower directory.
     pub fn fs(&self) -> PathBuf {
         self.path.join("fs")
-    }
-
-    /// The file with the owners that the directory cannot hold; there need not be one.
-    pub fn owners(&self) -> PathBuf {
-        self.path.join("owners")
     }
 }
 

@@ -191,11 +191,6 @@ impl Overlay {
         stack.chain([self.stubs.clone()]).collect()
     }
 
-    /// The snapshots of the lower directories, topmost first.
-    pub fn stack(&self) -> &[Snapshot] {
-        &self.stack
-    }
-
     /// The directory that takes the changes.
     pub fn upper(&self) -> PathBuf {
         self.scratch.path.join(UPPER)

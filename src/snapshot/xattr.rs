@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, os::fd::AsFd, path::Path};
 
 use rustix::{
-    fs::{XattrFlags, fgetxattr, fsetxattr, lgetxattr},
+    fs::{XattrFlags, fsetxattr, lgetxattr},
     io::Errno,
 };
 
@@ -21,18 +21,6 @@ pub(super) fn get(path: &Path, name: impl AsRef<OsStr>) -> Result<Option<Vec<u8>
             let length = lgetxattr(path, name.as_ref(), &mut long[..])?;
             long.truncate(length);
             Ok(Some(long))
-        }
-        Err(error) => absent(error),
-    }
-}
-
-/// As [`get`], of an open file.
-pub(super) fn get_at(file: impl AsFd, name: impl AsRef<OsStr>) -> Result<Option<Vec<u8>>, Errno> {
-    let mut value = vec![0; MAX_VALUE];
-    match fgetxattr(file, name.as_ref(), &mut value[..]) {
-        Ok(length) => {
-            value.truncate(length);
-            Ok(Some(value))
         }
         Err(error) => absent(error),
     }

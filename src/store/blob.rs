@@ -12,6 +12,7 @@ use super::{
     Store, StoreError,
     error::{At as _, with_path},
     follow::{Follower, HeadStart, Lead},
+    open_regular,
     temp::rename,
 };
 use crate::oci::{Descriptor, Digest, Digester, sha256};
@@ -275,7 +276,7 @@ impl Store {
 
     fn open_file(&self, digest: &Digest) -> Result<File, StoreError> {
         let path = self.blob_path(digest);
-        match File::open(&path) {
+        match open_regular(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(self.missing(digest)),
             opened => opened.at("read", &path),
         }
@@ -320,7 +321,7 @@ impl Store {
     pub(super) fn sync_blobs(&self, digests: &[Digest]) -> Result<(), StoreError> {
         for digest in digests {
             let path = self.blob_path(digest);
-            match File::open(&path) {
+            match open_regular(&path) {
                 Ok(file) => file.sync_data().at("write", &path)?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error).at("read", &path),

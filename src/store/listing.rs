@@ -10,6 +10,7 @@ use std::{
 use super::{
     Found, LayerRecord, StepFolder, Store, StoreError,
     error::At as _,
+    read_regular,
     record::{read_layer, read_record},
 };
 use crate::oci::{DiffId, Digest};
@@ -141,7 +142,7 @@ impl Store {
     pub fn lists(&self) -> Result<Vec<Vec<u8>>, StoreError> {
         let files = entries(&self.root.join("lists"))?.into_iter();
         files
-            .map(|entry| fs::read(entry.path()).at("read", &entry.path()))
+            .map(|entry| read_regular(&entry.path()).at("read", &entry.path()))
             .collect()
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{fs, io, path::PathBuf};
 
-use super::{Store, StoreError, error::At as _};
+use super::{Store, StoreError, error::At as _, read_regular};
 use crate::{oci::sha256, reference::Reference};
 
 impl Store {
@@ -21,7 +21,7 @@ impl Store {
     /// The list with this name; `None` when there is none.
     pub fn list(&self, name: &Reference) -> Result<Option<Vec<u8>>, StoreError> {
         let path = self.list_path(name);
-        match fs::read(&path) {
+        match read_regular(&path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).at("read", &path),

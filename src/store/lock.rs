@@ -57,17 +57,6 @@ impl FileLock {
         }))
     }
 
-    /// Waits for an exclusive lock whose file is removed with it, so that locks by key do not pile up.
-    pub(super) fn wait_once(path: &Path) -> Result<Self, StoreError> {
-        loop {
-            let file = open(path)?;
-            file.lock().at("lock", path)?;
-            if still_there(&file, path)? {
-                return Ok(Self::once(path, file));
-            }
-        }
-    }
-
     /// [`FileLock::wait_once`] without the wait.
     pub(super) fn attempt_once(path: &Path) -> Result<Option<Self>, StoreError> {
         loop {
@@ -166,12 +155,6 @@ pub struct StepLock {
 }
 
 impl Store {
-    /// Waits until no other process or thread holds the lock of this step.
-    pub fn lock_step(&self, key: &crate::oci::Digest) -> Result<StepLock, StoreError> {
-        let lock = FileLock::wait_once(&self.step_lock_path(key))?;
-        Ok(StepLock { _lock: lock })
-    }
-
     /// Waits for the lock of this step as long as `wait` says so, which is asked many times a second; `None` when it
     /// said no.
     pub fn wait_for_step(

@@ -17,7 +17,7 @@
 //!
 //! **Many processes.** Whatever is in its place is complete: files and directories are made in `tmp/` and renamed.
 //! Things are removed while others use the store, see `uses`. `index.json` is edited under `locks/index`. One process
-//! executes a step at a time ([`Store::lock_step`]). The kernel lets go of a lock when its holder dies.
+//! executes a step at a time ([`Store::wait_for_step`]). The kernel lets go of a lock when its holder dies.
 //!
 //! **Crashes.** A process that is killed leaves its directory in `tmp/`, which the next [`Store::open`] removes, and
 //! blobs that nothing names. Names are written through to the disk, after the blobs they lead to
@@ -37,6 +37,7 @@ mod lists;
 mod lock;
 mod mounts;
 mod record;
+mod regular;
 mod spread;
 mod tags;
 mod temp;
@@ -60,6 +61,7 @@ pub use listing::{BlobOnDisk, LayerOnDisk, StepOnDisk};
 pub use lock::StepLock;
 pub use mounts::{CacheMount, CacheMountId, CacheMountOnDisk, CacheSharing};
 pub use record::{Found, LayerRecord, StepFolder};
+pub use regular::{open_regular, read_regular};
 pub use spread::spread;
 pub use tags::{ANNOTATION_IMAGE_NAME, Tag};
 pub use temp::{TempDir, remove_tree};
@@ -133,11 +135,6 @@ impl Store {
     pub fn stat_dir(&self) -> PathBuf {
         self.root.join("stat")
     }
-
-    /// Replaces a file of [`Store::stat_dir`] or [`Store::snapshots_dir`] at once.
-    pub fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-        self.workspace.replace(path, bytes)
-    }
 }
 
 /// Makes sure that `root` holds a store of a format that can be used.
@@ -187,7 +184,7 @@ fn prepare(root: &Path) -> Result<(), StoreError> {
 /// Whether there is a finished store; an error when it is of a newer format.
 fn check_format(root: &Path) -> Result<bool, StoreError> {
     let path = root.join(FORMAT_FILE);
-    let bytes = match fs::read(&path) {
+    let bytes = match read_regular(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {

@@ -24,6 +24,7 @@ use super::{
     Store, StoreError,
     error::At as _,
     lock::{FileLock, Hold},
+    read_regular,
     temp::remove_tree,
 };
 use crate::oci::{Digest, sha256};
@@ -150,26 +151,6 @@ impl Store {
         self.new_instance(id, &dir, &instances, hold, fill)
     }
 
-    /// Removes all instances of a cache mount that nobody uses, for builds that shall not see earlier content.
-    pub fn clear_cache_mount(&self, id: &CacheMountId) -> Result<(), StoreError> {
-        let key = id.key();
-        let dir = self.root.join("mounts").join(&key);
-        let locks = self.root.join("locks");
-        if !dir.try_exists().at("read", &dir)? {
-            return Ok(());
-        }
-        let _search = FileLock::wait(&locks.join(format!("mount-{key}")), Hold::Exclusive)?;
-        for n in instances(&dir)? {
-            let lock = locks.join(format!("mount-{key}-{n}"));
-            if let Some(_lock) = FileLock::attempt(&lock, Hold::Exclusive)? {
-                let trash = self.temp_dir()?;
-                let old = dir.join(n.to_string());
-                fs::rename(&old, trash.path().join("old")).at("remove", &old)?;
-            }
-        }
-        Ok(())
-    }
-
     /// All finished instances of all cache mounts.
     pub fn cache_mounts(&self) -> Result<Vec<CacheMountOnDisk>, StoreError> {
         let mounts = self.root.join("mounts");
@@ -179,7 +160,7 @@ impl Store {
             let Some(key) = dir.file_name().and_then(|name| name.to_str()) else {
                 continue;
             };
-            let id = fs::read(dir.join("about.json"))
+            let id = read_regular(&dir.join("about.json"))
                 .ok()
                 .and_then(|bytes| serde_json::from_slice(&bytes).ok());
             found.extend(self.instances_on_disk(key, id.as_ref())?);
@@ -293,7 +274,8 @@ impl Store {
     /// What instance 0 of a cache mount came with, if it came from another machine.
     pub fn cache_mount_origin(&self, id: &CacheMountId) -> Option<Digest> {
         let path = self.root.join("mounts").join(id.key()).join("origin");
-        fs::read_to_string(path).ok()?.parse().ok()
+        let bytes = read_regular(&path).ok()?;
+        std::str::from_utf8(&bytes).ok()?.parse().ok()
     }
 
     /// Removes an instance unless somebody uses it; whether it is gone.

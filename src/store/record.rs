@@ -12,14 +12,14 @@
 //! is the `cache` module's business.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, error::At as _};
+use super::{Store, StoreError, error::At as _, open_regular, read_regular};
 use crate::oci::{Descriptor, DiffId, Digest, sha256};
 
 /// The format of records; others are passed over, so that versions can share a store.
@@ -138,7 +138,7 @@ impl Store {
     /// How the table of contents of a layer in a certain blob begins: not verified, and no use of it. `None` where it is
     /// not known.
     pub fn toc_start(&self, diff_id: DiffId, blob: &Digest) -> Option<Vec<u8>> {
-        let file = File::open(self.layer_dir(diff_id).join(blob.hex())).ok()?;
+        let file = open_regular(&self.layer_dir(diff_id).join(blob.hex())).ok()?;
         let mut start = Vec::new();
         file.take(TOC_START).read_to_end(&mut start).ok()?;
         let lines = start.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
@@ -210,10 +210,17 @@ impl Store {
 }
 
 pub(super) fn read_record(path: &Path) -> Result<Found<Vec<u8>>, StoreError> {
-    let mut bytes = match fs::read(path) {
+    let mut bytes = match read_regular(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(Found::Invalid),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::IsADirectory | io::ErrorKind::InvalidData
+            ) =>
+        {
+            return Ok(Found::Invalid);
+        }
         Err(error) => return Err(error).at("read", path),
     };
     let Some(end) = bytes.iter().position(|b| *b == b'\n') else {

@@ -12,6 +12,7 @@ use super::{
     Store, StoreError,
     error::At as _,
     lock::{FileLock, Hold},
+    read_regular,
 };
 use crate::{
     oci::{ANNOTATION_REF_NAME, Descriptor, Index, Manifest, to_json},
@@ -197,7 +198,7 @@ impl Store {
 
     fn read_index(&self) -> Result<Index, StoreError> {
         let path = self.root.join("index.json");
-        let bytes = match fs::read(&path) {
+        let bytes = match read_regular(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Index::new(Vec::new()));

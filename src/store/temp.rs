@@ -142,11 +142,6 @@ impl TempDir {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Moves it to `target`, which must not exist or be an empty directory of the same file system.
-    pub fn persist(self, target: &Path) -> Result<(), StoreError> {
-        fs::rename(&self.path, target).at("create", target)
-    }
 }
 
 impl Drop for TempDir {

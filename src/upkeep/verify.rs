@@ -27,7 +27,7 @@ use crate::{
     layer::{Toc, TocItem},
     oci::{ChainId, Descriptor, DiffId, Digest, Digester},
     snapshot::Snapshots,
-    store::{Found, StepFolder, Store, StoreError},
+    store::{Found, StepFolder, Store, StoreError, read_regular},
     tree::Kind,
 };
 
@@ -290,10 +290,13 @@ impl Check<'_> {
                 continue;
             }
             self.count("stats", 1);
-            match fs::read(&path) {
+            match read_regular(&path) {
                 Ok(bytes) if StatCache::is_whole(&bytes) => {}
                 Ok(_) => self.drop_file(&path, "it does not have the digest that it says")?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    self.drop_file(&path, "it is no regular file")?;
+                }
                 Err(error) => return Err(error).at("read", &path),
             }
         }

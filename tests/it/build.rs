@@ -125,38 +125,6 @@ fn names_come_and_go() {
 }
 
 #[test]
-fn a_misspelt_image_is_told_the_nearest_name_by_every_command() {
-    let env = TestEnv::new();
-    env.dockerfile("FROM scratch\nLABEL a=b\n");
-    env.build(&["-t", "app", "-t", "ghcr.io/me/tool:v1"])
-        .success();
-    for (name, near) in [
-        ("ap", "app"),
-        ("app:latset", "app"),
-        ("tool", "ghcr.io/me/tool:v1"),
-        ("ghcr.io/me/tol", "ghcr.io/me/tool:v1"),
-        ("tool:v2", "ghcr.io/me/tool:v1"),
-    ] {
-        for args in [
-            &["inspect", name][..],
-            &["save", "-o", "x.tar", name],
-            &["tag", name, "new"],
-            &["rmi", name],
-            &["push", name],
-            &["run", name],
-        ] {
-            env.run(args)
-                .exits(1)
-                .says(&format!("no image `{name}"))
-                .says(&format!("did you mean `{near}`?"));
-        }
-    }
-    env.run(&["inspect", "something-else"])
-        .exits(1)
-        .says("`rbuild images` lists what there is");
-}
-
-#[test]
 fn a_build_argument_that_nothing_declares_is_told_once() {
     let env = TestEnv::new();
     env.dockerfile("FROM scratch AS other\nARG there\nFROM scratch\nARG colour\nLABEL a=$colour\n");
@@ -477,6 +445,49 @@ fn a_cache_mount_that_starts_from_a_tree_is_the_directory_there() {
     assert!(!log.stderr.contains(" 700"), "{log}");
     env.dockerfile("FROM base\nRUN --mount=type=cache,target=/c,source=/q true\n");
     with_base(&env, &[]).exits(1).says("\"/q\": not found");
+}
+
+#[test]
+fn a_cache_mount_with_an_owner_is_new_whatever_the_tree_has() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base\nRUN --mount=type=cache,target=/c,from=base,gid=9 stat -c '%u %g %a' /c >/1 && ls -A /c >>/1\nRUN cat /1 >&2 && wc -l </1 >&2\n",
+    );
+    let log = with_base(&env, &[]);
+    if log.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    let log = log.success();
+    for line in ["0 9 755", " 1"] {
+        assert!(
+            log.stderr.lines().any(|l| l.ends_with(line)),
+            "{line}: {log}"
+        );
+    }
+}
+
+#[test]
+fn what_a_step_writes_again_is_no_longer_a_name_of_another_file() {
+    use std::os::unix::fs::MetadataExt as _;
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base\nRUN echo a >/f && ln /f /g && echo a >/h && ln /h /i\nRUN echo a >/f\n",
+    );
+    let log = with_base(&env, &["-o", "out"]);
+    if log.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    log.success();
+    let links = |name: &str| {
+        env.path("out")
+            .join(name)
+            .symlink_metadata()
+            .unwrap()
+            .nlink()
+    };
+    assert_eq!(["f", "g", "h", "i"].map(links), [1, 1, 2, 2]);
 }
 
 #[test]

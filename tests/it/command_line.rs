@@ -111,3 +111,16 @@ fn an_empty_store_lists_nothing_and_finds_nothing() {
         .exits(2)
         .says("must be lowercase");
 }
+
+#[test]
+fn reports_may_go_where_nothing_can_take_the_place_of_what_is_there() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    let args = [
+        "--iidfile=/proc/self/fd/1",
+        "--metadata-file=/proc/self/fd/1",
+    ];
+    let built = env.build(&args).success();
+    assert!(built.stdout.starts_with("sha256:"), "{built}");
+    assert!(built.stdout.ends_with("}\n"), "{built}");
+}

@@ -183,6 +183,77 @@ fn a_git_repository_that_does_not_come_can_be_given_up() {
     std::io::copy(&mut &connection, &mut std::io::sink()).expect("its end");
 }
 
+/// The files of an image go to a pipe, or a socket, that nobody reads.
+#[test]
+fn an_output_that_nobody_reads_can_be_given_up() {
+    for is_socket in [false, true] {
+        let env = TestEnv::new();
+        env.dockerfile("FROM scratch\nCOPY large /\n")
+            .file("large", &"x".repeat(2_000_000));
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        let stdout = if is_socket {
+            Stdio::from(std::os::fd::OwnedFd::from(theirs))
+        } else {
+            Stdio::piped()
+        };
+        let mut child = env
+            .command(&["build", "--progress=plain", "-o", "-", "context"])
+            .stderr(Stdio::piped())
+            .stdout(stdout)
+            .spawn()
+            .expect("the program starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+        let mut said = String::new();
+        while !said.contains("exporting to client tarball") {
+            assert_ne!(lines.read_line(&mut said).expect("text"), 0, "{said}");
+        }
+        kill_process(pid(&child), Signal::TERM).expect("sent");
+        let unread = child.stdout.take();
+        assert_eq!(end(child).code(), Some(143));
+        lines.read_to_string(&mut said).expect("text");
+        assert!(said.ends_with("error: interrupted\n"), "{said}");
+        drop((ours, unread));
+    }
+}
+
+/// What cannot be asked to stop is ended after a while: here, progress that nobody reads.
+#[test]
+fn a_build_that_hangs_ends_some_time_after_it_was_told_to() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    let size = rustix::pipe::fcntl_getpipe_size(&writer).expect("a size");
+    std::io::Write::write_all(&mut writer, &vec![b'x'; size]).expect("it is full now");
+    let mut child = env
+        .command(&["build", "--progress=plain", "context"])
+        .stderr(writer)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    // Its store is there once it watches for signals, or nearly so.
+    while fs::metadata(env.path("root/snapshots")).is_err() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    kill_process(pid(&child), Signal::TERM).expect("sent");
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("a status") {
+            break status;
+        }
+        if begun.elapsed() > Duration::from_mins(2) {
+            child.kill().expect("killed");
+            panic!("the program does not end");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(
+        status.code() == Some(143) || status.signal() == Some(15),
+        "{status}"
+    );
+    drop(reader);
+}
+
 /// One that takes an image and never answers, and one that takes nobody.
 #[test]
 fn an_engine_that_does_not_answer_can_be_given_up() {

@@ -14,6 +14,7 @@ mod doctor;
 mod examples;
 mod explain;
 mod hardening;
+mod hints;
 mod interrupt;
 mod language;
 mod language_laws;

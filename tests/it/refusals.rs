@@ -55,6 +55,28 @@ fn steps_that_buildkit_refuses_are_refused() {
 }
 
 #[test]
+fn texts_that_would_fill_any_memory_are_refused() {
+    let env = TestEnv::new();
+    let doubled = "ENV A=$A$A\n".repeat(60);
+    env.dockerfile(&format!("FROM scratch\nENV A=x\n{doubled}"));
+    env.build(&[])
+        .exits(1)
+        .says("its variables add more than 1048576 bytes")
+        .says(" --> Dockerfile:");
+    let replaced = "ENV A=${A//x/$A}\n".repeat(60);
+    env.dockerfile(&format!("FROM scratch\nENV A=xx\n{replaced}"));
+    env.build(&[]).exits(1).says("its variables add more than");
+    env.build(&["-f", "/dev/zero"])
+        .exits(2)
+        .says("has more than 16777216 bytes");
+    let mut piped = env.command(&["build", "-f", "-", "context"]);
+    piped.stdin(std::fs::File::open("/dev/zero").expect("it is there"));
+    env.outcome(&mut piped)
+        .exits(2)
+        .says("has more than 16777216 bytes");
+}
+
+#[test]
 fn a_working_directory_is_made_as_it_is_written_when_a_step_runs_in_it() {
     let base = format!("base=oci-layout://{}", TestEnv::base().display());
     let env = TestEnv::new();

@@ -34,6 +34,7 @@ use crate::cli::{
     remote::Fetcher,
     request, settings,
     signals::{self, Received},
+    stdout,
 };
 
 /// What the options of a build are given for.
@@ -165,6 +166,10 @@ pub(crate) fn run(
 pub(crate) fn state_style(rung: Option<Rung>) -> Style {
     let map = IdMap::current().unwrap_or(IdMap::Single);
     match map {
+        _ if rung == Some(Rung::Emulate) => Style {
+            marks: Marks::User,
+            owners: Owners::Emulated,
+        },
         IdMap::Full if rung.is_some() => Style {
             marks: Marks::Trusted,
             owners: Owners::Real,
@@ -297,7 +302,7 @@ impl Session<'_> {
             reporter: &**self.renderer,
             vertex,
         };
-        let mut out = io::stdout().lock();
+        let mut out = stdout::Patient::new(&is_canceled);
         match output::export(spec, request, &services, &mut out) {
             Ok(exported) => {
                 self.renderer.event(Event::Done {
@@ -338,7 +343,13 @@ impl Session<'_> {
         };
         match error {
             BuildError::Invalid(diagnostics) => Failure::from_diagnostics(source, diagnostics),
-            BuildError::Image(image) => by_chain(error).at(source, image.span),
+            BuildError::Image(image) => {
+                let failure = by_chain(error).at(source, image.span);
+                match &image.suggestion {
+                    Some(name) => failure.with_hint(format!("did you mean `{name}`?")),
+                    None => failure,
+                }
+            }
             BuildError::Epoch { span, .. } => by_chain(error).at(source, *span),
             BuildError::Step(step) => self.interrupted().unwrap_or_else(|| {
                 let first = by_chain(&step.source).at(source, step.span);
@@ -385,11 +396,20 @@ pub(crate) fn host_resolv_conf() -> Vec<u8> {
 
 /// An old image ID must not be taken for this build's when it fails.
 fn remove_stale(path: &Path) -> Result<(), Failure> {
+    if wanted::is_written_in_place(path) {
+        return Ok(());
+    }
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Failure::usage(format!(
-            "cannot replace {}: {e}",
-            path.display()
-        ))),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            // A directory, or a file in the place of one.
+            let is_wrong = matches!(
+                e.kind(),
+                io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory
+            );
+            let kind = if is_wrong { Kind::Usage } else { Kind::Machine };
+            let message = format!("cannot replace {}: {e}", path.display());
+            Err(Failure::new(kind, message))
+        }
         _ => Ok(()),
     }
 }

@@ -1,7 +1,5 @@
 //! Reading `registries.conf`.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use super::{Entry, Mirror, Pulls, RegistriesConf};
@@ -35,8 +33,6 @@ pub enum RegistriesError {
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct File {
-    #[serde(default)]
-    aliases: BTreeMap<String, String>,
     #[serde(default)]
     credential_helpers: Vec<String>,
     #[serde(default)]
@@ -88,7 +84,6 @@ pub fn parse_registries_conf(text: &str) -> Result<RegistriesConf, RegistriesErr
         .map(Entry::from_file)
         .collect::<Result<_, _>>()?;
     Ok(RegistriesConf {
-        aliases: file.aliases,
         credential_helpers: file
             .credential_helpers
             .into_iter()

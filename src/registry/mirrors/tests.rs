@@ -96,19 +96,6 @@ fn the_longest_prefix_decides() {
 }
 
 #[test]
-fn aliases_replace_short_names_only() {
-    let conf = parse_registries_conf(CONF).expect("valid");
-    for (text, want) in [
-        ("centos", "quay.io/centos/centos"),
-        ("centos:7", "quay.io/centos/centos:7"),
-        ("me/centos", "docker.io/me/centos"),
-        ("fedora", "docker.io/library/fedora"),
-    ] {
-        assert_eq!(conf.reference(text).expect(text).to_string(), want);
-    }
-}
-
-#[test]
 fn what_makes_no_sense_is_refused() {
     for (text, message) in [
         ("a = ", "line 1: "),

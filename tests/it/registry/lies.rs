@@ -191,3 +191,38 @@ fn a_base_whose_long_layer_is_another_or_ends_early_is_refused() {
         }
     }
 }
+
+#[test]
+fn a_working_directory_that_no_file_system_has_is_the_images_fault() {
+    let fake = FakeRegistry::start();
+    let mut config = fake.put_blob(
+        "a",
+        br#"{"architecture":"amd64","os":"linux","config":{"WorkingDir":"/a\u0000b"},"rootfs":{"type":"layers","diff_ids":[]}}"#,
+    );
+    config.media_type = MediaType::OCI_CONFIG;
+    let manifest = to_json(&Manifest::new(config, vec![]));
+    fake.put_manifest("a", "1", &MediaType::OCI_MANIFEST, &manifest);
+    let env = TestEnv::new();
+    for (instruction, what) in [
+        ("RUN [\"x\"]", "working directory"),
+        (
+            "WORKDIR /\nRUN --mount=type=cache,target=/c\0d [\"x\"]",
+            "mount target",
+        ),
+    ] {
+        env.dockerfile(&format!("FROM {}/a:1\n{instruction}\n", fake.host()));
+        let built = env.build(&["--platform=linux/amd64"]);
+        if built.stderr.contains("RUN needs ") {
+            #[expect(clippy::print_stderr, reason = "a skipped test says why")]
+            {
+                eprintln!("skipped: no step can be run here:\n{built}");
+            }
+            return;
+        }
+        built
+            .exits(1)
+            .says(what)
+            .says("holds a NUL byte")
+            .says(" --> Dockerfile:");
+    }
+}

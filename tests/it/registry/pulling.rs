@@ -275,7 +275,7 @@ fn mirrors_are_asked_first_and_passed_over_when_they_fail() {
     );
     // A push goes to the registry itself, which is not reached from here.
     let requests = origin.lines().len();
-    assert!(client.check_push(&image).is_err());
+    assert!(push(&client, &image, b"x", &[]).is_err());
     assert_eq!(origin.lines().len(), requests);
 }
 

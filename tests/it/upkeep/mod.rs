@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
 mod full_disk;
+mod other_kinds;
 mod storm;
 mod transfer;
 
@@ -387,6 +388,38 @@ fn a_layer_that_was_damaged_in_the_store_is_said_to_be_so() {
     fs::write(&largest, bytes).expect("written");
     env.dockerfile("FROM scratch\nCOPY --from=base /bin /c\n");
     build(&env, &[]).exits(3).says("rbuild cache verify");
+}
+
+#[test]
+fn a_run_on_a_layer_that_was_damaged_in_the_store_says_so() {
+    // In the middle of a file, and in the checksum at the very end.
+    for from_end in [None, Some(6)] {
+        let env = TestEnv::new();
+        env.dockerfile("FROM scratch\nCOPY --from=base /etc /e\n");
+        build(&env, &[]).success();
+        let blobs = fs::read_dir(env.path("root/blobs/sha256")).expect("blobs");
+        let blobs = blobs.map(|entry| entry.expect("an entry").path());
+        let largest = blobs.max_by_key(|path| fs::metadata(path).map_or(0, |m| m.len()));
+        let largest = largest.expect("the layer of the base");
+        let mut bytes = fs::read(&largest).expect("readable");
+        let at = from_end.map_or(bytes.len() / 2, |n| bytes.len() - n);
+        bytes[at] ^= 0x41;
+        fs::write(&largest, bytes).expect("written");
+        env.dockerfile("FROM base\nRUN echo ran >&2\n");
+        let built = build(&env, &[]);
+        if built.stderr.contains("RUN needs namespaces") {
+            eprintln!("skipped: no step can be run here");
+            return;
+        }
+        let built = built
+            .exits(3)
+            .says("rbuild cache verify")
+            .says("cannot read");
+        assert!(!built.stderr.contains("``"), "{built}");
+        assert!(!built.stderr.contains("cannot write"), "{built}");
+        env.run(&["cache", "verify"]).exits(3).says("dropped");
+        build(&env, &[]).success().says("ran");
+    }
 }
 
 #[test]

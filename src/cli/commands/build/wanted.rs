@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
@@ -180,18 +181,36 @@ fn has_image(spec: &OutputSpec) -> bool {
     matches!(spec, OutputSpec::Image(_) | OutputSpec::Archive(_))
 }
 
+/// Whether a path leads to a pipe or a device, such as `/dev/stdout`: nothing takes its place.
+pub(super) fn is_written_in_place(path: &Path) -> bool {
+    let Ok(metadata) = fs::metadata(path) else {
+        return false;
+    };
+    let is_of_process = path.starts_with("/dev") || path.starts_with("/proc");
+    !metadata.is_dir() && (is_of_process || !metadata.is_file())
+}
+
 /// Writes a small file at once: a reader sees the old one or the whole new one.
 fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let new = PathBuf::from(name);
-    fs::write(&new, text)
-        .and_then(|()| fs::rename(&new, path))
-        .map_err(|e| {
-            fs::remove_file(&new).ok();
-            Failure::new(
-                Kind::Machine,
-                format!("cannot write {}: {e}", path.display()),
-            )
-        })
+    let written = if is_written_in_place(path) {
+        fs::OpenOptions::new()
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+    } else {
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, path))
+            .inspect_err(|_| {
+                fs::remove_file(&new).ok();
+            })
+    };
+    written.map_err(|e| {
+        Failure::new(
+            Kind::Machine,
+            format!("cannot write {}: {e}", path.display()),
+        )
+    })
 }

@@ -1,0 +1,85 @@
+//! What the program advises where something is wrong.
+
+use std::fs;
+
+use super::support::{FakeRegistry, TestEnv};
+
+#[test]
+fn a_misspelt_image_is_told_the_nearest_name_by_every_command() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nLABEL a=b\n");
+    env.build(&["-t", "app", "-t", "ghcr.io/me/tool:v1"])
+        .success();
+    for (name, near) in [
+        ("ap", "app"),
+        ("app:latset", "app"),
+        ("tool", "ghcr.io/me/tool:v1"),
+        ("ghcr.io/me/tol", "ghcr.io/me/tool:v1"),
+        ("tool:v2", "ghcr.io/me/tool:v1"),
+    ] {
+        for args in [
+            &["inspect", name][..],
+            &["save", "-o", "x.tar", name],
+            &["tag", name, "new"],
+            &["rmi", name],
+            &["push", name],
+            &["run", name],
+        ] {
+            env.run(args)
+                .exits(1)
+                .says(&format!("no image `{name}"))
+                .says(&format!("did you mean `{near}`?"));
+        }
+    }
+    env.run(&["inspect", "something-else"])
+        .exits(1)
+        .says("`rbuild images` lists what there is");
+}
+
+#[test]
+fn a_file_that_an_ignore_file_leaves_out_is_told_with_its_line() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY dir/a /\n")
+        .file(".dockerignore", "# no secrets\n\ndir\n!dir/b\n")
+        .file("dir/a", "")
+        .file("dir/b", "");
+    env.build(&[])
+        .exits(1)
+        .says("error: \"/dir/a\": not found (left out by an ignore file)\n --> Dockerfile:2:1")
+        .says("hint: line 3 of the ignore file, `dir`, leaves it out of the build context");
+}
+
+#[test]
+fn a_misspelt_base_is_told_the_nearest_stage_or_image() {
+    let registry = FakeRegistry::start();
+    let env = TestEnv::new();
+    fs::create_dir_all(env.path("home")).expect("the home directory");
+    fs::write(
+        env.path("home/registries.conf"),
+        format!(
+            "[[registry]]\nprefix = 'docker.io'\nlocation = '{}/hub'\ninsecure = true\n",
+            registry.host()
+        ),
+    )
+    .expect("its file");
+    for (base, near) in [
+        ("alpin", Some("alpine")),
+        ("buildr", Some("builder")),
+        ("something-else", None),
+        ("alpine", None),
+    ] {
+        env.dockerfile(&format!(
+            "FROM scratch AS builder\nFROM {base}\nCOPY --from=builder / /\n"
+        ));
+        let built = env.build(&[]).exits(4);
+        let hint = near.map_or_else(
+            || "did you mean".to_owned(),
+            |near| format!("hint: did you mean `{near}`?"),
+        );
+        assert_eq!(
+            built.stderr.contains(&hint),
+            near.is_some(),
+            "{base}: {built}"
+        );
+    }
+}
