@@ -119,7 +119,7 @@ fn a_file_can_take_the_place_of_a_file_system_in_dev() {
     let Some(stage) = Stage::new() else { return };
     let mut spec = stage.spec("cat /dev/shm");
     let content = MountKind::Bytes {
-        content: b"file".to_vec().into(),
+        content: b"file".to_vec(),
         mode: 0o400,
         uid: 0,
         gid: 0,
