@@ -290,14 +290,6 @@ impl Root {
         Ok(here)
     }
 
-    /// The mode of an empty file system in memory that is to be mounted at `place`: that of the directory there, as with runc, and
-    /// 1777 where there is none.
-    pub(super) fn mode_of_tmpfs(&self, place: &Path) -> Result<u32, Failure> {
-        let below = self.stat(place)?;
-        let dir = below.filter(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
-        Ok(dir.map_or(0o1777, |stat| stat.st_mode & 0o7777))
-    }
-
     /// The metadata of `path` (resolved); `None` when there is nothing.
     pub(super) fn stat(&self, path: &Path) -> Result<Option<fs::Stat>, Failure> {
         let name = if path.as_os_str().is_empty() {
