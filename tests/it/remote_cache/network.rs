@@ -128,9 +128,12 @@ fn documents_of_a_cache_that_make_no_sense_are_no_cache() {
         ("no size", sized(json!(null))),
         (
             "a document within documents",
-            manifest(put(&[b'['; 200_000]), 0),
+            manifest(put(&b"[".repeat(200_000)), 0),
         ),
-        ("numbers without end", manifest(put(&[b'9'; 200_000]), 0)),
+        (
+            "numbers without end",
+            manifest(put(&b"9".repeat(200_000)), 0),
+        ),
         (
             "layers without end",
             manifest(put(crowd.to_string().as_bytes()), 10_000),
