@@ -57,8 +57,8 @@ pub(super) enum Room {
 pub(super) enum Ground {
     /// An overlay on the snapshots of the layers below.
     Overlay(Overlay),
-    /// A directory with all of them, for where nothing can be mounted.
-    Whole(Checkout),
+    /// A directory with all of them, for where nothing can be mounted; whether the root directory cannot be changed either.
+    Whole(Checkout, bool),
 }
 
 impl Ground {
@@ -84,10 +84,13 @@ impl Ground {
                     Room::None => snapshots.prepare(stack)?,
                 })
             }
-            Rung::Chroot => match chain.and_then(|chain| left.take(chain)) {
-                Some(checkout) => Self::Whole(checkout),
-                None => Self::Whole(snapshots.checkout(tree)?),
-            },
+            Rung::Chroot | Rung::Emulate => {
+                let checkout = match chain.and_then(|chain| left.take(chain)) {
+                    Some(checkout) => checkout,
+                    None => snapshots.checkout(tree)?,
+                };
+                Self::Whole(checkout, rung == Rung::Emulate)
+            }
         };
         Ok((ground, None))
     }
@@ -96,7 +99,7 @@ impl Ground {
     pub(super) fn ahead(&self, blank: Blank) -> Result<Option<Ahead>, SnapshotError> {
         match self {
             Self::Overlay(overlay) => overlay.ahead(blank).map(Some),
-            Self::Whole(_) => Ok(None),
+            Self::Whole(..) => Ok(None),
         }
     }
 
@@ -109,7 +112,11 @@ impl Ground {
                 work: overlay.work(),
                 userxattr: overlay.style().marks == Marks::User,
             },
-            Self::Whole(checkout) => Rootfs::Chroot {
+            Self::Whole(checkout, true) => Rootfs::Emulated {
+                path: checkout.root(),
+                work: checkout.work(),
+            },
+            Self::Whole(checkout, false) => Rootfs::Chroot {
                 path: checkout.root(),
                 work: checkout.work(),
             },
@@ -122,7 +129,7 @@ impl Ground {
         const MOST: u64 = 1 << 20;
         match self {
             Self::Overlay(overlay) => overlay.peek(path, MOST),
-            Self::Whole(_) => None,
+            Self::Whole(..) => None,
         }
     }
 
@@ -130,7 +137,7 @@ impl Ground {
     pub(super) fn changes(&mut self, tree: &LayerTree) -> Result<Vec<Change>, SnapshotError> {
         match self {
             Self::Overlay(overlay) => overlay.diff(tree),
-            Self::Whole(checkout) => checkout.diff(tree),
+            Self::Whole(checkout, _) => checkout.diff(tree),
         }
     }
 
@@ -148,7 +155,7 @@ impl Ground {
                 left.shelf.put(snapshot);
                 left.leftovers.take(remains);
             }
-            Self::Whole(checkout) => {
+            Self::Whole(checkout, _) => {
                 if let Some(checkout) = checkout.renew()? {
                     left.leave(chain, checkout);
                 }

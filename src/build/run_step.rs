@@ -449,7 +449,7 @@ impl Mounts {
 
 /// Whether nothing can be mounted.
 pub(super) fn is_chroot(session: &Session<'_>) -> bool {
-    *session.services.rung == Ok(Rung::Chroot)
+    matches!(session.services.rung, Ok(Rung::Chroot | Rung::Emulate))
 }
 
 /// Puts what `source` of a tree is at `dest` of a directory.

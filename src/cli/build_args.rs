@@ -140,8 +140,8 @@ pub(crate) struct BuildArgs {
     /// Limit of a resource
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = "RUN steps")]
     pub(crate) ulimit: Vec<Ulimit>,
-    /// How RUN steps are kept apart from this machine: auto, native, userns or chroot [default: $RBUILD_ISOLATION, or
-    /// auto]
+    /// How RUN steps are kept apart from this machine: auto, native, userns, chroot or emulate [default:
+    /// $RBUILD_ISOLATION, or auto]
     #[arg(long, value_name = "RUNG", help_heading = "RUN steps")]
     pub(crate) isolation: Option<Isolation>,
     /// Allow what can harm this machine: network.host, security.insecure, buildx.local.delete

@@ -70,7 +70,7 @@ pub(crate) fn enter(isolation: Isolation, root: &Path, env: &Environment) -> Pla
         argv: std::env::args_os().collect(),
         env: variables,
     };
-    match choose(isolation, &program) {
+    match choose(isolation, &program, root) {
         Ok(Choice::Here(rung)) => Place::Here(Ok(rung)),
         Ok(Choice::Finished(status)) => Place::Finished(status),
         Err(refusal) => Place::Here(Err(refusal)),

@@ -53,8 +53,8 @@ pub(crate) struct RunArgs {
     /// Remove what the program has written, as is done anyway
     #[arg(long)]
     pub(crate) rm: bool,
-    /// How the program is kept apart from this machine: auto, native, userns or chroot [default: $RBUILD_ISOLATION, or
-    /// auto]
+    /// How the program is kept apart from this machine: auto, native, userns, chroot or emulate [default:
+    /// $RBUILD_ISOLATION, or auto]
     #[arg(long, value_name = "RUNG")]
     pub(crate) isolation: Option<Isolation>,
     /// An image of the store: a name, or a digest

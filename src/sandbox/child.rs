@@ -181,7 +181,7 @@ fn try_become_by_chroot(spec: &ProcessSpec, way: &Way<'_>) -> Result<Infallible,
 }
 
 /// Has the kernel kill this process when its parent ends, however it ends.
-fn die_with_parent(alive: BorrowedFd<'_>) -> Result<(), Failure> {
+pub(super) fn die_with_parent(alive: BorrowedFd<'_>) -> Result<(), Failure> {
     process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie to the parent")?;
     // The parent may be gone already; its end of the pipe then is, too.
     let mut fds = [PollFd::from_borrowed_fd(alive, PollFlags::IN)];
@@ -212,7 +212,10 @@ fn enter(root: &Root) -> Result<(), Failure> {
     process::chdir("/").during("go to `/`")
 }
 
-fn connect_standard_streams(spec: &ProcessSpec, shared: &[OwnedFd]) -> Result<(), Failure> {
+pub(super) fn connect_standard_streams(
+    spec: &ProcessSpec,
+    shared: &[OwnedFd],
+) -> Result<(), Failure> {
     if shared.is_empty() {
         let null = fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .during("open /dev/null")?;
@@ -230,7 +233,7 @@ fn connect_standard_streams(spec: &ProcessSpec, shared: &[OwnedFd]) -> Result<()
     Ok(())
 }
 
-fn set_limits(limits: &[Ulimit]) -> Result<(), Failure> {
+pub(super) fn set_limits(limits: &[Ulimit]) -> Result<(), Failure> {
     for limit in limits {
         let resource = resource(&limit.name).ok_or_else(|| {
             Failure::new(
@@ -344,7 +347,7 @@ fn send_listener(listener: &OwnedFd, to: BorrowedFd<'_>) -> Result<(), Failure> 
     .map(drop)
 }
 
-fn execute(spec: &ProcessSpec) -> Word {
+pub(super) fn execute(spec: &ProcessSpec) -> Word {
     let Some(program) = spec.argv.first() else {
         return Word::NotStarted {
             code: 127,

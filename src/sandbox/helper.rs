@@ -44,7 +44,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    chroot,
+    chroot, emulate,
     error::{During as _, Failure},
     kit::Kit,
     probe,
@@ -304,9 +304,18 @@ fn run(
     (apart, kit): (&mut Apart, &mut Option<Kit>),
     scene: Option<Scene>,
 ) -> Result<Ran, Failure> {
-    if let Rootfs::Chroot { path, work } = &spec.rootfs {
+    let in_directory = match &spec.rootfs {
+        Rootfs::Chroot { path, work } => Some((path, work, false)),
+        Rootfs::Emulated { path, work } => Some((path, work, true)),
+        Rootfs::Overlay { .. } | Rootfs::Dir { .. } => None,
+    };
+    if let Some((path, work, is_emulated)) = in_directory {
         let signals = watch_for_the_end()?;
-        let exit = chroot::run(spec, (path, work), socket, signals.as_fd(), streams)?;
+        let exit = if is_emulated {
+            emulate::run(spec, (path, work), socket, signals.as_fd(), streams)?
+        } else {
+            chroot::run(spec, (path, work), socket, signals.as_fd(), streams)?
+        };
         return Ok(Ran {
             exit,
             again: false,

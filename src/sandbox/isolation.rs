@@ -5,8 +5,9 @@
 //! | [`Rung::Native`] | `CAP_SYS_ADMIN` | namespaces, overlay |
 //! | [`Rung::Userns`] | a user namespace | the same in it |
 //! | [`Rung::Chroot`] | root with `CAP_SYS_CHROOT` | `chroot` into a directory of its own, `/proc` served by a supervisor |
+//! | [`Rung::Emulate`] | nothing but being told of system calls | a directory of its own; calls that name files are answered |
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use rustix::{
     io::Errno,
@@ -15,6 +16,7 @@ use rustix::{
 };
 
 use super::{
+    emulate::can_emulate,
     error::{During as _, Failure},
     idmap::IdMap,
     probe,
@@ -35,19 +37,28 @@ pub enum Isolation {
     Userns,
     /// No namespaces: a root directory changed by `chroot`.
     Chroot,
+    /// No privilege at all: system calls are answered.
+    Emulate,
 }
 
 impl Isolation {
     /// All, in the order of the names' documentation.
-    pub const ALL: [Self; 4] = [Self::Auto, Self::Native, Self::Userns, Self::Chroot];
+    pub const ALL: [Self; 5] = [
+        Self::Auto,
+        Self::Native,
+        Self::Userns,
+        Self::Chroot,
+        Self::Emulate,
+    ];
 
-    /// Its name: `auto`, `native`, `userns`, `chroot`.
+    /// Its name: `auto`, `native`, `userns`, `chroot`, `emulate`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Native => "native",
             Self::Userns => "userns",
             Self::Chroot => "chroot",
+            Self::Emulate => "emulate",
         }
     }
 }
@@ -60,7 +71,7 @@ impl fmt::Display for Isolation {
 
 /// A text that names no isolation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("isolation `{0}` is unknown; it can be auto, native, userns or chroot")]
+#[error("isolation `{0}` is unknown; it can be auto, native, userns, chroot or emulate")]
 pub struct UnknownIsolation(pub String);
 
 impl FromStr for Isolation {
@@ -83,6 +94,8 @@ pub enum Rung {
     Userns,
     /// In a root directory changed by `chroot`.
     Chroot,
+    /// Under a server that answers for files, users and programs.
+    Emulate,
 }
 
 impl Rung {
@@ -92,6 +105,7 @@ impl Rung {
             Self::Native => "native",
             Self::Userns => "userns",
             Self::Chroot => "chroot",
+            Self::Emulate => "emulate",
         }
     }
 }
@@ -141,17 +155,20 @@ pub enum Choice {
 /// Finds the rung to use, and moves the program there: where that takes a user namespace, `program` is run in one, in
 /// a child, and this returns when it has ended.
 ///
-/// To be called before there is a second thread.
-pub fn choose(isolation: Isolation, program: &Program) -> Result<Choice, Refusal> {
+/// `states` is where the directories of steps are, or will be. To be called before there is a second thread.
+pub fn choose(isolation: Isolation, program: &Program, states: &Path) -> Result<Choice, Refusal> {
     match isolation {
         Isolation::Auto if is_privileged() => Ok(Choice::Here(present())),
         Isolation::Auto => match (enter_user_namespace(program), can_chroot()) {
             (Err(_), Ok(())) => Ok(Choice::Here(Rung::Chroot)),
-            (Err(error), Err(failure)) => {
-                let mut refusal = Refusal::of(isolation, &error);
-                refusal.reason = format!("{}; without: {failure}", refusal.reason);
-                Err(refusal)
-            }
+            (Err(error), Err(failure)) => match can_emulate(states) {
+                Ok(()) => Ok(Choice::Here(Rung::Emulate)),
+                Err(last) => {
+                    let mut refusal = Refusal::of(isolation, &error);
+                    refusal.reason = format!("{}; without: {failure}; {last}", refusal.reason);
+                    Err(refusal)
+                }
+            },
             (entered, _) => enter(isolation, entered),
         },
         Isolation::Native if is_privileged() => Ok(Choice::Here(present())),
@@ -166,6 +183,17 @@ pub fn choose(isolation: Isolation, program: &Program) -> Result<Choice, Refusal
             Ok(Choice::Here(Rung::Userns))
         }
         Isolation::Userns => enter(isolation, enter_userns_anyway(program)),
+        Isolation::Emulate => match can_emulate(states) {
+            Ok(()) => Ok(Choice::Here(Rung::Emulate)),
+            Err(failure) => Err(Refusal {
+                isolation,
+                reason: failure.to_string(),
+                remedy: Some(
+                    "let the container's filter of system calls allow seccomp and ptrace, as those of container runtimes do, and keep \
+                     the store where programs can be run and files have attributes",
+                ),
+            }),
+        },
         Isolation::Chroot => match can_chroot() {
             Ok(()) => Ok(Choice::Here(Rung::Chroot)),
             Err(failure) => Err(Refusal {
@@ -228,6 +256,6 @@ mod tests {
             assert_eq!(isolation.name().parse(), Ok(isolation));
         }
         let error = "jail".parse::<Isolation>().unwrap_err();
-        assert!(error.to_string().contains("native, userns or chroot"));
+        assert!(error.to_string().contains("userns, chroot or emulate"));
     }
 }

@@ -16,6 +16,7 @@
 mod caps;
 mod child;
 mod chroot;
+mod emulate;
 mod error;
 mod helper;
 mod hosts;

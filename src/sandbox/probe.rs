@@ -85,6 +85,8 @@ pub enum Ability {
     Notification,
     /// Changing the root directory, and what else steps take without namespaces.
     Chroot,
+    /// Answering the system calls of steps, and tracing their processes, which is all that it takes without any privilege.
+    Emulate,
     /// Giving a file to another user.
     Owners,
     /// Writing to the directory asked about.
@@ -102,6 +104,7 @@ impl Ability {
             Self::Proc => "own /proc",
             Self::Notification => "system call notification",
             Self::Chroot => "chroot",
+            Self::Emulate => "emulation",
             Self::Owners => "owners",
             Self::Write => "write to the store",
         }
@@ -257,9 +260,10 @@ fn inner(dir: &Path) -> Answer {
 
 /// What needs no namespace.
 fn outside(dir: &Path) -> Vec<Check> {
-    let attempts: [(Ability, Attempt<'_>); 4] = [
+    let attempts: [(Ability, Attempt<'_>); 5] = [
         (Ability::Notification, &try_notification),
         (Ability::Chroot, &super::isolation::can_chroot),
+        (Ability::Emulate, &|| super::emulate::can_emulate(dir)),
         (Ability::Owners, &|| try_owners(dir)),
         (Ability::Write, &|| in_own_dir(dir, &|_| Ok(()))),
     ];
@@ -375,7 +379,10 @@ fn try_overlay(dir: &Path, userxattr: bool) -> Result<(), Failure> {
 }
 
 /// Makes an attempt in a directory of its own below `dir`, which goes away with what was put into it.
-fn in_own_dir(dir: &Path, attempt: &dyn Fn(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
+pub(super) fn in_own_dir(
+    dir: &Path,
+    attempt: &dyn Fn(&Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let place = dir.join(format!(".rbuild-probe-{}", process::getpid().as_raw_pid()));
     make_dir(&place)?;
     let result = attempt(&place);

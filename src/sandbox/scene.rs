@@ -71,7 +71,7 @@ impl Scene {
                     &mut kit.dirs,
                 )?)
             }
-            Rootfs::Dir { .. } | Rootfs::Chroot { .. } => None,
+            Rootfs::Dir { .. } | Rootfs::Chroot { .. } | Rootfs::Emulated { .. } => None,
         };
         // What is the sandbox's own is in memory: making and removing a directory on disk can take longer than a step.
         mount::mount_new(
@@ -97,7 +97,9 @@ impl Scene {
                 upper_fd = stack.into_upper();
                 *userxattr
             }
-            Rootfs::Dir { path, .. } | Rootfs::Chroot { path, .. } => {
+            Rootfs::Dir { path, .. }
+            | Rootfs::Chroot { path, .. }
+            | Rootfs::Emulated { path, .. } => {
                 let target = Root::open(place)?;
                 mount::bind(mount::open_host(path)?, target.fd())
                     .during_at("bind the root", path)?;
@@ -121,7 +123,7 @@ impl Scene {
         let (proxies, strangers, n_private) = mounter.finish()?;
         let upper = match &spec.rootfs {
             Rootfs::Overlay { upper, .. } => Some(upper.clone()),
-            Rootfs::Dir { .. } | Rootfs::Chroot { .. } => None,
+            Rootfs::Dir { .. } | Rootfs::Chroot { .. } | Rootfs::Emulated { .. } => None,
         };
         Ok(Self {
             root,

@@ -139,13 +139,26 @@ pub enum Rootfs {
         #[serde(with = "wire::path")]
         work: PathBuf,
     },
+    /// A directory that is changed in place by processes that see nothing but it, because every call that names a file is answered for
+    /// them. As with [`Rootfs::Chroot`], nothing is mounted. Owners and modes are recorded.
+    Emulated {
+        /// The directory.
+        #[serde(with = "wire::path")]
+        path: PathBuf,
+        /// An empty directory on the same file system, for the sandbox's own use; to be removed afterwards.
+        #[serde(with = "wire::path")]
+        work: PathBuf,
+    },
 }
 
 impl Rootfs {
     /// The directory for the sandbox's own use.
     pub(super) fn work(&self) -> &Path {
         match self {
-            Self::Overlay { work, .. } | Self::Dir { work, .. } | Self::Chroot { work, .. } => work,
+            Self::Overlay { work, .. }
+            | Self::Dir { work, .. }
+            | Self::Chroot { work, .. }
+            | Self::Emulated { work, .. } => work,
         }
     }
 }

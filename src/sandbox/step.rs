@@ -38,6 +38,8 @@ pub(super) struct Step {
     own_pids: bool,
     /// The process that answers for users and owners.
     supervisor: Option<Pid>,
+    /// Who gets the signals that are passed on.
+    first: Pid,
     /// Tells the child that we are there, by being open.
     _alive: OwnedFd,
 }
@@ -49,6 +51,18 @@ impl Step {
             pid,
             own_pids: false,
             supervisor,
+            first: pid,
+            _alive: alive,
+        }
+    }
+
+    /// A step whose first process is the child of a server, which ends as it does.
+    pub(super) fn with_server(server: Pid, first: Option<Pid>, alive: OwnedFd) -> Self {
+        Self {
+            pid: server,
+            own_pids: false,
+            supervisor: None,
+            first: first.unwrap_or(server),
             _alive: alive,
         }
     }
@@ -145,6 +159,7 @@ pub(super) fn start(
             pid,
             own_pids,
             supervisor,
+            first: pid,
             _alive: our_life,
         }));
     }
@@ -219,7 +234,9 @@ fn owners(rootfs: &Rootfs) -> Vec<PathBuf> {
             all.extend(lower.iter().map(beside));
             all
         }
-        Rootfs::Dir { path, .. } | Rootfs::Chroot { path, .. } => vec![beside(path)],
+        Rootfs::Dir { path, .. } | Rootfs::Chroot { path, .. } | Rootfs::Emulated { path, .. } => {
+            vec![beside(path)]
+        }
     }
 }
 
@@ -278,7 +295,7 @@ pub(super) fn attend(
         if spoken {
             let mut numbers = [0; 64];
             match rustix::io::read(socket, &mut numbers) {
-                Ok(n @ 1..) => pass_on(step.pid, &numbers[..n]),
+                Ok(n @ 1..) => pass_on(step.first, &numbers[..n]),
                 Err(Errno::INTR) => {}
                 Ok(0) | Err(_) => {
                     canceled = true;

@@ -33,6 +33,7 @@ impl Gain {
             Self::Builds => "a place for the store",
             Self::Steps(Rung::Chroot) => "RUN steps, by chroot",
             Self::Steps(_) => "RUN steps, in namespaces",
+            Self::Rung(Rung::Chroot) => "chroot: RUN steps that cost less",
             Self::Rung(_) => "namespaces and overlays: RUN steps that cost less",
             Self::Owners => "real owners: steps that cost less",
             Self::Overlay => "states of steps stacked on disk",
@@ -96,6 +97,14 @@ impl Probe {
                 let (gain, change) = self.for_steps();
                 advise(gain, change);
             }
+            Some(Rung::Emulate) => {
+                let (gain, change) = self.for_steps();
+                let better = match gain {
+                    Gain::Steps(rung) => Gain::Rung(rung),
+                    other => other,
+                };
+                advise(better, change);
+            }
             Some(Rung::Chroot) => advise(Gain::Rung(Rung::Userns), self.for_namespaces()),
             Some(Rung::Native | Rung::Userns) => {
                 if self.can(Ability::Write) && !self.can(Ability::Overlay) {
@@ -122,7 +131,10 @@ impl Probe {
                 _ => Rung::Userns,
             });
         }
-        self.can(Ability::Chroot).then_some(Rung::Chroot)
+        if self.can(Ability::Chroot) {
+            return Some(Rung::Chroot);
+        }
+        self.can(Ability::Emulate).then_some(Rung::Emulate)
     }
 
     fn for_steps(&self) -> (Gain, String) {
@@ -246,12 +258,13 @@ mod tests {
         (Ability::Owners, true),
         (Ability::Write, true),
     ];
-    const STOCK: [(Ability, bool); 5] = [
+    const STOCK: [(Ability, bool); 6] = [
         (Ability::UserNamespace, false),
         (Ability::Notification, true),
         (Ability::Chroot, true),
         (Ability::Owners, true),
         (Ability::Write, true),
+        (Ability::Emulate, true),
     ];
 
     #[test]
@@ -296,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_stock_container_root_has_chroot_and_others_have_no_steps() {
+    fn in_a_stock_container_root_has_chroot_and_others_are_emulated() {
         let root = probe(identity(0, true), None, &STOCK).verdict();
         assert_eq!(root.rung, Some(Rung::Chroot));
         assert!(root.advice[0].change.contains("seccomp=unconfined"));
@@ -314,6 +327,11 @@ mod tests {
         let mut checks = STOCK;
         checks[2].1 = false;
         checks[3].1 = false;
+        let other = probe(identity(1000, true), None, &checks).verdict();
+        assert_eq!(other.rung, Some(Rung::Emulate));
+        assert_eq!(other.advice[0].gain, Gain::Rung(Rung::Chroot));
+        assert!(other.advice[0].change.contains("as root"));
+        checks[5].1 = false;
         let other = probe(identity(1000, true), None, &checks).verdict();
         assert_eq!(other.rung, None);
         assert_eq!(other.advice[0].gain, Gain::Steps(Rung::Chroot));

@@ -35,7 +35,7 @@ pub(super) fn unpack(
     let mut placer = Placer::new(&fs, dir.join("owners"), style)?;
     let mut dirs: Vec<(PathBuf, Metadata)> = Vec::new();
     let mut files: Vec<(Stored, PathBuf, Metadata)> = Vec::new();
-    let mut links: Vec<(PathBuf, PathBuf)> = Vec::new();
+    let mut links: Vec<(PathBuf, PathBuf, Metadata)> = Vec::new();
     let mut first_names: HashMap<u64, PathBuf> = HashMap::new();
     for Difference { path, what } in above.differences(below) {
         match what {
@@ -53,7 +53,7 @@ pub(super) fn unpack(
             } => {
                 if let Some(inode) = inode {
                     if let Some(first) = first_names.get(&inode) {
-                        links.push((path, first.clone()));
+                        links.push((path, first.clone(), metadata));
                         continue;
                     }
                     first_names.insert(inode, path.clone());
@@ -71,8 +71,9 @@ pub(super) fn unpack(
         }
     }
     write_files(&mut placer, above, files)?;
-    for (path, target) in links {
+    for (path, target, metadata) in links {
         placer.link(&path, &target)?;
+        placer.own_name(&path, &metadata)?;
     }
     // Children change their directory's time, so they come first.
     for (path, metadata) in dirs.iter().rev() {

@@ -260,7 +260,9 @@ impl<'a> Inodes<'a> {
     ) -> Result<Self, SnapshotError> {
         let records = match style.owners {
             Owners::Real => HashMap::new(),
-            Owners::Mapped | Owners::Recorded => owner::load(owners).at("read", root)?,
+            Owners::Mapped | Owners::Recorded | Owners::Emulated => {
+                owner::load(owners).at("read", root)?
+            }
         };
         Ok(Self {
             style,
@@ -299,8 +301,18 @@ impl<'a> Inodes<'a> {
         } else {
             Kind::File { size: stat.len() }
         };
+        let mut mode = stat.mode() & 0o7777;
+        if self.style.owners == Owners::Emulated {
+            // The one who builds owns it all; what is not recorded is root's.
+            (uid, gid) = (0, 0);
+        }
         if let Some(owner) = self.record(path, host, &kind, uid)? {
             (uid, gid) = (owner.uid, owner.gid);
+            if self.style.owners == Owners::Emulated
+                && matches!(kind, Kind::File { .. } | Kind::Dir)
+            {
+                mode = owner.mode;
+            }
             match (&kind, owner.kind) {
                 (Kind::File { size: 0 }, OwnedKind::Char { major, minor }) => {
                     kind = Kind::Char { major, minor };
@@ -313,7 +325,7 @@ impl<'a> Inodes<'a> {
         }
         let mut metadata = Metadata {
             kind,
-            mode: stat.mode() & 0o7777,
+            mode,
             uid,
             gid,
             mtime: Timestamp {
@@ -378,7 +390,7 @@ impl<'a> Inodes<'a> {
             Owners::Real => return Ok(None),
             // An id that could not be set leaves root as the owner. What others own they may have marked themselves.
             Owners::Mapped if uid != 0 => return Ok(None),
-            Owners::Mapped | Owners::Recorded => {}
+            Owners::Mapped | Owners::Recorded | Owners::Emulated => {}
         }
         if matches!(kind, Kind::File { .. } | Kind::Dir) {
             return Owner::read(host).at("read", host);

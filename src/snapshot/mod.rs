@@ -174,6 +174,8 @@ pub enum Owners {
     Mapped,
     /// In records: only one id is mapped.
     Recorded,
+    /// In records, modes too: what the file system has lets this process, which has no privilege, read and write everything.
+    Emulated,
 }
 
 /// How states are kept on disk.
@@ -195,6 +197,8 @@ impl Style {
             (Marks::User, Owners::Real) => "user",
             (Marks::User, Owners::Mapped) => "user-mapped",
             (Marks::User, Owners::Recorded) => "user-recorded",
+            (Marks::Trusted, Owners::Emulated) => "trusted-emulated",
+            (Marks::User, Owners::Emulated) => "emulated",
         }
     }
 }

@@ -155,16 +155,24 @@ impl fmt::Display for Owner {
     }
 }
 
+/// The mode by which a process without privilege, which owns it all, reads and writes what is to be seen with `mode`. Set-user-ID and
+/// the like would be about that process, not about whom the record names.
+pub const fn unprivileged_mode(mode: u32, is_dir: bool) -> u32 {
+    let runs = is_dir || mode & 0o111 != 0;
+    mode & 0o777 | if runs { 0o700 } else { 0o600 }
+}
+
 /// Gives a directory mode, owner and group; where these do not exist, a record says so, which steps are shown.
 pub fn give_dir(dir: &Path, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode & 0o7777))?;
-    if (uid, gid) == (0, 0) {
-        return Ok(());
-    }
+    let set = |mode| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode));
+    set(mode & 0o7777)?;
     match std::os::unix::fs::chown(dir, Some(uid), Some(gid)) {
         Err(error)
-            if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::INVAL) =>
+            if matches!(
+                rustix::io::Errno::from_io_error(&error),
+                Some(rustix::io::Errno::INVAL | rustix::io::Errno::PERM)
+            ) =>
         {
             let record = Owner {
                 uid,
@@ -172,6 +180,7 @@ pub fn give_dir(dir: &Path, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
                 mode,
                 kind: OwnedKind::Dir,
             };
+            set(unprivileged_mode(mode, true))?;
             record.write_at(std::fs::File::open(dir)?)
         }
         other => other,

@@ -211,6 +211,7 @@ impl Placer {
     ) -> Result<(), SnapshotError> {
         let shown = self.shown.join(path);
         let mode = Mode::from_raw_mode(metadata.mode & 0o7777);
+        let style = self.style;
         let (parent, name) = self.parent(path)?;
         match &metadata.kind {
             Kind::Symlink { target } => symlinkat(target, parent, name).at("create", &shown)?,
@@ -227,6 +228,7 @@ impl Placer {
                     Err(Errno::PERM) => {
                         let stand_in = create(parent, name).at("create", &shown)?;
                         Owner::of(metadata).write_at(&stand_in).at("mark", &shown)?;
+                        let mode = real_mode(style, metadata);
                         fchmod(&stand_in, mode).at("set the mode of", &shown)?;
                         return futimens(&stand_in, &times(metadata.mtime))
                             .at("set the time of", shown);
@@ -251,6 +253,16 @@ impl Placer {
         .at("set the time of", shown)
     }
 
+    /// Records whose a further name of a link or pipe is: such records are about names.
+    pub(super) fn own_name(&self, path: &Path, metadata: &Metadata) -> Result<(), SnapshotError> {
+        let carries_record = matches!(metadata.kind, Kind::File { .. } | Kind::Dir);
+        let is_recorded = matches!(self.style.owners, Owners::Recorded | Owners::Emulated);
+        if carries_record || !is_recorded || (metadata.uid, metadata.gid) == (0, 0) {
+            return Ok(());
+        }
+        owner::append(&self.owners, path, Owner::of(metadata)).at("write", &self.owners)
+    }
+
     fn own_special(
         &mut self,
         path: &Path,
@@ -258,7 +270,7 @@ impl Placer {
         shown: &Path,
     ) -> Result<(), SnapshotError> {
         let style = self.style;
-        if style.owners != Owners::Recorded {
+        if !matches!(style.owners, Owners::Recorded | Owners::Emulated) {
             let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
             let (parent, name) = self.parent(path)?;
             match chownat(
@@ -297,6 +309,15 @@ impl Placer {
     }
 }
 
+/// The mode that a file or directory gets.
+fn real_mode(style: Style, metadata: &Metadata) -> Mode {
+    let mode = metadata.mode & 0o7777;
+    Mode::from_raw_mode(match style.owners {
+        Owners::Emulated => owner::unprivileged_mode(mode, metadata.is_dir()),
+        Owners::Real | Owners::Mapped | Owners::Recorded => mode,
+    })
+}
+
 /// Owner, mode, attributes, time: in this order.
 pub(super) fn dress(
     style: Style,
@@ -307,6 +328,10 @@ pub(super) fn dress(
     let file = file.as_fd();
     let recorded = match style.owners {
         Owners::Recorded => (metadata.uid, metadata.gid) != (0, 0),
+        Owners::Emulated => {
+            (metadata.uid, metadata.gid) != (0, 0)
+                || real_mode(style, metadata).as_raw_mode() != metadata.mode & 0o7777
+        }
         owners => {
             let (uid, gid) = (Uid::from_raw(metadata.uid), Gid::from_raw(metadata.gid));
             match fchown(file, Some(uid), Some(gid)) {
@@ -315,8 +340,7 @@ pub(super) fn dress(
             }
         }
     };
-    let mode = Mode::from_raw_mode(metadata.mode & 0o7777);
-    fchmod(file, mode).at("set the mode of", shown)?;
+    fchmod(file, real_mode(style, metadata)).at("set the mode of", shown)?;
     if recorded {
         Owner::of(metadata).write_at(file).at("mark", shown)?;
     }

@@ -42,7 +42,12 @@ impl Snapshots {
     pub fn of_all_styles(dir: &Path) -> Result<Vec<Self>, SnapshotError> {
         let mut found = Vec::new();
         for marks in [Marks::Trusted, Marks::User] {
-            for owners in [Owners::Real, Owners::Mapped, Owners::Recorded] {
+            for owners in [
+                Owners::Real,
+                Owners::Mapped,
+                Owners::Recorded,
+                Owners::Emulated,
+            ] {
                 let style = Style { marks, owners };
                 let path = dir.join(style.dir_name());
                 if path.join("tmp").try_exists().at("find", &path)? {

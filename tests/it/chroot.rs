@@ -1,4 +1,4 @@
-//! Steps without namespaces and mounts: the same layers, and no way out.
+//! Steps without namespaces and mounts, by `chroot` and by emulation: the same layers, and no way out.
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
@@ -12,6 +12,9 @@ use std::{
 use serde_json::Value;
 
 use super::support::{Outcome, TestEnv};
+
+/// The ways without namespaces.
+const RUNGS: [&str; 2] = ["chroot", "emulate"];
 
 /// Builds on a rung; `None`, with the reason printed, where that is not possible.
 fn build_on(env: &TestEnv, isolation: &str, more: &[&str]) -> Option<Outcome> {
@@ -74,26 +77,29 @@ RUN id -u >/tmp/id && cat /proc/self/status | grep ^Uid: >>/tmp/id && echo out >
     );
     let secret = format!("id=s,src={}", env.path("context/secret").display());
     let more = ["--secret", &secret];
-    let (Some(native), Some(chroot)) = (
-        build_on(&env, "native", &more),
-        build_on(&env, "chroot", &more),
-    ) else {
+    let Some(native) = build_on(&env, "native", &more) else {
         return;
     };
     native.success();
-    chroot.success();
-    // The cache mount is the same one: the second build has added a line of its own.
-    let (native, chroot) = (layers(&env, "native"), layers(&env, "chroot"));
-    assert_eq!(native.len(), chroot.len());
-    for (index, (native, chroot)) in native.iter().zip(&chroot).enumerate() {
-        if index != 3 {
-            assert_eq!(native, chroot, "layer {index}");
+    let native = layers(&env, "native");
+    for rung in RUNGS {
+        let Some(built) = build_on(&env, rung, &more) else {
+            continue;
+        };
+        built.success();
+        // The cache mount is the same one: a later build has added a line of its own.
+        let other = layers(&env, rung);
+        assert_eq!(native.len(), other.len());
+        for (index, (native, other)) in native.iter().zip(&other).enumerate() {
+            if index != 3 {
+                assert_eq!(native, other, "layer {index} by {rung}");
+            }
         }
+        assert_ne!(
+            native[3], other[3],
+            "what was put into the cache has stayed"
+        );
     }
-    assert_ne!(
-        native[3], chroot[3],
-        "what was put into the cache has stayed"
-    );
 }
 
 #[test]
@@ -125,13 +131,18 @@ kill -9 -1; echo "the shell has outlived its kill of all"
     );
     env.file("script", &script);
     env.dockerfile("FROM base\nCOPY script /script\nRUN sh /script 2>/dev/null; true\n");
-    let Some(built) = build_on(&env, "chroot", &[]) else {
-        return;
-    };
-    let built = built.success();
-    assert!(!built.stderr.contains("ESCAPED"), "{built}");
-    assert!(!built.stderr.contains("marker of the host"), "{built}");
-    assert!(built.stderr.contains("has outlived"), "{built}");
+    for rung in RUNGS {
+        let Some(built) = build_on(&env, rung, &[]) else {
+            continue;
+        };
+        let built = built.success();
+        assert!(!built.stderr.contains("ESCAPED"), "{rung}: {built}");
+        assert!(
+            !built.stderr.contains("marker of the host"),
+            "{rung}: {built}"
+        );
+        assert!(built.stderr.contains("has outlived"), "{rung}: {built}");
+    }
 }
 
 #[test]
@@ -141,19 +152,21 @@ fn what_a_step_leaves_running_dies_with_it() {
     env.dockerfile(&format!(
         "FROM base\nRUN (setsid sleep {seconds} >/dev/null 2>&1 &) ; sleep {seconds} >/dev/null 2>&1 & true\n"
     ));
-    let Some(built) = build_on(&env, "chroot", &[]) else {
-        return;
-    };
-    built.success();
-    let left = fs::read_dir("/proc")
-        .expect("/proc")
-        .flatten()
-        .any(|entry| {
-            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            line.split(|b| *b == 0)
-                .any(|word| word == seconds.as_bytes())
-        });
-    assert!(!left, "a process was left");
+    for rung in RUNGS {
+        let Some(built) = build_on(&env, rung, &[]) else {
+            continue;
+        };
+        built.success();
+        let left = fs::read_dir("/proc")
+            .expect("/proc")
+            .flatten()
+            .any(|entry| {
+                let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                line.split(|b| *b == 0)
+                    .any(|word| word == seconds.as_bytes())
+            });
+        assert!(!left, "a process was left by {rung}");
+    }
 }
 
 #[test]
@@ -188,9 +201,15 @@ fn an_isolation_that_is_not_possible_says_what_to_change() {
 
 #[test]
 fn a_killed_build_leaves_no_process() {
+    for rung in RUNGS {
+        kill_build(rung);
+    }
+}
+
+fn kill_build(rung: &str) {
     let env = TestEnv::new();
     env.dockerfile("FROM base\nRUN true\n");
-    if build_on(&env, "chroot", &[]).is_none() {
+    if build_on(&env, rung, &[]).is_none() {
         return;
     }
     // Nothing else has this in its command line.
@@ -199,7 +218,7 @@ fn a_killed_build_leaves_no_process() {
         "FROM base\nRUN (setsid sh -c 'sleep 300; : {mark}' &); sh -c 'echo begun; sleep 300; : {mark}'\n"
     ));
     let context = format!("base=oci-layout://{}", TestEnv::base().display());
-    let args = ["build", "--progress=plain", "--isolation", "chroot"];
+    let args = ["build", "--progress=plain", "--isolation", rung];
     let mut build = env
         .command(&args)
         .args(["--build-context", &context, "context"])

@@ -267,6 +267,7 @@ fn a_step_reaches_no_process_beside_it() {
     };
     reach_out(&program, None, "auto", false);
     reach_out(&program, None, "chroot", false);
+    reach_out(&program, None, "emulate", false);
     reach_out(&program, Some(54321), "auto", false);
     // Then a step shares the process numbers of the machine.
     reach_out(&program, Some(54321), "auto", true);

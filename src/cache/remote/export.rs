@@ -116,8 +116,10 @@ pub fn export(
     {
         let mut merged = records.clone();
         for mut earlier in before {
+            let layers = earlier.layers.iter().map(|layer| (layer.diff_id, layer));
+            let layers: BTreeMap<DiffId, &StoredLayer> = layers.collect();
             for step in &mut earlier.steps {
-                let layer = earlier.layers.iter().find(|l| l.diff_id == step.diff_id);
+                let layer = layers.get(&step.diff_id);
                 step.blob = step.blob.take().or_else(|| layer.map(|l| l.blob.clone()));
             }
             merged.layers.append(&mut earlier.layers);

@@ -1,7 +1,7 @@
 //! The caches that a build reads.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Write as _},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -113,11 +113,8 @@ impl Imports {
         let parent = key.parent();
         let key = key_of_result(key.definition(), content);
         let found = loaded.steps.get(&key).map(|results| {
-            // What has no bytes is no better than what was just made.
-            let stored = results
-                .iter()
-                .filter(|result| result.stored && result.parent == parent);
-            stored.cloned().collect::<Vec<_>>()
+            let same = results.iter().filter(|result| result.parent == parent);
+            same.cloned().collect::<Vec<_>>()
         });
         self.pick(found.as_ref(), store)
     }
@@ -305,17 +302,26 @@ impl Loaded {
                 holders.push(place);
             }
         }
+        // Each result whose bytes do not come costs the build a new beginning: a document has one of each step, or is made by
+        // somebody who wants it to take long.
+        let mut keys = BTreeSet::new();
+        let mut equal = BTreeSet::new();
         for (step, record, stored) in records.results() {
             let result = Found {
                 record,
                 parent: step.parent,
                 stored,
             };
-            if let Some(content) = &step.content {
+            // What has no bytes is no better than what was just made.
+            if let (Some(content), true) = (&step.content, stored) {
                 let key = key_of_result(&step.definition, content);
-                self.steps.entry(key).or_default().push(result.clone());
+                if equal.insert((key, step.parent)) {
+                    self.steps.entry(key).or_default().push(result.clone());
+                }
             }
-            self.steps.entry(step.key).or_default().push(result);
+            if keys.insert(step.key) {
+                self.steps.entry(step.key).or_default().push(result);
+            }
         }
         for (mount, layer) in records.stored_mounts() {
             let newest = self.mounts.entry(mount.mount.key());

@@ -325,10 +325,12 @@ impl Records {
 
     /// The cache mounts with their layers.
     pub(super) fn stored_mounts(&self) -> impl Iterator<Item = (&StoredMount, &StoredLayer)> {
-        self.mounts.iter().filter_map(|mount| {
-            let layer = self.layers.iter().find(|l| l.diff_id == mount.diff_id)?;
-            Some((mount, layer))
-        })
+        // Each may be there twenty thousand times.
+        let layers = self.layers.iter().map(|layer| (layer.diff_id, layer));
+        let layers: BTreeMap<DiffId, &StoredLayer> = layers.rev().collect();
+        self.mounts
+            .iter()
+            .filter_map(move |mount| Some((mount, *layers.get(&mount.diff_id)?)))
     }
 
     /// The results of the steps, by position in [`Records::steps`], and whether their bytes are in the place.

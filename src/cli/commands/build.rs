@@ -166,6 +166,10 @@ pub(crate) fn run(
 pub(crate) fn state_style(rung: Option<Rung>) -> Style {
     let map = IdMap::current().unwrap_or(IdMap::Single);
     match map {
+        _ if rung == Some(Rung::Emulate) => Style {
+            marks: Marks::User,
+            owners: Owners::Emulated,
+        },
         IdMap::Full if rung.is_some() => Style {
             marks: Marks::Trusted,
             owners: Owners::Real,

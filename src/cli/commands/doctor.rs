@@ -44,6 +44,9 @@ fn describe(rung: Option<Rung>, ids: Option<IdMap>) -> String {
             "a root directory of its own, /proc and mounts served by a supervisor; owners are real"
                 .to_owned()
         }
+        Some(Rung::Emulate) => {
+            "system calls that name files are answered by a server; owners are recorded".to_owned()
+        }
         None => "RUN steps cannot be run here; builds whose steps need none, or are cached, can"
             .to_owned(),
     }

@@ -8,7 +8,10 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    os::{fd::OwnedFd, unix::net::UnixListener},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::UnixListener,
+    },
     path::{Path, PathBuf},
 };
 
@@ -18,6 +21,7 @@ use rustix::{
 };
 
 use super::super::{
+    emulate,
     error::{During as _, Failure},
     keeper::{Mounted, Mounting},
     kernelfs::{DEVICES, LINKS, SHM_BYTES},
@@ -26,9 +30,19 @@ use super::super::{
     spec::{MountKind, MountSpec},
 };
 
+/// Where the owners of what is put into a root are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sandbox) enum Owning {
+    /// In the inodes.
+    Real,
+    /// In records, and devices cannot be made.
+    Recorded,
+}
+
 /// Things put into a root.
 #[derive(Debug)]
-pub(super) struct Furniture {
+pub(in crate::sandbox) struct Furniture {
+    owning: Owning,
     root: Root,
     /// A directory outside the root, on its file system, for what is moved aside.
     aside: OwnedFd,
@@ -39,6 +53,8 @@ pub(super) struct Furniture {
     readonly: Vec<PathBuf>,
     /// What would be mounted.
     mounted: Vec<Mounted>,
+    /// Sockets, with their owners.
+    sockets: Vec<(PathBuf, (u32, u32))>,
 }
 
 /// Something put somewhere.
@@ -79,11 +95,16 @@ fn times(stat: &Stat) -> Timestamps {
 
 impl Furniture {
     /// For the root at `path`, with an own directory below `work`.
-    pub(super) fn new(path: &Path, work: &Path) -> Result<Self, Failure> {
+    pub(in crate::sandbox) fn new(
+        path: &Path,
+        work: &Path,
+        owning: Owning,
+    ) -> Result<Self, Failure> {
         let aside = work.join("aside");
         make_dir(&aside)?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Self {
+            owning,
             root: Root::open(path)?,
             aside: fs::open(&aside, flags, Mode::empty()).during_at("open", &aside)?,
             count: 0,
@@ -91,26 +112,32 @@ impl Furniture {
             proxies: Vec::new(),
             readonly: Vec::new(),
             mounted: Vec::new(),
+            sockets: Vec::new(),
         })
     }
 
     /// The root.
-    pub(super) fn root(&self) -> &Root {
+    pub(in crate::sandbox) fn root(&self) -> &Root {
         &self.root
     }
 
     /// Places in the root where writing is refused: relative, links followed.
-    pub(super) fn readonly(&self) -> &[PathBuf] {
+    pub(in crate::sandbox) fn readonly(&self) -> &[PathBuf] {
         &self.readonly
     }
 
     /// What would be mounted, in this order.
-    pub(super) fn mounted(&self) -> &[Mounted] {
+    pub(in crate::sandbox) fn mounted(&self) -> &[Mounted] {
         &self.mounted
     }
 
+    /// Where sockets lie, and whose they are: relative, links followed.
+    pub(in crate::sandbox) fn sockets(&self) -> &[(PathBuf, (u32, u32))] {
+        &self.sockets
+    }
+
     /// Sockets to be served while the step runs.
-    pub(super) fn take_proxies(&mut self) -> Vec<Proxy> {
+    pub(in crate::sandbox) fn take_proxies(&mut self) -> Vec<Proxy> {
         std::mem::take(&mut self.proxies)
     }
 
@@ -132,7 +159,11 @@ impl Furniture {
         for (name, major, minor) in DEVICES {
             let mode = Mode::from_raw_mode(0o666);
             let kind = FileType::CharacterDevice;
-            match fs::mknodat(&dev, name, kind, mode, fs::makedev(major, minor)) {
+            let made = match self.owning {
+                Owning::Real => fs::mknodat(&dev, name, kind, mode, fs::makedev(major, minor)),
+                Owning::Recorded => Err(Errno::PERM),
+            };
+            match made {
                 Ok(()) => {}
                 Err(Errno::PERM) => {
                     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -207,6 +238,7 @@ impl Furniture {
     ) -> Result<(), Failure> {
         let place = self.ready(target)?;
         self.readonly.push(place.clone());
+        let owning = self.owning;
         self.fill(&place, End::Remove, |dir, name| {
             let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
             let file = fs::openat(dir, name, flags, Mode::from_raw_mode(0o600))?;
@@ -215,7 +247,7 @@ impl Furniture {
                 let n = rustix::io::write(&file, rest)?;
                 rest = &rest[n..];
             }
-            dress(dir, name, mode, owner)
+            dress(owning, dir, name, mode, owner)
         })
     }
 
@@ -238,12 +270,13 @@ impl Furniture {
         owner: (u32, u32),
     ) -> Result<(), Failure> {
         let place = self.ready(target)?;
-        let mut listener = None;
+        self.sockets.push((place.clone(), owner));
+        let (mut listener, owning) = (None, self.owning);
         self.fill(&place, End::Remove, |dir, name| {
             // By descriptor: the name of a socket has no room for a long path.
             let bound = UnixListener::bind(fd_path(dir).join(name));
             listener = Some(bound.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?);
-            dress(dir, name, mode, owner)
+            dress(owning, dir, name, mode, owner)
         })?;
         self.proxies
             .extend(listener.map(|listener| Proxy::new(listener, host)));
@@ -337,7 +370,7 @@ impl Furniture {
     }
 
     /// Takes everything out again. What the step has destroyed is not put back.
-    pub(super) fn take_out(mut self) -> Result<(), Failure> {
+    pub(in crate::sandbox) fn take_out(mut self) -> Result<(), Failure> {
         while let Some(placed) = self.placed.pop() {
             self.count += 1;
             let trash = self.count.to_string();
@@ -398,7 +431,16 @@ fn make_with_mode(dir: &OwnedFd, name: &OsStr, mode: u32) -> Result<(), Failure>
     made.during_at("make", Path::new(name))
 }
 
-fn dress(dir: &OwnedFd, name: &OsStr, mode: u32, (uid, gid): (u32, u32)) -> Result<(), Errno> {
+fn dress(
+    owning: Owning,
+    dir: &OwnedFd,
+    name: &OsStr,
+    mode: u32,
+    (uid, gid): (u32, u32),
+) -> Result<(), Errno> {
+    if owning == Owning::Recorded {
+        return emulate::dress(dir.as_fd(), name, mode, (uid, gid));
+    }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
     let mode = Mode::from_raw_mode(mode & 0o7777);
@@ -455,7 +497,7 @@ mod tests {
         std::fs::write(root.join("etc/hosts"), "image's").unwrap();
         std::fs::write(root.join("cache/hidden"), "image's").unwrap();
         let before = shown(&root);
-        let mut furniture = Furniture::new(&root, &work).unwrap();
+        let mut furniture = Furniture::new(&root, &work, Owning::Real).unwrap();
         furniture.kernel_dir("proc").unwrap();
         furniture.dev(None).unwrap();
         let etc = Path::new("/etc/hosts");
@@ -499,7 +541,7 @@ mod tests {
             std::fs::create_dir_all(at.path().join(dir)).unwrap();
         }
         std::fs::write(at.path().join("host/hosts"), "the host's").unwrap();
-        let mut furniture = Furniture::new(&root, &work).unwrap();
+        let mut furniture = Furniture::new(&root, &work, Owning::Real).unwrap();
         let etc = Path::new("/etc/hosts");
         furniture.bytes(etc, b"ours", 0o644, (0, 0)).unwrap();
         std::fs::rename(root.join("etc"), root.join("moved")).unwrap();

@@ -23,7 +23,7 @@ use rustix::{
     process::{self, Pid},
 };
 
-use self::furniture::Furniture;
+pub(super) use self::furniture::{Furniture, Owning};
 use super::{
     child::{self, Way, Word},
     error::{During as _, Failure},
@@ -45,7 +45,7 @@ pub(super) fn run(
         let refused = "give all capabilities, as `security=insecure` asks, without namespaces";
         return Err(Failure::new(refused, rustix::io::Errno::PERM));
     }
-    let mut furniture = Furniture::new(root, work)?;
+    let mut furniture = Furniture::new(root, work, Owning::Real)?;
     let result = furnish(&mut furniture, spec)
         .and_then(|kept| run_in(&mut furniture, spec, root, kept, (socket, signals, streams)));
     // Also when it failed: what was moved in has to get back.
@@ -54,7 +54,11 @@ pub(super) fn run(
     taken_out.map(|()| exit)
 }
 
-fn furnish(furniture: &mut Furniture, spec: &ProcessSpec) -> Result<keeper::Kept, Failure> {
+/// Puts what a step finds into its root.
+pub(super) fn furnish(
+    furniture: &mut Furniture,
+    spec: &ProcessSpec,
+) -> Result<keeper::Kept, Failure> {
     let kept = keeper::Kept {
         proc: furniture.kernel_dir("proc")?,
         sys: furniture.kernel_dir("sys")?,

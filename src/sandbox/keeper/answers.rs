@@ -25,7 +25,7 @@ use super::{
 };
 
 impl Keeper {
-    pub(super) fn stat(
+    pub(in crate::sandbox) fn stat(
         &self,
         caller: &Tracee,
         object: (i32, usize, Last),
@@ -40,7 +40,7 @@ impl Keeper {
         Ok(Some(Answer::Value(0)))
     }
 
-    pub(super) fn statx(&self, caller: &Tracee) -> Verdict {
+    pub(in crate::sandbox) fn statx(&self, caller: &Tracee) -> Verdict {
         let flags = caller.signed(2);
         let last = if flags & libc::AT_SYMLINK_NOFOLLOW == 0 {
             Last::Follow
@@ -57,7 +57,7 @@ impl Keeper {
         Ok(Some(Answer::Value(0)))
     }
 
-    pub(super) fn statfs(&self, caller: &Tracee) -> Verdict {
+    pub(in crate::sandbox) fn statfs(&self, caller: &Tracee) -> Verdict {
         let object = (libc::AT_FDCWD, 0, Last::Follow);
         let raw = match self.spot(caller, object)? {
             Spot::Native(Some(path)) => {
@@ -78,7 +78,7 @@ impl Keeper {
         Ok(Some(Answer::Value(0)))
     }
 
-    pub(super) fn access(
+    pub(in crate::sandbox) fn access(
         &self,
         caller: &Tracee,
         object: (i32, usize, Last),
@@ -106,7 +106,7 @@ impl Keeper {
         Ok(Some(Answer::Value(0)))
     }
 
-    pub(super) fn readlink(
+    pub(in crate::sandbox) fn readlink(
         &self,
         caller: &Tracee,
         (dir, path): (i32, usize),
@@ -116,7 +116,16 @@ impl Keeper {
             Spot::Native(_) => return Ok(Some(Answer::Native)),
             Spot::Shown(place) => place,
         };
-        let target = match &place {
+        give_link(caller, &self.target(caller, &place)?, buffer)
+    }
+
+    /// Where the link at a place leads.
+    pub(in crate::sandbox) fn target(
+        &self,
+        caller: &Tracee,
+        place: &Place,
+    ) -> Result<OsString, Errno> {
+        Ok(match place {
             Place::Root(path) => {
                 let target = fs::readlinkat(&self.view.root, path, Vec::new())?;
                 OsString::from_vec(target.into_bytes())
@@ -129,23 +138,31 @@ impl Keeper {
                 format!("{process}/task/{}", caller.thread()).into()
             }
             Place::Proc(path) => {
-                self.look(caller, &place, false)?;
+                self.look(caller, place, false)?;
                 let target = caller.as_itself(|| fs::readlink(path, Vec::new()))?;
                 let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
                 self.seen(&target).into()
             }
             Place::Sys(path) => {
-                self.look(caller, &place, false)?;
+                self.look(caller, place, false)?;
                 let target = fs::readlink(Path::new("/sys").join(path), Vec::new())?;
                 OsString::from_vec(target.into_bytes())
             }
-        };
-        let room = usize::try_from(caller.signed(buffer + 1)).map_err(|_negative| Errno::INVAL)?;
-        if room == 0 {
-            return Err(Errno::INVAL);
-        }
-        let bytes = &target.as_bytes()[..target.len().min(room)];
-        caller.write(caller.word(buffer), bytes)?;
-        Ok(Some(Answer::Value(i64::try_from(bytes.len()).unwrap_or(0))))
+        })
     }
+}
+
+/// Answers a `readlink` whose buffer is in argument `buffer`, its size in the next one.
+pub(in crate::sandbox) fn give_link(
+    caller: &Tracee,
+    target: &std::ffi::OsStr,
+    buffer: usize,
+) -> Verdict {
+    let room = usize::try_from(caller.signed(buffer + 1)).map_err(|_negative| Errno::INVAL)?;
+    if room == 0 {
+        return Err(Errno::INVAL);
+    }
+    let bytes = &target.as_bytes()[..target.len().min(room)];
+    caller.write(caller.word(buffer), bytes)?;
+    Ok(Some(Answer::Value(i64::try_from(bytes.len()).unwrap_or(0))))
 }

@@ -34,20 +34,20 @@ const WRITABLE: [&[u8]; 4] = [b"comm", b"coredump_filter", b"clear_refs", b"oom_
 
 /// What an `open` asks for.
 #[derive(Debug, Clone, Copy)]
-struct Wish {
+pub(in crate::sandbox) struct Wish {
     flags: OFlags,
     mode: u32,
 }
 
 impl Wish {
-    fn new(flags: u64, mode: u64) -> Self {
+    pub(in crate::sandbox) fn new(flags: u64, mode: u64) -> Self {
         Self {
             flags: OFlags::from_bits_retain(u32::try_from(flags & 0xffff_ffff).unwrap_or(0)),
             mode: u32::try_from(mode & 0o7777).unwrap_or(0),
         }
     }
 
-    fn writes(self) -> bool {
+    pub(in crate::sandbox) fn writes(self) -> bool {
         let path_only = self.flags.contains(OFlags::PATH);
         let writes = OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC | OFlags::CREATE;
         !path_only && self.flags.intersects(writes)
@@ -101,7 +101,7 @@ impl Keeper {
         }
     }
 
-    pub(super) fn spot(
+    pub(in crate::sandbox) fn spot(
         &self,
         caller: &Tracee,
         (dir, path, last): (i32, usize, Last),
@@ -156,11 +156,16 @@ impl Keeper {
         )
     }
 
-    pub(super) fn is_readonly(&self, path: &Path) -> bool {
+    pub(in crate::sandbox) fn is_readonly(&self, path: &Path) -> bool {
         self.readonly.iter().any(|place| path.starts_with(place))
     }
 
-    fn open_place(&self, caller: &Tracee, place: &Place, wish: Wish) -> Result<OwnedFd, Errno> {
+    pub(in crate::sandbox) fn open_place(
+        &self,
+        caller: &Tracee,
+        place: &Place,
+        wish: Wish,
+    ) -> Result<OwnedFd, Errno> {
         let flags = wish.flags | OFlags::CLOEXEC | OFlags::NOCTTY;
         let mode = Mode::from_raw_mode(wish.mode & !caller.umask());
         match place {
@@ -242,7 +247,7 @@ impl Keeper {
     }
 
     /// The host's device that stands behind a file of `/dev`, if it could not be made there.
-    fn device(&self, path: &Path) -> Option<PathBuf> {
+    pub(in crate::sandbox) fn device(&self, path: &Path) -> Option<PathBuf> {
         let name = path.strip_prefix("dev").ok()?;
         let known = self
             .view
@@ -261,7 +266,7 @@ impl Keeper {
     }
 
     /// Opens a place to look at.
-    pub(super) fn look(
+    pub(in crate::sandbox) fn look(
         &self,
         caller: &Tracee,
         place: &Place,
@@ -345,7 +350,10 @@ impl Keeper {
     }
 
     /// How a link's target is called in the step.
-    pub(super) fn seen(&self, target: &Path) -> PathBuf {
+    pub(in crate::sandbox) fn seen(&self, target: &Path) -> PathBuf {
+        if let Some(original) = self.view.original(target) {
+            return Path::new("/").join(original);
+        }
         match self.view.inside(target) {
             Some(inside) => Path::new("/").join(inside),
             None => target.to_owned(),
@@ -398,7 +406,7 @@ impl Keeper {
 }
 
 /// Opens as the caller's user would: what it may not read by itself it may not read through us.
-pub(super) fn as_user<T>(
+pub(in crate::sandbox) fn as_user<T>(
     caller: &Tracee,
     action: impl Fn() -> Result<T, Errno>,
 ) -> Result<T, Errno> {

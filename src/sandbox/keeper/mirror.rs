@@ -61,7 +61,7 @@ impl Mirror {
         }
         for (name, entry) in entries {
             let made = match entry {
-                Entry::Dir => fs::mkdirat(&dir, name, Mode::from_raw_mode(0o555)),
+                Entry::Dir => fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)),
                 Entry::File => {
                     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
                     fs::openat(&dir, name, flags, Mode::from_raw_mode(0o444)).map(drop)
@@ -95,7 +95,7 @@ impl Mirror {
                     if error != Errno::NOENT {
                         remove(&dir, name)?;
                     }
-                    fs::mkdirat(&dir, name, Mode::from_raw_mode(0o555))?;
+                    fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755))?;
                     open(&dir)?
                 }
             };

@@ -18,16 +18,17 @@
 //! Another step's world, one with paths or users that the kernel does not have, would be another [`view::View`] and more
 //! of `files`: the calls, the loop and the members are the same.
 
-mod answers;
+pub(super) mod answers;
 mod calls;
-mod files;
+pub(super) mod files;
 mod mirror;
-mod mounted;
-mod view;
+pub(super) mod mounted;
+pub(super) mod view;
 
 use std::{
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
+    sync::Mutex,
 };
 
 use rustix::{
@@ -88,34 +89,13 @@ pub(super) struct Charge {
 pub(super) fn serve(charge: Charge) -> Result<(), Failure> {
     process::set_parent_process_death_signal(Some(Signal::KILL)).during("tie to the parent")?;
     process::umask(rustix::fs::Mode::empty());
-    let path = std::fs::read_link(fd_path(&charge.root)).during("find the root")?;
-    process::chdir("/proc").during("go to /proc")?;
-    Keeper {
-        listener: charge.listener,
-        view: View {
-            root: charge.root,
-            path,
-            devices: charge.kept.devices,
-            members: Members {
-                helper: charge.helper.as_raw_pid(),
-                server: process::getpid().as_raw_pid(),
-                first: charge.step.as_raw_pid(),
-            },
-        },
-        readonly: charge.readonly,
-        mounted: charge.mounted,
-        offline: charge.offline,
-        hostname: charge.hostname,
-        proc: Mirror::new(charge.kept.proc),
-        sys: Mirror::new(charge.kept.sys),
-    }
-    .run()
+    Keeper::new(charge)?.run()
 }
 
 #[derive(Debug)]
-struct Keeper {
-    listener: OwnedFd,
-    view: View,
+pub(super) struct Keeper {
+    pub(super) listener: OwnedFd,
+    pub(super) view: View,
     readonly: Vec<PathBuf>,
     mounted: Vec<Mounted>,
     offline: bool,
@@ -125,9 +105,35 @@ struct Keeper {
 }
 
 /// What to do about a call; `None` when it has been answered.
-type Verdict = Result<Option<Answer>, Errno>;
+pub(super) type Verdict = Result<Option<Answer>, Errno>;
 
 impl Keeper {
+    /// One that knows what it is charged with, in this process, which goes to `/proc`.
+    pub(super) fn new(charge: Charge) -> Result<Self, Failure> {
+        let path = std::fs::read_link(fd_path(&charge.root)).during("find the root")?;
+        process::chdir("/proc").during("go to /proc")?;
+        Ok(Self {
+            listener: charge.listener,
+            view: View {
+                root: charge.root,
+                path,
+                devices: charge.kept.devices,
+                members: Members {
+                    helper: charge.helper.as_raw_pid(),
+                    server: process::getpid().as_raw_pid(),
+                    first: charge.step.as_raw_pid(),
+                },
+                programs: Mutex::default(),
+            },
+            readonly: charge.readonly,
+            mounted: charge.mounted,
+            offline: charge.offline,
+            hostname: charge.hostname,
+            proc: Mirror::new(charge.kept.proc),
+            sys: Mirror::new(charge.kept.sys),
+        })
+    }
+
     fn run(self) -> Result<(), Failure> {
         sys::wake_in_turn(self.listener.as_fd());
         loop {
@@ -176,7 +182,7 @@ impl Keeper {
 
 impl Keeper {
     /// Fills a `struct new_utsname`: six fields of 65 bytes.
-    fn uname(&self, caller: &Tracee) -> Verdict {
+    pub(super) fn uname(&self, caller: &Tracee) -> Verdict {
         const FIELD: usize = 65;
         let of_kernel = rustix::system::uname();
         let fields = [

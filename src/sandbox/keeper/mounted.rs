@@ -44,7 +44,7 @@ type Line = (&'static str, String, &'static str, String, String);
 
 impl Keeper {
     /// `/proc/PID/mounts` and its kin.
-    pub(super) fn mounts(&self, file: &[u8]) -> Result<OwnedFd, Errno> {
+    pub(in crate::sandbox) fn mounts(&self, file: &[u8]) -> Result<OwnedFd, Errno> {
         let line = |source, place: &str, kind, flags: &str| {
             (
                 source,
@@ -88,17 +88,26 @@ impl Keeper {
             };
             written.map_err(|_never| Errno::IO)?;
         }
-        let fd = fs::memfd_create("mounts", MemfdFlags::CLOEXEC)?;
-        let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        let mut file = std::fs::File::from(fd);
-        file.write_all(text.as_bytes()).map_err(failed)?;
-        // Opened anew it has a position of its own, and cannot be written.
-        let again = format!("/proc/self/fd/{}", file.as_raw_fd());
-        fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        told(text.as_bytes())
+    }
+
+    /// Whether something lies at `place` itself that cannot be moved or removed.
+    pub(in crate::sandbox) fn is_place(&self, place: &Path) -> bool {
+        let of_kernel = ["proc", "sys", "dev"];
+        of_kernel.iter().any(|name| place == Path::new(name))
+            || self.mounted.iter().any(|mounted| mounted.place == place)
+            || self.readonly.iter().any(|readonly| readonly == place)
+    }
+
+    /// Where the file system begins that `place` would be in; `None`: at the root.
+    pub(in crate::sandbox) fn mount_of(&self, place: &Path) -> Option<&Path> {
+        let above = |mounted: &&Mounted| place.starts_with(&mounted.place);
+        let found = self.mounted.iter().rev().find(above)?;
+        Some(&found.place)
     }
 
     /// The size of the file system in memory that `place` would be in, if it would be in one.
-    pub(super) fn memory_at(&self, place: &Path) -> Option<u64> {
+    pub(in crate::sandbox) fn memory_at(&self, place: &Path) -> Option<u64> {
         let above = |mounted: &&Mounted| place.starts_with(&mounted.place);
         let found = self.mounted.iter().rev().find(above)?;
         match found.kind {
@@ -136,4 +145,15 @@ impl Mounted {
             }
         }
     }
+}
+
+/// A file in memory that holds a text and can only be read.
+pub(in crate::sandbox) fn told(text: &[u8]) -> Result<OwnedFd, Errno> {
+    let fd = fs::memfd_create("told", MemfdFlags::CLOEXEC)?;
+    let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let mut file = std::fs::File::from(fd);
+    file.write_all(text).map_err(failed)?;
+    // Opened anew it has a position of its own, and cannot be written.
+    let again = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }

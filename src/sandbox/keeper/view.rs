@@ -5,16 +5,18 @@
 //! are followed name by name, through `/proc` and its links into the root and back.
 
 use std::{
+    collections::HashMap,
     ffi::{OsStr, OsString},
     os::{
         fd::OwnedFd,
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use rustix::{
-    fs::{self, Mode, OFlags, ResolveFlags},
+    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 
@@ -26,7 +28,7 @@ const MAX_LINKS: u32 = 40;
 /// Something that a path can lead to. Paths in it are relative and free of links, `.` and `..`, but perhaps for the last
 /// component of those in `/proc` and `/sys`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in crate::sandbox) enum Place {
     /// A file of the root, whether it exists or not.
     Root(PathBuf),
     /// A file of `/proc`, processes by their numbers.
@@ -37,7 +39,7 @@ pub(super) enum Place {
 
 /// What to do about a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Spot {
+pub(in crate::sandbox) enum Spot {
     /// The kernel finds it.
     Native(Option<PathBuf>),
     /// The kernel would not find it.
@@ -46,31 +48,39 @@ pub(super) enum Spot {
 
 /// The tree that a step sees.
 #[derive(Debug)]
-pub(super) struct View {
+pub(in crate::sandbox) struct View {
     /// Its root directory.
-    pub(super) root: OwnedFd,
+    pub(in crate::sandbox) root: OwnedFd,
     /// The path of that directory on the host.
-    pub(super) path: PathBuf,
+    pub(in crate::sandbox) path: PathBuf,
     /// Devices that could not be made, in `/dev`.
-    pub(super) devices: Vec<&'static str>,
-    pub(super) members: Members,
+    pub(in crate::sandbox) devices: Vec<&'static str>,
+    pub(in crate::sandbox) members: Members,
+    /// Directories of copies of programs, which lie outside the root, and the files in it that they are copies of.
+    pub(in crate::sandbox) programs: Mutex<HashMap<PathBuf, PathBuf>>,
 }
 
 /// Whether a link at the end of a path is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Last {
+pub(in crate::sandbox) enum Last {
     Follow,
     Keep,
 }
 
 impl View {
     /// What a path of the host is called in the step; `None` when it lies outside.
-    pub(super) fn inside<'a>(&self, host: &'a Path) -> Option<&'a Path> {
+    pub(in crate::sandbox) fn inside<'a>(&self, host: &'a Path) -> Option<&'a Path> {
         host.strip_prefix(&self.path).ok()
     }
 
+    /// What a path of the host stands for that is a copy of a program.
+    pub(in crate::sandbox) fn original(&self, host: &Path) -> Option<PathBuf> {
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        programs.get(host.parent()?).cloned()
+    }
+
     /// Where `path`, relative to the descriptor `dir` of `caller`, leads.
-    pub(super) fn locate(
+    pub(in crate::sandbox) fn locate(
         &self,
         caller: &Tracee,
         dir: i32,
@@ -97,8 +107,15 @@ impl View {
         } else {
             last
         };
-        if !self.is_shown(&plain) && !self.has_links(&full, last) {
-            return Ok(Spot::Native(Some(plain)));
+        if !self.is_shown(&plain) {
+            match self.look_for(&full, last) {
+                Ok(()) => return Ok(Spot::Native(Some(plain))),
+                // Filters of old container engines refuse what they do not know.
+                Err(Errno::LOOP | Errno::NOSYS | Errno::PERM) => {}
+                // What is left out of the plain path may be what is missing.
+                Err(_) if full.iter().any(|name| name == "..") => {}
+                Err(_) => return Ok(Spot::Native(Some(plain))),
+            }
         }
         self.walk(caller, &full, last)
     }
@@ -117,8 +134,8 @@ impl View {
         }
     }
 
-    /// Whether the kernel meets a symbolic link on the way.
-    fn has_links(&self, path: &Path, last: Last) -> bool {
+    /// Whether a path leads to something without a symbolic link on the way.
+    fn look_for(&self, path: &Path, last: Last) -> Result<(), Errno> {
         let mut flags = OFlags::PATH | OFlags::CLOEXEC;
         if last == Last::Keep {
             flags |= OFlags::NOFOLLOW;
@@ -129,9 +146,7 @@ impl View {
             path
         };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-        let found = fs::openat2(&self.root, name, flags, Mode::empty(), resolve);
-        // Filters of old container engines refuse what they do not know.
-        matches!(found, Err(Errno::LOOP | Errno::NOSYS | Errno::PERM))
+        fs::openat2(&self.root, name, flags, Mode::empty(), resolve).map(drop)
     }
 
     /// Follows a path name by name.
@@ -145,6 +160,7 @@ impl View {
             let ends = todo.is_empty();
             let keep = ends && last == Last::Keep;
             if name == ".." {
+                self.is_dir(&at)?;
                 at = at.parent();
                 continue;
             }
@@ -178,6 +194,20 @@ impl View {
         match at {
             Place::Root(path) if !crossed && !self.is_shown(&path) => Ok(Spot::Native(Some(path))),
             place => Ok(Spot::Shown(place)),
+        }
+    }
+
+    /// Fails where `..` leads nowhere.
+    fn is_dir(&self, at: &Place) -> Result<(), Errno> {
+        let Place::Root(path) = at else { return Ok(()) };
+        if path.as_os_str().is_empty() {
+            return Ok(());
+        }
+        let stat = fs::statat(&self.root, path, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode).is_dir() {
+            Ok(())
+        } else {
+            Err(Errno::NOTDIR)
         }
     }
 
@@ -225,6 +255,14 @@ impl View {
                     _ if keep => Ok(Step::On),
                     [b"root"] => Ok(Step::Jump(Place::Root(PathBuf::new()))),
                     [b"cwd"] => self.jump_to(caller, here),
+                    [b"exe"] => {
+                        let copied = caller.as_itself(|| read_link(here));
+                        let original = copied.ok().and_then(|copy| self.original(&copy));
+                        Ok(match original {
+                            Some(path) => Step::Jump(Place::Root(path)),
+                            None => Step::On,
+                        })
+                    }
                     [b"fd", _] if !ends => self.jump_to(caller, here),
                     _ => Ok(Step::On),
                 }
@@ -283,7 +321,7 @@ impl Place {
 }
 
 /// The target of a link of the host's `/proc`, which is the working directory.
-pub(super) fn read_link(link: &Path) -> Result<PathBuf, Errno> {
+pub(in crate::sandbox) fn read_link(link: &Path) -> Result<PathBuf, Errno> {
     let target = fs::readlink(link, Vec::new())?;
     Ok(OsString::from_vec(target.into_bytes()).into())
 }

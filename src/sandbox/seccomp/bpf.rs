@@ -279,6 +279,29 @@ pub(in crate::sandbox) fn program(
     code
 }
 
+/// The same filter, with which every call passes whose last argument is `pass`.
+pub(in crate::sandbox) fn with_pass(
+    architecture: Architecture,
+    pass: u64,
+    filter: Vec<Instruction>,
+) -> Vec<Instruction> {
+    const LAST: u32 = ARGUMENTS_OFFSET + 8 * 5;
+    let [low, high] = [pass & 0xffff_ffff, pass >> 32]
+        .map(|half| u32::try_from(half).expect("half of a number of 64 bits"));
+    // All machines that steps run on are little-endian.
+    let mut code = vec![
+        load(ARCHITECTURE_OFFSET),
+        jump(JUMP_EQUAL, architecture.token(), 0, 5),
+        load(LAST),
+        jump(JUMP_EQUAL, low, 0, 3),
+        load(LAST + 4),
+        jump(JUMP_EQUAL, high, 0, 1),
+        ret(Action::Allow),
+    ];
+    code.extend(filter);
+    code
+}
+
 fn compare_all(index: u32, values: &[u32], hit: Action, miss: Action) -> Vec<Instruction> {
     let mut code = vec![load(ARGUMENTS_OFFSET + 8 * index)];
     for value in values {

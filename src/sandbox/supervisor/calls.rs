@@ -240,6 +240,29 @@ impl Call {
         )
     }
 
+    /// Whether it tells who a thread is, or changes that.
+    pub(super) fn is_about_identity(self) -> bool {
+        matches!(
+            self,
+            Self::Setuid
+                | Self::Setgid
+                | Self::Setreuid
+                | Self::Setregid
+                | Self::Setresuid
+                | Self::Setresgid
+                | Self::Setfsuid
+                | Self::Setfsgid
+                | Self::Setgroups
+                | Self::Getuid
+                | Self::Geteuid
+                | Self::Getgid
+                | Self::Getegid
+                | Self::Getresuid
+                | Self::Getresgid
+                | Self::Getgroups
+        )
+    }
+
     /// Whether it is about extended attributes.
     pub(super) fn is_about_attributes(self) -> bool {
         matches!(
@@ -262,6 +285,14 @@ impl Call {
                 | Self::Removexattrat
         )
     }
+}
+
+/// The numbers of the calls that tell who a thread is, or change that.
+pub(in crate::sandbox) fn numbers_of_identity(
+    architecture: Architecture,
+) -> impl Iterator<Item = u32> {
+    let about = CALLS.iter().filter(|(call, ..)| call.is_about_identity());
+    about.filter_map(move |(.., numbers)| u32::try_from(numbers[column(architecture)]).ok())
 }
 
 /// The filter that announces the calls that `scope` needs and, where process numbers are shared with others, those that

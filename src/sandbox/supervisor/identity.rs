@@ -5,10 +5,15 @@
 //! when its parent is gone, so the kernel carries it: as the thread's timer slack, an attribute that children inherit
 //! and that is worth 50 µs plus or minus nothing that anybody would notice. Identities are numbered, and the number is
 //! added to the slack in nanoseconds.
+//!
+//! Who lacks `CAP_SYS_NICE` can neither read nor set the slack of others. There another attribute carries the number, which is the same
+//! for all threads of a process: the limit to the time that real-time processes run, of which that much below "none" is as good as none.
 
 use std::path::PathBuf;
 
 use rustix::io::Errno;
+
+use super::super::emulate::{set_time_limit, time_limit};
 
 /// The slack of identity 0, in nanoseconds: the kernel's default.
 const BASE_SLACK: u64 = 50_000;
@@ -31,7 +36,7 @@ pub(in crate::sandbox) struct Identity {
 }
 
 /// An argument that means "as it is".
-pub(super) const KEEP: u32 = u32::MAX;
+pub(in crate::sandbox) const KEEP: u32 = u32::MAX;
 
 impl Identity {
     /// A thread that has always been `uid` and `gid`.
@@ -54,7 +59,7 @@ impl Identity {
     }
 
     /// Whether it may take on any id and give files to anybody.
-    pub(super) fn is_root(&self) -> bool {
+    pub(in crate::sandbox) fn is_root(&self) -> bool {
         self.user() == 0
     }
 
@@ -106,37 +111,37 @@ impl Identity {
         Ok(())
     }
 
-    pub(super) fn setuid(&mut self, id: u32) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn setuid(&mut self, id: u32) -> Result<(), Errno> {
         let root = self.is_root();
         Self::set_one(&mut self.users, id, root)
     }
 
-    pub(super) fn setgid(&mut self, id: u32) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn setgid(&mut self, id: u32) -> Result<(), Errno> {
         let root = self.is_root();
         Self::set_one(&mut self.groups, id, root)
     }
 
-    pub(super) fn setreuid(&mut self, ids: [u32; 2]) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn setreuid(&mut self, ids: [u32; 2]) -> Result<(), Errno> {
         let root = self.is_root();
         Self::set_two(&mut self.users, ids, root)
     }
 
-    pub(super) fn setregid(&mut self, ids: [u32; 2]) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn setregid(&mut self, ids: [u32; 2]) -> Result<(), Errno> {
         let root = self.is_root();
         Self::set_two(&mut self.groups, ids, root)
     }
 
-    pub(super) fn setresuid(&mut self, ids: [u32; 3]) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn setresuid(&mut self, ids: [u32; 3]) -> Result<(), Errno> {
         let root = self.is_root();
         Self::set_three(&mut self.users, ids, root)
     }
 
-    pub(super) fn setresgid(&mut self, ids: [u32; 3]) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn setresgid(&mut self, ids: [u32; 3]) -> Result<(), Errno> {
         let root = self.is_root();
         Self::set_three(&mut self.groups, ids, root)
     }
 
-    pub(super) fn setgroups(&mut self, groups: Vec<u32>) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn setgroups(&mut self, groups: Vec<u32>) -> Result<(), Errno> {
         if !self.is_root() {
             return Err(Errno::PERM);
         }
@@ -147,22 +152,39 @@ impl Identity {
 
 /// The identities of a step; number 0 is that of its first program.
 #[derive(Debug)]
-pub(super) struct Identities {
+pub(in crate::sandbox) struct Identities {
     known: Vec<Identity>,
     all_root: bool,
+    carrier: Carrier,
+}
+
+/// What of a thread carries the number of its identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carrier {
+    Slack,
+    TimeLimit,
 }
 
 impl Identities {
-    pub(super) fn new(first: Identity) -> Self {
+    pub(in crate::sandbox) fn new(first: Identity) -> Self {
         let root = Identity::new(0, 0, Vec::new());
         Self {
             all_root: first.users == [0; 3],
             known: vec![first, root],
+            carrier: Carrier::Slack,
+        }
+    }
+
+    /// The same for who has no privilege.
+    pub(in crate::sandbox) fn without_privilege(first: Identity) -> Self {
+        Self {
+            carrier: Carrier::TimeLimit,
+            ..Self::new(first)
         }
     }
 
     /// Whether there is nobody but root, and never was.
-    pub(super) fn all_root(&self) -> bool {
+    pub(in crate::sandbox) fn all_root(&self) -> bool {
         self.all_root
     }
 
@@ -170,22 +192,35 @@ impl Identities {
         format!("{thread}/timerslack_ns").into()
     }
 
+    /// The number that a thread carries.
+    fn number(&self, thread: u32) -> Option<usize> {
+        let number = match self.carrier {
+            Carrier::Slack => {
+                let slack = std::fs::read_to_string(Self::file(thread)).ok()?;
+                slack.trim().parse::<u64>().ok()?.checked_sub(BASE_SLACK)
+            }
+            Carrier::TimeLimit => {
+                let (soft, _) = time_limit(thread)?;
+                u64::MAX.checked_sub(soft)
+            }
+        };
+        usize::try_from(number?).ok()
+    }
+
     /// The identity of a thread. The working directory must be `/proc`.
-    pub(super) fn of(&self, thread: u32) -> &Identity {
-        let slack = std::fs::read_to_string(Self::file(thread))
-            .ok()
-            .and_then(|text| text.trim().parse::<u64>().ok());
-        let number = slack
-            .and_then(|slack| slack.checked_sub(BASE_SLACK))
-            .and_then(|number| usize::try_from(number).ok());
+    pub(in crate::sandbox) fn of(&self, thread: u32) -> &Identity {
+        // With one identity there is nothing to find out.
+        if self.carrier == Carrier::TimeLimit && self.known.len() == 2 && self.all_root {
+            return &self.known[0];
+        }
         // A program that sets its slack itself loses its identity for that of the step's first program.
-        number
+        self.number(thread)
             .and_then(|number| self.known.get(number))
             .unwrap_or(&self.known[0])
     }
 
     /// Gives a thread another identity.
-    pub(super) fn set(&mut self, thread: u32, identity: Identity) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn set(&mut self, thread: u32, identity: Identity) -> Result<(), Errno> {
         let number = match self.known.iter().position(|known| *known == identity) {
             Some(number) => number,
             None if self.known.len() < MAX => {
@@ -195,9 +230,18 @@ impl Identities {
             }
             None => return Err(Errno::AGAIN),
         };
-        let slack = BASE_SLACK + number as u64;
-        std::fs::write(Self::file(thread), slack.to_string())
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
+        let number = number as u64;
+        match self.carrier {
+            Carrier::Slack => {
+                let slack = BASE_SLACK + number;
+                std::fs::write(Self::file(thread), slack.to_string())
+                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::PERM))
+            }
+            Carrier::TimeLimit => {
+                let (_, hard) = time_limit(thread).ok_or(Errno::SRCH)?;
+                set_time_limit(thread, (u64::MAX - number, hard))
+            }
+        }
     }
 }
 

@@ -24,11 +24,11 @@
 mod access;
 mod attributes;
 mod calls;
-mod identity;
+pub(super) mod identity;
 pub(super) mod members;
 mod names;
 mod owners;
-mod record;
+pub(super) mod record;
 pub(super) mod sys;
 pub(super) mod tracee;
 
@@ -54,7 +54,7 @@ use self::{
     tracee::Tracee,
 };
 pub(super) use self::{
-    calls::{Scope, filter},
+    calls::{Scope, filter, numbers_of_identity},
     identity::{Identity, ROOT_SLACK},
 };
 use super::{
@@ -145,7 +145,7 @@ struct Supervisor {
 }
 
 /// What to do about a call.
-type Verdict = Result<Answer, Errno>;
+pub(super) type Verdict = Result<Answer, Errno>;
 
 impl Supervisor {
     fn run(mut self) -> Result<(), Failure> {
@@ -261,42 +261,57 @@ impl Supervisor {
         if call.only_needs_access() {
             return Ok(Answer::Native);
         }
-        let mut identity = self.identities.of(tracee.thread()).clone();
-        let word = |index| tracee.number(index);
-        let value = |id: u32| Ok(Answer::Value(id.into()));
-        match call {
-            Call::Getuid => return value(identity.users[0]),
-            Call::Geteuid => return value(identity.users[1]),
-            Call::Getgid => return value(identity.groups[0]),
-            Call::Getegid => return value(identity.groups[1]),
-            // The ids of the file system always follow the effective ones; the calls report them and cannot fail.
-            Call::Setfsuid => return value(identity.users[1]),
-            Call::Setfsgid => return value(identity.groups[1]),
-            Call::Getresuid => return three(tracee, identity.users),
-            Call::Getresgid => return three(tracee, identity.groups),
-            Call::Getgroups => return groups(tracee, &identity),
-            Call::Setuid => identity.setuid(word(0))?,
-            Call::Setgid => identity.setgid(word(0))?,
-            Call::Setreuid => identity.setreuid([word(0), word(1)])?,
-            Call::Setregid => identity.setregid([word(0), word(1)])?,
-            Call::Setresuid => identity.setresuid([word(0), word(1), word(2)])?,
-            Call::Setresgid => identity.setresgid([word(0), word(1), word(2)])?,
-            Call::Setgroups => {
-                /// As many as the kernel takes.
-                const NGROUPS_MAX: u32 = 65536;
-                if word(0) > NGROUPS_MAX {
-                    return Err(Errno::INVAL);
-                }
-                let count = usize::try_from(word(0)).unwrap_or(0);
-                let bytes = tracee.read(tracee.word(1), 4 * count)?;
-                let id = |b: &[u8]| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
-                identity.setgroups(bytes.chunks_exact(4).map(id).collect())?;
-            }
-            _ => return Ok(Answer::Native),
-        }
-        self.identities.set(tracee.thread(), identity)?;
-        Ok(Answer::Value(0))
+        identity_call(&mut self.identities, call, tracee)
     }
+}
+
+/// The answer to the call with this number if it tells who a thread is, or changes that.
+pub(super) fn answer_identity(
+    identities: &mut Identities,
+    architecture: Architecture,
+    number: i32,
+    tracee: &Tracee,
+) -> Option<Verdict> {
+    let call = Call::from_number(architecture, number).filter(|call| call.is_about_identity())?;
+    Some(identity_call(identities, call, tracee))
+}
+
+fn identity_call(identities: &mut Identities, call: Call, tracee: &Tracee) -> Verdict {
+    let mut identity = identities.of(tracee.thread()).clone();
+    let word = |index| tracee.number(index);
+    let value = |id: u32| Ok(Answer::Value(id.into()));
+    match call {
+        Call::Getuid => return value(identity.users[0]),
+        Call::Geteuid => return value(identity.users[1]),
+        Call::Getgid => return value(identity.groups[0]),
+        Call::Getegid => return value(identity.groups[1]),
+        // The ids of the file system always follow the effective ones; the calls report them and cannot fail.
+        Call::Setfsuid => return value(identity.users[1]),
+        Call::Setfsgid => return value(identity.groups[1]),
+        Call::Getresuid => return three(tracee, identity.users),
+        Call::Getresgid => return three(tracee, identity.groups),
+        Call::Getgroups => return groups(tracee, &identity),
+        Call::Setuid => identity.setuid(word(0))?,
+        Call::Setgid => identity.setgid(word(0))?,
+        Call::Setreuid => identity.setreuid([word(0), word(1)])?,
+        Call::Setregid => identity.setregid([word(0), word(1)])?,
+        Call::Setresuid => identity.setresuid([word(0), word(1), word(2)])?,
+        Call::Setresgid => identity.setresgid([word(0), word(1), word(2)])?,
+        Call::Setgroups => {
+            /// As many as the kernel takes.
+            const NGROUPS_MAX: u32 = 65536;
+            if word(0) > NGROUPS_MAX {
+                return Err(Errno::INVAL);
+            }
+            let count = usize::try_from(word(0)).unwrap_or(0);
+            let bytes = tracee.read(tracee.word(1), 4 * count)?;
+            let id = |b: &[u8]| u32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
+            identity.setgroups(bytes.chunks_exact(4).map(id).collect())?;
+        }
+        _ => return Ok(Answer::Native),
+    }
+    identities.set(tracee.thread(), identity)?;
+    Ok(Answer::Value(0))
 }
 
 /// The object of an `…at` call: descriptor, argument of the path (`None`: the descriptor itself), whether a link at the

@@ -122,6 +122,7 @@ impl Supervisor {
         let changed = Changed {
             uid: record.uid,
             gid: record.gid,
+            mode: None,
             device: record.device.filter(|_| empty_file),
         };
         Some((fd, changed))

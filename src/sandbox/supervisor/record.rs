@@ -20,21 +20,21 @@ use rustix::{
 };
 
 /// The attribute.
-pub(super) const XATTR: &str = "user.containers.override_stat";
+pub(in crate::sandbox) const XATTR: &str = "user.containers.override_stat";
 /// The attribute for file capabilities that could not be set.
-pub(super) const CAPABILITY: &str = "user.rbuild.capability";
+pub(in crate::sandbox) const CAPABILITY: &str = "user.rbuild.capability";
 
 /// An owner, and what the owned thing stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Record {
-    pub(super) uid: u32,
-    pub(super) gid: u32,
+pub(in crate::sandbox) struct Record {
+    pub(in crate::sandbox) uid: u32,
+    pub(in crate::sandbox) gid: u32,
     /// Type bits, major, minor of a device that could not be made.
-    pub(super) device: Option<(u32, u32, u32)>,
+    pub(in crate::sandbox) device: Option<(u32, u32, u32)>,
 }
 
 impl Record {
-    fn text(self, mode: u32) -> String {
+    pub(in crate::sandbox) fn text(self, mode: u32) -> String {
         let kind = match (self.device, FileType::from_raw_mode(mode)) {
             (Some((libc::S_IFBLK, major, minor)), _) => format!("block-{major}-{minor}"),
             (Some((_, major, minor)), _) => format!("char-{major}-{minor}"),
@@ -47,7 +47,7 @@ impl Record {
         format!("{}:{}:{:04o}:{kind}", self.uid, self.gid, mode & 0o7777)
     }
 
-    fn parse(text: &[u8]) -> Option<Self> {
+    pub(in crate::sandbox) fn parse(text: &[u8]) -> Option<Self> {
         let mut parts = std::str::from_utf8(text).ok()?.split(':');
         let (uid, gid) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         let kind = parts.nth(1).unwrap_or("file");
@@ -68,7 +68,7 @@ impl Record {
 
 /// The records of a step.
 #[derive(Debug)]
-pub(super) struct Records {
+pub(in crate::sandbox) struct Records {
     /// Those of links, pipes and sockets, by their paths in the root.
     by_path: HashMap<PathBuf, Record>,
     /// Those of files on file systems without such attributes, by device and inode.
@@ -82,7 +82,7 @@ pub(super) struct Records {
 impl Records {
     /// The records that the files `owners` of the directories that make up the root hold, the topmost first; new ones go
     /// to `file`. The working directory must be `/proc`, the root directory the step's.
-    pub(super) fn load(file: Option<File>, texts: &[Vec<u8>]) -> Self {
+    pub(in crate::sandbox) fn load(file: Option<File>, texts: &[Vec<u8>]) -> Self {
         let mut by_path = HashMap::new();
         for text in texts.iter().rev() {
             for line in text.split(|b| *b == 0) {
@@ -104,7 +104,7 @@ impl Records {
     }
 
     /// Takes note of the owner of something that was mounted, which is in no layer.
-    pub(super) fn introduce(&mut self, path: &Path, uid: u32, gid: u32) {
+    pub(in crate::sandbox) fn introduce(&mut self, path: &Path, uid: u32, gid: u32) {
         let record = Record {
             uid,
             gid,
@@ -117,7 +117,7 @@ impl Records {
     }
 
     /// The record of what `fd` is open on, whose metadata is `stat`.
-    pub(super) fn get(&self, fd: BorrowedFd<'_>, stat: &Stat) -> Option<Record> {
+    pub(in crate::sandbox) fn get(&self, fd: BorrowedFd<'_>, stat: &Stat) -> Option<Record> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile | FileType::Directory => {
                 let mut text = [0; 128];
@@ -133,7 +133,7 @@ impl Records {
     }
 
     /// Records the owner of what `fd` is open on.
-    pub(super) fn set(
+    pub(in crate::sandbox) fn set(
         &mut self,
         fd: BorrowedFd<'_>,
         stat: &Stat,
@@ -162,20 +162,42 @@ impl Records {
         }
     }
 
+    /// The record of what lies at a path that carries none itself.
+    pub(in crate::sandbox) fn of_path(&self, path: &Path) -> Option<Record> {
+        self.by_path.get(path).copied()
+    }
+
+    /// Sets it; `text` is its form with mode and type.
+    pub(in crate::sandbox) fn set_path(
+        &mut self,
+        path: PathBuf,
+        text: &str,
+        record: Record,
+    ) -> Result<(), Errno> {
+        self.append(text, &path)?;
+        self.by_path.insert(path, record);
+        Ok(())
+    }
+
     /// Takes the record away that `fd` has, if it has one.
-    pub(super) fn forget(&mut self, fd: BorrowedFd<'_>, stat: &Stat) {
+    pub(in crate::sandbox) fn forget(&mut self, fd: BorrowedFd<'_>, stat: &Stat) {
         // Where it is a line of the file it stays: what has a real owner is not looked up there.
         let _none = fs::removexattr(name(fd), XATTR);
         self.by_inode.remove(&(stat.st_dev, stat.st_ino));
     }
 
     /// Whether no record goes by a name, so that it does not matter what becomes of names.
-    pub(super) fn all_by_inode(&self) -> bool {
+    pub(in crate::sandbox) fn all_by_inode(&self) -> bool {
         self.by_path.is_empty()
     }
 
     /// Takes note that `old` is now called `new`, or of the two having changed places.
-    pub(super) fn moved(&mut self, old: &Path, new: &Path, exchange: bool) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn moved(
+        &mut self,
+        old: &Path,
+        new: &Path,
+        exchange: bool,
+    ) -> Result<(), Errno> {
         let from_old = self.take(old)?;
         let from_new = self.take(new)?;
         self.bring(from_old, new)?;
@@ -186,7 +208,7 @@ impl Records {
     }
 
     /// Takes note that what is called `old` has another name.
-    pub(super) fn linked(&mut self, old: &Path, new: &Path) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn linked(&mut self, old: &Path, new: &Path) -> Result<(), Errno> {
         self.renew(new)?;
         match self.by_path.get(old) {
             Some(record) => self.bring(vec![(PathBuf::new(), *record)], new),
@@ -195,7 +217,7 @@ impl Records {
     }
 
     /// Takes note that what is at `path` is new and belongs to root.
-    pub(super) fn renew(&mut self, path: &Path) -> Result<(), Errno> {
+    pub(in crate::sandbox) fn renew(&mut self, path: &Path) -> Result<(), Errno> {
         self.take(path).map(drop)
     }
 
@@ -266,12 +288,12 @@ fn is_inside(fd: BorrowedFd<'_>, device: u64) -> bool {
 }
 
 /// The name of what `fd` is open on, for calls that take no descriptor; relative to `/proc`.
-pub(super) fn name(fd: BorrowedFd<'_>) -> String {
+pub(in crate::sandbox) fn name(fd: BorrowedFd<'_>) -> String {
     format!("self/fd/{}", fd.as_raw_fd())
 }
 
 /// The path in the root of what `fd` is open on; `None` when it has none.
-pub(super) fn path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
+pub(in crate::sandbox) fn path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     let text = fs::readlinkat(CWD, name(fd), Vec::new()).ok()?.into_bytes();
     let whole = text.starts_with(b"/") && !text.ends_with(b" (deleted)");
     whole.then(|| OsString::from_vec(text).into())

@@ -120,6 +120,27 @@ pub(in crate::sandbox) fn send(
     ioctl(listener, SEND, &mut response)
 }
 
+/// Gives the caller of a call that waits a copy of `fd`, to be closed when it starts a program; its number there.
+pub(in crate::sandbox) fn give_fd(
+    listener: BorrowedFd<'_>,
+    id: u64,
+    fd: BorrowedFd<'_>,
+) -> io::Result<i32> {
+    let mut request = AddFd {
+        id,
+        flags: 0,
+        from: fd.as_raw_fd().cast_unsigned(),
+        to: 0,
+        to_flags: libc::O_CLOEXEC.cast_unsigned(),
+    };
+    // SAFETY: as in `ioctl`, whose result is thrown away there.
+    let number = unsafe { libc::ioctl(listener.as_raw_fd(), ADD_FD, ptr::from_mut(&mut request)) };
+    if number == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(number)
+}
+
 /// Answers a call with a new descriptor of the caller that is a copy of `fd`.
 pub(in crate::sandbox) fn send_fd(
     listener: BorrowedFd<'_>,
@@ -184,6 +205,8 @@ use layout::STAT_LEN;
 pub(in crate::sandbox) struct Changed {
     pub(in crate::sandbox) uid: u32,
     pub(in crate::sandbox) gid: u32,
+    /// Permission bits of the mode; `None`: those that it has.
+    pub(in crate::sandbox) mode: Option<u32>,
     /// Type bits of the mode, and device number.
     pub(in crate::sandbox) device: Option<(u32, u32, u32)>,
 }
@@ -213,6 +236,11 @@ impl RawStat {
     pub(in crate::sandbox) fn change(&mut self, changed: Changed) {
         self.put(layout::UID, &changed.uid.to_ne_bytes());
         self.put(layout::GID, &changed.gid.to_ne_bytes());
+        if let Some(mode) = changed.mode {
+            let at = layout::MODE;
+            let old = u32::from_ne_bytes(std::array::from_fn(|i| self.0[at + i]));
+            self.put(at, &(old & libc::S_IFMT | mode).to_ne_bytes());
+        }
         if let Some((kind, major, minor)) = changed.device {
             let at = layout::MODE;
             let mut mode = [0; 4];
@@ -296,6 +324,11 @@ impl RawStatx {
     pub(in crate::sandbox) fn change(&mut self, changed: Changed) {
         self.put(20, &changed.uid.to_ne_bytes());
         self.put(24, &changed.gid.to_ne_bytes());
+        if let Some(wanted) = changed.mode {
+            let old = u32::from(u16::from_ne_bytes([self.0[28], self.0[29]]));
+            let mode = u16::try_from(old & libc::S_IFMT | wanted).unwrap_or(u16::MAX);
+            self.put(28, &mode.to_ne_bytes());
+        }
         if let Some((kind, major, minor)) = changed.device {
             let mode = u32::from(u16::from_ne_bytes([self.0[28], self.0[29]]));
             let mode = u16::try_from((mode & 0o7777) | kind).unwrap_or(u16::MAX);

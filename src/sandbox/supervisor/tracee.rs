@@ -30,7 +30,7 @@ use super::{
 const PATH_MAX: usize = 4096;
 
 /// A thread that waits for an answer.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::sandbox) struct Tracee {
     thread: u32,
     arguments: [u64; 6],
@@ -116,6 +116,21 @@ impl Tracee {
             .read_exact_at(&mut bytes, address)
             .map_err(|_unmapped| Errno::FAULT)?;
         Ok(bytes)
+    }
+
+    /// Reads as many bytes of `length` at an address as there are, at least one.
+    pub(in crate::sandbox) fn read_up_to(
+        &self,
+        address: u64,
+        length: usize,
+    ) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; length];
+        let n = self
+            .memory(false)?
+            .read_at(&mut bytes, address)
+            .map_err(|_unmapped| Errno::FAULT)?;
+        bytes.truncate(n);
+        if n == 0 { Err(Errno::FAULT) } else { Ok(bytes) }
     }
 
     /// Writes bytes at an address.

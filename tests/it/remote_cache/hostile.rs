@@ -178,6 +178,53 @@ fn records_that_lie_change_nothing_but_what_is_executed() {
     }
 }
 
+/// Each result whose bytes do not come lets the build begin again.
+#[test]
+fn a_step_that_a_cache_has_many_times_is_tried_once() {
+    let Some(env) = prepared(DOCKERFILE) else {
+        return;
+    };
+    let to = "type=local,dest=good,mode=max";
+    runner(&env, "one")
+        .build(&["--cache-to", to, "-o", "type=cacheonly"])
+        .success();
+    let layer = |n: usize| {
+        json!({
+            "mediaType": "application/vnd.oci.image.layer.v1.tar",
+            "digest": sha256(n.to_string().as_bytes()), "size": 1000,
+        })
+    };
+    for is_listed in [false, true] {
+        let name = format!("many-{is_listed}");
+        copy(&env.path("good"), &env.path(&name));
+        change(&env.path(&name), &|d| {
+            let steps = d.steps().clone();
+            let n_steps = steps.len();
+            d.steps().clear();
+            for n in 0..50 * n_steps {
+                let mut step = steps[n % n_steps].clone();
+                let diff_id = json!(sha256(format!("layer {n}").as_bytes()));
+                step["diff_id"] = diff_id.clone();
+                if is_listed {
+                    d.layers().push(layer(n));
+                    d.diff_ids().push(diff_id);
+                } else {
+                    step["blob"] = layer(n);
+                }
+                d.steps().push(step);
+            }
+        });
+        let machine = format!("machine-{is_listed}");
+        let outcome = builds_rightly(&env, &machine, &format!("type=local,src={name}"));
+        let lost = |n: usize| {
+            let digest = sha256(n.to_string().as_bytes());
+            outcome.stderr.contains(&digest.hex()[..12])
+        };
+        let n_lost = (0..200).filter(|n| lost(*n)).count();
+        assert!((1..=8).contains(&n_lost), "{n_lost}: {outcome}");
+    }
+}
+
 #[test]
 fn a_wrong_answer_makes_no_record_for_other_builds() {
     let Some(env) = prepared(DOCKERFILE) else {

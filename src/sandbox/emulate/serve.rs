@@ -1,0 +1,300 @@
+//! The loop that answers the calls of a step, and what it knows.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    process::{self, Pid},
+};
+
+use super::{
+    super::{
+        error::{During as _, Failure},
+        keeper::{Keeper, Verdict},
+        supervisor::{
+            self,
+            identity::{Identities, Identity},
+            members,
+            sys::{self, Answer, Notification},
+            tracee::Tracee,
+        },
+        sys as sandbox_sys,
+    },
+    calls::{ARCHITECTURE, Call},
+    exec::Programs,
+    owners::Looks,
+};
+
+/// Answers for everything that a step does with files, users and programs.
+#[derive(Debug)]
+pub(super) struct Emulator {
+    /// Knows what lies in `/proc` and `/sys`, and what belongs to the step.
+    pub(super) keeper: Keeper,
+    pub(super) looks: Looks,
+    pub(super) identities: Identities,
+    pub(super) programs: Programs,
+    /// What calls that we have a thread make have in their last argument.
+    pub(super) pass: u64,
+}
+
+impl Emulator {
+    /// Serves the step until its first process, a child of this one, has ended; gives its status.
+    pub(super) fn run(mut self, first: Pid) -> Result<i32, Failure> {
+        let ended = sandbox_sys::signal_fd(&[libc::SIGCHLD]).during("watch for the end")?;
+        sys::wake_in_turn(self.keeper.listener.as_fd());
+        loop {
+            let mut fds = [
+                PollFd::new(&self.keeper.listener, PollFlags::IN),
+                PollFd::new(&ended, PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(Failure::new("wait for the step", error)),
+            }
+            let [called, died] = [fds[0].revents(), fds[1].revents()];
+            if !died.is_empty() {
+                while sandbox_sys::read_signal(ended.as_fd())
+                    .during("wait for the step")?
+                    .is_some()
+                {}
+                if let Some(status) = reap(first)? {
+                    return Ok(status);
+                }
+            }
+            if called.contains(PollFlags::IN) {
+                self.serve_one()?;
+            } else if called.contains(PollFlags::HUP) {
+                // Nobody is left under the filter; the first process is about to be reaped.
+                let mut fds = [PollFd::new(&ended, PollFlags::IN)];
+                let _woken = poll(&mut fds, None);
+            }
+        }
+    }
+
+    fn serve_one(&mut self) -> Result<(), Failure> {
+        let notification = match sys::receive(self.keeper.listener.as_fd()) {
+            Ok(notification) => notification,
+            Err(error) => match Errno::from_io_error(&error) {
+                // The thread was killed before we came to it.
+                Some(Errno::NOENT | Errno::INTR | Errno::AGAIN) => return Ok(()),
+                _ => return Err(Failure::new("hear of a system call", error)),
+            },
+        };
+        let answer = match self.decide(&notification) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Ok(()),
+            Err(errno) => Answer::Error(errno.raw_os_error()),
+        };
+        // Whoever asked may be gone by now.
+        let _gone = sys::send(self.keeper.listener.as_fd(), notification.id, answer);
+        Ok(())
+    }
+
+    fn decide(&mut self, notification: &Notification) -> Verdict {
+        let caller = Tracee::new(notification);
+        let (number, id) = (notification.number, notification.id);
+        if let Some(call) = Call::from_number(number) {
+            return self.answer(call, &caller, id);
+        }
+        if let Some(call) = members::Call::from_number(ARCHITECTURE, number) {
+            return self.keeper.view.members.decide(call, &caller).map(Some);
+        }
+        let identities = &mut self.identities;
+        match supervisor::answer_identity(identities, ARCHITECTURE, number, &caller) {
+            Some(answer) => answer.map(Some),
+            None => Err(Errno::NOSYS),
+        }
+    }
+
+    fn answer(&mut self, call: Call, caller: &Tracee, id: u64) -> Verdict {
+        let here = libc::AT_FDCWD;
+        let dir = caller.signed(0);
+        let done = |()| Some(Answer::Value(0));
+        match call {
+            Call::Open | Call::Creat | Call::Openat => self.open(call, caller, id),
+            Call::Stat => self.stat(caller, (here, Some(0), true), 1),
+            Call::Lstat => self.stat(caller, (here, Some(0), false), 1),
+            Call::Fstat => self.stat(caller, (dir, None, true), 1),
+            Call::Newfstatat => self.stat(caller, object_of(caller, 3)?, 2),
+            Call::Statx => self.statx(caller),
+            Call::Statfs => self.statfs(caller),
+            Call::Access => self.access(caller, (here, Some(0), true), caller.number(1), false),
+            Call::Faccessat => self.access(caller, (dir, Some(1), true), caller.number(2), false),
+            Call::Faccessat2 => {
+                let effective = caller.signed(3) & libc::AT_EACCESS != 0;
+                self.access(caller, object_of(caller, 3)?, caller.number(2), effective)
+            }
+            Call::Readlink => self.readlink(caller, (here, 0), 1),
+            Call::Readlinkat => self.readlink(caller, (dir, 1), 2),
+            Call::Getcwd => self.getcwd(caller),
+            Call::Chdir => self.chdir(caller, id),
+            Call::Mkdir => self.mkdir(caller, (here, 0), caller.number(1)).map(done),
+            Call::Mkdirat => self.mkdir(caller, (dir, 1), caller.number(2)).map(done),
+            Call::Rmdir => self.unlink(caller, (here, 0), true).map(done),
+            Call::Unlink => self.unlink(caller, (here, 0), false).map(done),
+            Call::Unlinkat => {
+                let is_dir = caller.signed(2) & libc::AT_REMOVEDIR != 0;
+                self.unlink(caller, (dir, 1), is_dir).map(done)
+            }
+            Call::Rename => self.rename(caller, (here, 0), (here, 1), 0).map(done),
+            Call::Renameat => self
+                .rename(caller, (dir, 1), (caller.signed(2), 3), 0)
+                .map(done),
+            Call::Renameat2 => {
+                let flags = caller.number(4);
+                self.rename(caller, (dir, 1), (caller.signed(2), 3), flags)
+                    .map(done)
+            }
+            Call::Link => self.link(caller, (here, 0), (here, 1), 0).map(done),
+            Call::Linkat => {
+                let flags = caller.signed(4);
+                self.link(caller, (dir, 1), (caller.signed(2), 3), flags)
+                    .map(done)
+            }
+            Call::Symlink => self.symlink(caller, (here, 1)).map(done),
+            Call::Symlinkat => self.symlink(caller, (caller.signed(1), 2)).map(done),
+            Call::Mknod => self.mknod(caller, (here, 0), 1).map(done),
+            Call::Mknodat => self.mknod(caller, (dir, 1), 2).map(done),
+            Call::Chmod => self.chmod(caller, (here, Some(0), true), 1).map(done),
+            Call::Fchmod => self.chmod(caller, (dir, None, true), 1).map(done),
+            Call::Fchmodat => self.chmod(caller, (dir, Some(1), true), 2).map(done),
+            Call::Fchmodat2 => self.chmod(caller, object_of(caller, 3)?, 2).map(done),
+            Call::Chown => self.chown(caller, (here, Some(0), true), 1).map(done),
+            Call::Lchown => self.chown(caller, (here, Some(0), false), 1).map(done),
+            Call::Fchown => self.chown(caller, (dir, None, true), 1).map(done),
+            Call::Fchownat => self.chown(caller, object_of(caller, 4)?, 2).map(done),
+            Call::Utime | Call::Utimes | Call::Futimesat | Call::Utimensat => {
+                self.dates(call, caller).map(done)
+            }
+            Call::Truncate => self.truncate(caller).map(done),
+            Call::Execve => self.exec(caller, (here, Some(0), true), [1, 2], id),
+            Call::Execveat => self.exec(caller, object_of(caller, 4)?, [2, 3], id),
+            Call::InotifyAddWatch => self.watch(caller, id),
+            Call::Bind | Call::Connect | Call::Sendto | Call::Sendmsg | Call::Sendmmsg => {
+                self.socket(call, caller, id)
+            }
+            Call::Uname => self.keeper.uname(caller),
+            Call::Capget => self.capget(caller),
+            Call::Capset => Ok(Some(Answer::Value(0))),
+            _ => self.attributes(call, caller),
+        }
+    }
+
+    /// Who a thread is.
+    pub(super) fn who(&self, caller: &Tracee) -> Identity {
+        self.identities.of(caller.thread()).clone()
+    }
+
+    /// The step's root directory.
+    pub(super) fn root(&self) -> &OwnedFd {
+        &self.keeper.view.root
+    }
+
+    /// Refuses writing at places that cannot be written.
+    pub(super) fn writable(&self, path: &Path) -> Result<(), Errno> {
+        if self.keeper.is_readonly(path) {
+            Err(Errno::ROFS)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// What root may do: as much as it could with real ids.
+    fn capget(&self, caller: &Tracee) -> Verdict {
+        /// `_LINUX_CAPABILITY_VERSION_1` to 3, of which the last is the one to use.
+        const VERSIONS: [(u32, usize); 3] = [(0x1998_0330, 1), (0x2007_1026, 2), (0x2008_0522, 2)];
+        let header = caller.read(caller.word(0), 4)?;
+        let version = u32::from_ne_bytes(std::array::from_fn(|i| header[i]));
+        let Some((_, words)) = VERSIONS.into_iter().find(|(known, _)| *known == version) else {
+            caller.write(caller.word(0), &VERSIONS[2].0.to_ne_bytes())?;
+            return if caller.word(1) == 0 {
+                Ok(Some(Answer::Value(0)))
+            } else {
+                Err(Errno::INVAL)
+            };
+        };
+        if caller.word(1) == 0 {
+            return Ok(Some(Answer::Value(0)));
+        }
+        let all = if self.who(caller).is_root() {
+            super::super::caps::DOCKER.bits()
+        } else {
+            0
+        };
+        let mut bytes = Vec::new();
+        for half in [all & 0xffff_ffff, all >> 32].into_iter().take(words) {
+            let half = u32::try_from(half).unwrap_or(0).to_ne_bytes();
+            // Effective, permitted, inheritable.
+            bytes.extend([half, half, [0; 4]].concat());
+        }
+        caller.write(caller.word(1), &bytes)?;
+        Ok(Some(Answer::Value(0)))
+    }
+}
+
+/// Takes note of children that have ended; gives the status of `first` when it is among them.
+fn reap(first: Pid) -> Result<Option<i32>, Failure> {
+    let mut found = None;
+    loop {
+        // What is traced by other threads is theirs.
+        match super::sys::reap() {
+            Ok(Some((pid, status))) if pid == first.as_raw_pid() => {
+                found = Some(status);
+            }
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(Errno::CHILD) => return Ok(found),
+            Err(error) => return Err(Failure::new("wait for the step", error)),
+        }
+    }
+}
+
+/// The object of an `…at` call: descriptor, argument of the path (`None`: the descriptor itself), whether a link at the end is
+/// followed. `flags` is the argument with the flags.
+pub(super) fn object_of(
+    caller: &Tracee,
+    flags: usize,
+) -> Result<(i32, Option<usize>, bool), Errno> {
+    let flags = caller.signed(flags);
+    let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
+    let empty =
+        flags & libc::AT_EMPTY_PATH != 0 && (caller.word(1) == 0 || caller.path(1)?.is_empty());
+    Ok((caller.signed(0), (!empty).then_some(1), follow))
+}
+
+/// Ends this process as the step's first process has ended.
+pub(super) fn end_like(status: i32) -> ! {
+    if libc::WIFSIGNALED(status) {
+        let signal = libc::WTERMSIG(status);
+        sandbox_sys::reset_signals();
+        // Its memory is nobody's business.
+        let none = process::Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        let _best_effort = process::setrlimit(process::Resource::Core, none);
+        if let Some(signal) = process::Signal::from_named_raw(signal) {
+            let _dying = process::kill_process(process::getpid(), signal);
+        }
+        sandbox_sys::exit_now(128 + signal);
+    }
+    sandbox_sys::exit_now(libc::WEXITSTATUS(status))
+}
+
+/// Descriptor and argument of a path.
+pub(super) type At = (i32, usize);
+
+/// Descriptor, argument of the path (`None`: the descriptor itself), whether a link at the end is followed.
+pub(super) type Object = (i32, Option<usize>, bool);
+
+/// The path of a directory as calls by descriptor take it.
+pub(super) fn named(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    }
+}

@@ -1,0 +1,213 @@
+//! Calls that only a thread itself can make, made by it in place of the one that it has asked for.
+//!
+//! A thread that waits for an answer is traced for a moment: it is asked to stop, its call is answered, and before it comes back
+//! from the kernel it stops. There its registers are changed so that it makes other calls, which carry a number that the filter lets pass
+//! and that nobody in the step gets to know. Then it goes on as if its own call had had this result. All signals wait meanwhile.
+//!
+//! Programs are not traced otherwise: signals, stops and exits are none of our business.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+
+use super::{
+    super::supervisor::{
+        sys::{self as notify, Answer},
+        tracee::Tracee,
+    },
+    stack,
+    sys::{self, Registers, Stop, number},
+};
+
+/// A thread that makes calls for us.
+#[derive(Debug)]
+pub(super) struct Session {
+    thread: i32,
+    process: i32,
+    saved: Registers,
+    blocked: u64,
+    pass: u64,
+}
+
+/// What became of the attempt to start a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Started {
+    Yes,
+    /// It failed with this result.
+    No(i64),
+}
+
+impl Session {
+    /// Makes the thread stop that waits for the answer to the call `id`. When this fails the call has not been answered, but for
+    /// `SRCH`: then there is nobody who would want an answer.
+    pub(super) fn begin(
+        listener: BorrowedFd<'_>,
+        (caller, id): (&Tracee, u64),
+        pass: u64,
+    ) -> Result<Self, Errno> {
+        let thread = i32::try_from(caller.thread()).map_err(|_odd| Errno::SRCH)?;
+        let process = caller.process().ok_or(Errno::SRCH)?;
+        sys::seize(thread)?;
+        sys::interrupt(thread)?;
+        notify::send(listener, id, Answer::Value(0)).map_err(|_gone| Errno::SRCH)?;
+        loop {
+            match sys::wait(thread, true)? {
+                Some(Stop::Asked) => break,
+                Some(Stop::Gone) => return Err(Errno::SRCH),
+                Some(Stop::Signal(signal)) => sys::go_on(thread, signal)?,
+                Some(Stop::Call | Stop::Exec) => sys::go_on(thread, 0)?,
+                None => {}
+            }
+        }
+        let session = Self {
+            thread,
+            process,
+            saved: sys::registers(thread)?,
+            blocked: sys::blocked(thread)?,
+            pass,
+        };
+        sys::block(thread, u64::MAX)?;
+        Ok(session)
+    }
+
+    /// Waits for the beginning or the end of a call.
+    fn next(&self) -> Result<Stop, Errno> {
+        loop {
+            let stop = if self.thread == self.process {
+                sys::wait(self.thread, true)?
+            } else {
+                self.next_of_either()?
+            };
+            match stop {
+                None => {}
+                // The process stops as a whole, which it does when we have let go.
+                Some(Stop::Asked) => sys::go_on(self.thread, 0)?,
+                Some(Stop::Signal(signal)) => sys::go_on(self.thread, signal)?,
+                Some(Stop::Gone) => return Err(Errno::SRCH),
+                Some(stop) => return Ok(stop),
+            }
+        }
+    }
+
+    /// What comes of a thread that is not the first of its process, whose number it takes when it becomes another program.
+    fn next_of_either(&self) -> Result<Option<Stop>, Errno> {
+        let own = match sys::wait(self.thread, false) {
+            Ok(Some(stop)) => return Ok(Some(stop)),
+            other => other,
+        };
+        match (own, sys::wait(self.process, false)) {
+            (_, Ok(Some(stop))) => return Ok(Some(stop)),
+            (Err(Errno::CHILD), Err(Errno::CHILD)) => return Err(Errno::SRCH),
+            _ => {}
+        }
+        std::thread::sleep(std::time::Duration::from_micros(100));
+        Ok(None)
+    }
+
+    fn passing(&self, arguments: [u64; 5]) -> [u64; 6] {
+        let mut all = [self.pass; 6];
+        all[..5].copy_from_slice(&arguments);
+        all
+    }
+
+    fn make(&self, number: i64, arguments: [u64; 6]) -> Result<Stop, Errno> {
+        sys::set_registers(self.thread, &self.saved.calling(number, arguments))?;
+        sys::go_on(self.thread, 0)?;
+        self.next()?;
+        sys::go_on(self.thread, 0)?;
+        self.next()
+    }
+
+    /// Makes a call, with at most five arguments; gives its result.
+    pub(super) fn call(&self, number: i64, arguments: [u64; 5]) -> Result<i64, Errno> {
+        self.make(number, self.passing(arguments))?;
+        Ok(sys::registers(self.thread)?.result())
+    }
+
+    /// Puts bytes into new memory of the process, does something with their address and takes the memory away again.
+    pub(super) fn with_memory(
+        &self,
+        bytes: &[u8],
+        work: impl FnOnce(&Self, u64) -> Result<i64, Errno>,
+    ) -> Result<i64, Errno> {
+        let protection = u64::from((libc::PROT_READ | libc::PROT_WRITE).cast_unsigned());
+        let flags = u64::from((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).cast_unsigned());
+        let length = bytes.len() as u64;
+        // Its six arguments leave no room for the pass, which it does not need.
+        self.make(number::MMAP, [0, length, protection, flags, u64::MAX, 0])?;
+        let address = sys::registers(self.thread)?.result();
+        if (-4095..0).contains(&address) {
+            return Ok(address);
+        }
+        let address = address.cast_unsigned();
+        let result = match self.write(address, bytes) {
+            Ok(()) => work(self, address),
+            Err(error) => Ok(-i64::from(error.raw_os_error())),
+        };
+        self.call(number::MUNMAP, [address, length, 0, 0, 0])?;
+        result
+    }
+
+    /// Writes to the memory of the process.
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        Tracee::of(self.number()).write(address, bytes)
+    }
+
+    fn number(&self) -> u32 {
+        self.process.cast_unsigned()
+    }
+
+    /// Starts a program.
+    pub(super) fn exec(&self, arguments: [u64; 5]) -> Result<Started, Errno> {
+        let stop = self.make(number::EXECVEAT, self.passing(arguments))?;
+        Ok(match stop {
+            Stop::Exec => Started::Yes,
+            _ => Started::No(sys::registers(self.thread)?.result()),
+        })
+    }
+
+    /// Lets the new program go, with `front` instead of its first argument unless that is empty.
+    pub(super) fn release(self, front: &[std::ffi::OsString]) -> Result<(), Errno> {
+        let process = self.process;
+        if !front.is_empty() {
+            let program = Tracee::of(self.number());
+            let registers = sys::registers(process)?;
+            let words = read_stack(&program, registers.stack())?;
+            let new =
+                stack::with_arguments(registers.stack(), &words, front).ok_or(Errno::TOOBIG)?;
+            program.write(new.pointer, &new.bytes)?;
+            sys::set_registers(process, &registers.with_stack(new.pointer))?;
+        }
+        sys::block(process, self.blocked)?;
+        sys::detach(process)
+    }
+
+    /// Lets the thread go on as if its call had had this result.
+    pub(super) fn end(self, result: i64) -> Result<(), Errno> {
+        sys::set_registers(self.thread, &self.saved.returning(result))?;
+        sys::block(self.thread, self.blocked)?;
+        sys::detach(self.thread)
+    }
+}
+
+/// The words at the end of a new program's stack.
+fn read_stack(program: &Tracee, pointer: u64) -> Result<Vec<u64>, Errno> {
+    /// More words than there are in the arguments and variables of nearly all programs.
+    const FIRST: usize = 512;
+    const MOST: usize = 1 << 21;
+    let mut count = FIRST;
+    loop {
+        let bytes = program.read_up_to(pointer, 8 * count)?;
+        let words: Vec<u64> = bytes
+            .chunks_exact(8)
+            .map(|word| u64::from_ne_bytes(std::array::from_fn(|i| word[i])))
+            .collect();
+        if stack::extent(&words).is_some() {
+            return Ok(words);
+        }
+        if words.len() < count || count >= MOST {
+            return Err(Errno::TOOBIG);
+        }
+        count *= 4;
+    }
+}
