@@ -17,7 +17,7 @@ use super::{
 use crate::{
     copy,
     layer::{LayerBlob, LayerTree, Toc},
-    oci::{Config, ConfigFile, Descriptor, DiffId, Manifest, Platform},
+    oci::{Config, ConfigFile, Descriptor, DiffId, Manifest},
     progress::Stream,
     sandbox::{
         self, Cancel, Exit, MountSpec, Network, ProcessSpec, Refusal, Rung, Sandbox, Signals,
@@ -119,12 +119,6 @@ pub fn run_container(
         Ok(rung) => *rung,
         Err(refusal) => return Err(StepError::NoSandbox(refusal.clone())),
     };
-    if !foreign::can_run(&config.platform) {
-        return Err(StepError::Foreign {
-            platform: config.platform.to_string(),
-            host: Platform::host().to_string(),
-        });
-    }
     let argv = argv(container, &config.config);
     if argv.is_empty() {
         return Err(StepError::NoProgram);
@@ -168,9 +162,13 @@ pub fn run_container(
         ..ProcessSpec::new(ground.rootfs(), argv)
     };
     let signals = Some(services.signals);
-    Ok(services
+    let exit = services
         .sandbox
-        .run_with(&spec, services.cancel, signals, sink)?)
+        .run_with(&spec, services.cancel, signals, sink)?;
+    if let Exit::NotStarted { reason, .. } = &exit {
+        foreign::explain(&config.platform, reason)?;
+    }
+    Ok(exit)
 }
 
 /// The files of an image whose layers are all in the store.

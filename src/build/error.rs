@@ -136,6 +136,12 @@ pub enum StepError {
     /// An SSH agent that the step requires was not given.
     #[error("ssh agent {0}: not found; pass it with --ssh")]
     SshMissing(String),
+    /// A secret or an agent in the place of the whole root.
+    #[error("invalid mount type {0} for /")]
+    MountOnRoot(&'static str),
+    /// A mount in the kernel's own file system, which is mounted over it.
+    #[error("nothing can be mounted inside of /proc, at `{}`", .0.display())]
+    MountInProc(std::path::PathBuf),
     /// The step asks for something that has to be allowed on the command line.
     #[error("{0} is not allowed; allow it with --allow {0}")]
     NotAllowed(&'static str),

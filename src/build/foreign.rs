@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::error::StepError;
 use crate::oci::Platform;
 
 /// Where the kernel lists the interpreters that were registered for foreign programs.
@@ -9,7 +10,7 @@ const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
 
 /// Whether programs for `platform` run here: natively, or through an interpreter that the kernel knows by the name
 /// that QEMU's packages give it.
-pub(super) fn can_run(platform: &Platform) -> bool {
+fn can_run(platform: &Platform) -> bool {
     let host = Platform::host();
     if runs_natively(&host.architecture, &platform.architecture) {
         return true;
@@ -18,6 +19,18 @@ pub(super) fn can_run(platform: &Platform) -> bool {
         return false;
     };
     Path::new(BINFMT).join(name).try_exists().unwrap_or(false)
+}
+
+/// Why a program that the kernel does not know could not be started, where it may well be one for another machine. What a
+/// stage's platform says is not enough to tell beforehand: images for one platform with programs for another are common.
+pub(super) fn explain(platform: &Platform, reason: &str) -> Result<(), StepError> {
+    if !reason.ends_with("exec format error") || can_run(platform) {
+        return Ok(());
+    }
+    Err(StepError::Foreign {
+        platform: platform.to_string(),
+        host: Platform::host().to_string(),
+    })
 }
 
 /// Whether a CPU runs programs for another one by itself.

@@ -235,12 +235,12 @@ pub struct Checked {
     pub outcome: Result<Outline, BuildError>,
 }
 
-/// Plans a build of the first platform, for `--check` and `--call`: with every stage, when no target is named. Nothing
-/// is executed; base images are looked up.
-pub fn check(request: &BuildRequest, services: &Services<'_>) -> Checked {
+/// Plans a build of the first platform, for `--check` and `--call`: with the stages that are built or, if `all_stages`,
+/// with every one. Nothing is executed; base images are looked up.
+pub fn check(request: &BuildRequest, services: &Services<'_>, all_stages: bool) -> Checked {
     let session = Session::new(request, services);
     match planning::load(&session) {
-        Ok(file) => planning::analyse(&session, &file),
+        Ok(file) => planning::analyse(&session, &file, all_stages),
         Err(error) => Checked {
             warnings: Vec::new(),
             outcome: Err(error),

@@ -65,13 +65,13 @@ pub(super) fn plan(
     }
 }
 
-/// Analyses the whole file, or what the target needs of it.
-pub(super) fn analyse(session: &Session<'_>, file: &Dockerfile) -> Checked {
+/// Analyses all of the file, or what the target needs of it.
+pub(super) fn analyse(session: &Session<'_>, file: &Dockerfile, all_stages: bool) -> Checked {
     let request = session.request;
     let platform = request.platforms.first();
     let platform = platform.expect("a request names at least one platform");
     let mut options = options(session, platform);
-    options.all_stages = request.target.is_none();
+    options.all_stages = all_stages;
     let mut bases = BTreeMap::new();
     loop {
         let Analysis {

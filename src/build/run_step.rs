@@ -23,7 +23,7 @@ use crate::{
     cache::{FileList, Files, MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
     copy,
     layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
-    oci::{ChainId, Digest, Platform},
+    oci::{ChainId, Digest},
     plan::{Mount, MountKind, Network, Origin, RunOp, Step},
     progress::Event,
     sandbox::{self, Exit, MountSpec, ProcessSpec, Rung},
@@ -164,12 +164,6 @@ fn execute(
         Ok(rung) => *rung,
         Err(refusal) => return Err(StepError::NoSandbox(refusal.clone())),
     };
-    if !foreign::can_run(&worker.stage.platform) {
-        return Err(StepError::Foreign {
-            platform: worker.stage.platform.to_string(),
-            host: Platform::host().to_string(),
-        });
-    }
     // Beside fetching and unpacking.
     session.services.sandbox.expect();
     if let Some(departures) = worker.departures() {
@@ -194,6 +188,9 @@ fn execute(
         command: command.clone(),
         source,
     })?;
+    if let Some(mount) = mounts.specs.iter().find(|m| m.target.starts_with("/proc")) {
+        return Err(StepError::MountInProc(mount.target.clone()));
+    }
     // Mounts are made in the order of their targets, as in BuildKit, so one below another is not hidden by it.
     mounts.specs.sort_by(|a, b| a.target.cmp(&b.target));
     let spec = ProcessSpec {
@@ -232,6 +229,7 @@ fn execute(
         Exit::Code(0) => {}
         Exit::Canceled => return Err(StepError::Canceled),
         Exit::NotStarted { code, reason } => {
+            foreign::explain(&worker.stage.platform, &reason)?;
             return Err(StepError::NotStarted {
                 command,
                 reason,
@@ -354,6 +352,9 @@ impl Mounts {
                     self.env
                         .push((name.clone(), value.clone().unwrap_or_default()));
                 }
+                if target == Some(Path::new("/")) {
+                    return Err(StepError::MountOnRoot("SECRET"));
+                }
                 if let (Some(target), Some(value)) = (target, value) {
                     self.bytes(target, value, *mode, (*uid, *gid));
                 }
@@ -366,6 +367,9 @@ impl Mounts {
                 gid,
             } => {
                 let Some(target) = target else { return Ok(()) };
+                if target == Path::new("/") {
+                    return Err(StepError::MountOnRoot("SSH"));
+                }
                 let value = target.as_os_str().as_encoded_bytes().to_vec();
                 match session.request.ssh.get(id) {
                     Some(host) => {

@@ -10,6 +10,7 @@ use std::{
 
 use rbuild::{
     context::{IgnoreFile, MAX_TEXT_BYTES, Patterns},
+    registry::redact::redacted_text,
     tree::Tree,
 };
 
@@ -159,12 +160,14 @@ fn remote_dockerfile(url: &str, fetcher: Option<&Fetcher<'_>>) -> Result<Source,
         Some(fetcher) if url.starts_with("http://") || url.starts_with("https://") => {
             fetcher.dockerfile(url)
         }
-        Some(_) => Err(
-            Failure::usage(format!("the Dockerfile `{url}` is no file on the web"))
-                .with_hint("a repository is given as the context, and --file names a file in it"),
-        ),
+        Some(_) => Err(Failure::usage(format!(
+            "the Dockerfile `{}` is no file on the web",
+            redacted_text(url)
+        ))
+        .with_hint("a repository is given as the context, and --file names a file in it")),
         None => Err(Failure::usage(format!(
-            "the Dockerfile `{url}` is remote, which this command does not support"
+            "the Dockerfile `{}` is remote, which this command does not support",
+            redacted_text(url)
         ))),
     }
 }

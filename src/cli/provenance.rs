@@ -202,11 +202,18 @@ impl Told<'_> {
     /// nobody's business.
     fn dockerfile_name(&self, request: &BuildRequest) -> String {
         let name = &request.dockerfile_name;
-        if matches!(request.context, ContextSource::Tree(_)) && self.fetched(name).is_none() {
+        if matches!(request.context, ContextSource::Tree(_)) && !self.is_dockerfile_fetched(request)
+        {
             return name.clone();
         }
         let name = name.split(['?', '#']).next().unwrap_or_default();
         name.rsplit('/').next().unwrap_or_default().to_owned()
+    }
+
+    /// Whether the Dockerfile is a file of the web, which goes by a URL without secrets.
+    fn is_dockerfile_fetched(&self, request: &BuildRequest) -> bool {
+        let mut fetched = self.fetched.iter();
+        fetched.any(|(_, source)| source.uri == request.dockerfile_name)
     }
 
     /// The names of what came from this machine.
@@ -215,7 +222,7 @@ impl Told<'_> {
         if matches!(request.context, ContextSource::Directory { .. }) {
             locals.push("context".to_owned());
         }
-        if self.context().is_none() && self.fetched(&request.dockerfile_name).is_none() {
+        if self.context().is_none() && !self.is_dockerfile_fetched(request) {
             locals.push("dockerfile".to_owned());
         }
         for (name, source) in &request.named_contexts {

@@ -21,7 +21,7 @@ use rbuild::{
     },
     layer::archive,
     progress::{Event, Reporter as _, Vertex},
-    registry::{Client, Watched, http::Get},
+    registry::{Client, Watched, http::Get, redact::redacted_text},
     store::{Store, TempDir},
     tree::Tree,
     used::UsedSource,
@@ -92,6 +92,7 @@ impl<'a> Fetcher<'a> {
     /// Fetches what a URL names.
     pub(crate) fn url(&self, url: &str, role: Role) -> Result<Fetched, Failure> {
         let bad = |e: git::GitSourceError| {
+            let url = redacted_text(url);
             Failure::usage(format!("cannot use the repository `{url}`: {e}"))
         };
         if let Some(mut source) = GitSource::parse_context(url).map_err(bad)? {
@@ -139,9 +140,10 @@ impl<'a> Fetcher<'a> {
         let name = "[internal] load remote Dockerfile".to_owned();
         self.shown(name, |vertex| self.get(url, &path, vertex))?;
         let bytes = text(&path)?;
-        inputs::refuse_too_large(&bytes, url)?;
+        let shown = redacted_text(url);
+        inputs::refuse_too_large(&bytes, &shown)?;
         Ok(Source {
-            name: url.to_owned(),
+            name: shown,
             text: text_of(&bytes),
         })
     }

@@ -244,7 +244,11 @@ impl Planner<'_> {
             },
             from,
             source: mount.source.clone().unwrap_or_default(),
-            mode: mount.mode.filter(|_| is_new).unwrap_or(0o755),
+            mode: if is_new {
+                permissions(mount, 0o755)
+            } else {
+                0o755
+            },
             uid: mount.uid.filter(|_| is_new).unwrap_or(0),
             gid: mount.gid.filter(|_| is_new).unwrap_or(0),
             writable: !mount.readonly,
@@ -292,7 +296,7 @@ impl Planner<'_> {
             id,
             env,
             required: mount.required,
-            mode: mount.mode.unwrap_or(0o400),
+            mode: permissions(mount, 0o400),
             uid: mount.uid.unwrap_or(0),
             gid: mount.gid.unwrap_or(0),
         };
@@ -328,12 +332,17 @@ impl Planner<'_> {
         let kind = MountKind::Ssh {
             id,
             required: mount.required,
-            mode: mount.mode.unwrap_or(0o600),
+            mode: permissions(mount, 0o600),
             uid: mount.uid.unwrap_or(0),
             gid: mount.gid.unwrap_or(0),
         };
         Ok((target, kind))
     }
+}
+
+/// The mode of a mount. Like BuildKit, it drops the bits above the permissions.
+fn permissions(mount: &mount::Mount, default: u32) -> u32 {
+    mount.mode.map_or(default, |mode| mode & 0o777)
 }
 
 /// The line as progress shows it, with the beginning of a lone heredoc.

@@ -27,6 +27,12 @@ use super::{
     stubs::{Keep, Kind, Stubs},
 };
 
+/// The mode of a tmpfs that covers no directory.
+pub(super) const NEW_TMPFS: u32 = 0o1777;
+
+/// Directories of `/dev` that are mounts of their own.
+const DEV_DIRS: [&str; 3] = ["dev/pts", "dev/mqueue", "dev/shm"];
+
 /// Mounts things at places in a root.
 #[derive(Debug)]
 pub(super) struct Mounter<'a> {
@@ -204,9 +210,7 @@ impl<'a> Mounter<'a> {
     ) -> Result<(), Failure> {
         let dir = is_dir(source).during_at("look at the source for", target)?;
         let kind = if dir { Kind::Dir } else { Kind::File };
-        let place = self.root.resolve(target)?;
-        self.stubs.ensure(self.root, &place, kind, Keep::Remove)?;
-        self.clear(&place);
+        let (place, _) = self.ready(target, kind)?;
         let readonly = if readonly { attr::RDONLY } else { 0 };
         let attributes = readonly | devices.attributes();
         bind_restricted(source.as_fd(), (self.root, &place), attributes)
@@ -265,8 +269,24 @@ impl<'a> Mounter<'a> {
         self.bind(&fd, target, !writable, self.devices)
     }
 
+    /// Where `target` lies in the root, ready to be mounted on, and the mode of what the root has there.
+    fn ready(&mut self, target: &Path, kind: Kind) -> Result<(PathBuf, Option<u32>), Failure> {
+        let place = self.root.resolve(target)?;
+        // It would be hidden: `/proc` is mounted last, by the process that lives there.
+        if place.starts_with("proc") {
+            return Err(Failure::new("mount inside of /proc, at", Errno::PERM).at(target));
+        }
+        self.clear(&place);
+        self.stubs.claim(&place);
+        let is_the_root_s = place != Path::new("sys") && !self.stubs.has_made(&place);
+        let before = self.root.stat(&place)?.filter(|_| is_the_root_s);
+        self.stubs.ensure(self.root, &place, kind, Keep::Remove)?;
+        Ok((place, before.map(|stat| stat.st_mode & 0o7777)))
+    }
+
     /// Takes away what is mounted at `place` itself, such as an earlier mount: with BuildKit a mount replaces another at
-    /// the same place. The file systems of the kernel stay below, since more than the step depends on them.
+    /// the same place. The file systems of the kernel stay below, since more than the step depends on them, except for those
+    /// in `/dev`, which go with their mount points.
     fn clear(&mut self, place: &Path) {
         self.sealed.retain(|sealed| !sealed.starts_with(place));
         let kernel = ["", "proc", "sys", "dev"].map(Path::new);
@@ -276,18 +296,21 @@ impl<'a> Mounter<'a> {
             .is_ok_and(|stat| stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
         if is_mount && !kernel.contains(&place) {
             // If it does not go, it is covered.
-            let _covered = rustix::mount::unmount(fd_path(&fd), UnmountFlags::DETACH);
+            let uncovered = rustix::mount::unmount(fd_path(&fd), UnmountFlags::DETACH);
+            drop(fd);
+            if uncovered.is_ok() && DEV_DIRS.map(Path::new).contains(&place) {
+                let _covered = fs::unlinkat(self.root.fd(), place, AtFlags::REMOVEDIR);
+            }
         }
     }
 
     fn tmpfs(&mut self, target: &Path, size: Option<u64>, readonly: bool) -> Result<(), Failure> {
-        let place = self.root.resolve(target)?;
-        self.stubs
-            .ensure(self.root, &place, Kind::Dir, Keep::Remove)?;
-        self.clear(&place);
+        let (place, mode) = self.ready(target, Kind::Dir)?;
+        // As runc does: the mode of the directory that it covers, but root's.
+        let mode = mode.unwrap_or(NEW_TMPFS);
         let options = match size {
-            Some(size) => format!("mode=1777,size={size}"),
-            None => "mode=1777".to_owned(),
+            Some(size) => format!("mode={mode:o},size={size}"),
+            None => format!("mode={mode:o}"),
         };
         // The flags that BuildKit gives it, which steps see. That no device can be made there is for `caps` to see to.
         mount_new("tmpfs", self.root.at(&place)?, MountFlags::NOSUID, &options)

@@ -35,7 +35,7 @@ pub(super) enum Kind {
 /// What happens to a mount point after the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keep {
-    /// It stays, as `/proc` does with BuildKit.
+    /// It stays, as `/proc` does with BuildKit, unless it is [claimed](Stubs::claim).
     Stay,
     /// It goes.
     Remove,
@@ -56,6 +56,8 @@ struct Made {
     before: Timestamps,
     /// When it was last changed right after.
     after: Timespec,
+    /// Whether it is for [`Keep::Stay`].
+    stays: bool,
 }
 
 /// A directory of the root in which a stub was made, as it was before.
@@ -112,8 +114,9 @@ impl Stubs {
                     .stat(&parent)?
                     .ok_or_else(|| Failure::new("look at", Errno::NOENT).at(&parent))?;
                 // What is made in a file system of the sandbox's own, such as `/dev`, goes away with that.
-                let recorded = keep == Keep::Remove && above.st_dev == device;
-                if recorded && !parent_made && !parent.as_os_str().is_empty() {
+                let recorded = above.st_dev == device;
+                let removed = recorded && keep == Keep::Remove;
+                if removed && !parent_made && !parent.as_os_str().is_empty() {
                     self.remember(root, &parent, &above);
                 }
                 make(root, &here, want).during_at("make the mount point", &here)?;
@@ -126,6 +129,7 @@ impl Stubs {
                         kind: want,
                         before: times(&above),
                         after,
+                        stays: keep == Keep::Stay,
                     });
                 }
                 parent_made = true;
@@ -135,9 +139,21 @@ impl Stubs {
         Ok(())
     }
 
+    /// Something is mounted at `place` by the step's wish: what was made of the way there goes after the step, whatever it is.
+    pub(super) fn claim(&mut self, place: &Path) {
+        for made in &mut self.made {
+            made.stays &= !place.starts_with(&made.path);
+        }
+    }
+
+    /// Whether `place` was made by these.
+    pub(super) fn has_made(&self, place: &Path) -> bool {
+        self.made.iter().any(|made| made.path == place)
+    }
+
     /// Whether none has to be taken away.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.made.is_empty() && self.parents.is_empty()
+    pub(super) fn is_empty(&self) -> bool {
+        self.made.iter().all(|made| made.stays) && self.parents.is_empty()
     }
 
     fn remember(&mut self, root: &Root, path: &Path, stat: &Stat) {
@@ -164,7 +180,7 @@ impl Stubs {
 
     /// Takes the stubs away again. Nothing may be mounted on them any more.
     pub(super) fn remove(&self, root: &Root) -> Result<(), Failure> {
-        for made in self.made.iter().rev() {
+        for made in self.made.iter().rev().filter(|made| !made.stays) {
             let parent = made.path.parent().unwrap_or(Path::new(""));
             let Some(stat) = root.stat(&made.path)? else {
                 continue;

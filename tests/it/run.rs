@@ -36,6 +36,30 @@ fn built() -> Option<TestEnv> {
 }
 
 #[test]
+fn mounts_have_permissions_alone_and_places_outside_of_proc() {
+    let Some(env) = built() else { return };
+    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let build = |mount: &str, test: &str| {
+        env.dockerfile(&format!("FROM base\nRUN --mount=type={mount} {test}\n"));
+        env.build(&["--build-context", &base])
+    };
+    let is_777 = "test $(stat -c %a /c) = 777";
+    drop(build("cache,target=/c,mode=6777", is_777).success());
+    for (mount, message) in [
+        (
+            "tmpfs,target=/proc/c",
+            "nothing can be mounted inside of /proc, at `/proc/c`",
+        ),
+        ("secret,id=s,target=/", "invalid mount type SECRET for /"),
+        ("ssh,target=/", "invalid mount type SSH for /"),
+    ] {
+        let refused = build(mount, "true");
+        assert_eq!(refused.code, Some(1), "{refused}");
+        assert!(refused.stderr.contains(message), "{refused}");
+    }
+}
+
+#[test]
 fn a_program_finds_what_the_image_says() {
     let Some(env) = built() else { return };
     let outcome = env.run(&["run", "app"]).success();

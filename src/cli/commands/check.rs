@@ -57,7 +57,7 @@ fn targets(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
 }
 
 fn outline(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
-    let outline = build::check(session.request, session.services)
+    let outline = build::check(session.request, session.services, false)
         .outcome
         .map_err(|error| session.failure(&error))?;
     match format {
@@ -69,7 +69,8 @@ fn outline(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
 /// Reports findings; with any, the exit status is 1, unless `ignorestatus=true`.
 fn check(session: &Session<'_>, call: Call, colour: Colour) -> Result<(), Failure> {
     let source = source(session);
-    let Checked { warnings, outcome } = build::check(session.request, session.services);
+    let all_stages = session.request.target.is_none();
+    let Checked { warnings, outcome } = build::check(session.request, session.services, all_stages);
     let error = outcome.err();
     match call.format {
         DataFormat::Json => stdout::print_json(&report(&source, &warnings, error.as_ref()))?,

@@ -140,6 +140,8 @@ impl Git<'_> {
                 format!("http.{server}.extraheader"),
                 format!("Authorization: {value}"),
             ));
+            // Git sends the header to the server that it is led to, too, whatever its name.
+            entries.push((format!("http.{server}.followRedirects"), "false".to_owned()));
         }
         let mut env = vec![("GIT_CONFIG_COUNT".to_owned(), entries.len().to_string())];
         for (i, (key, value)) in entries.into_iter().enumerate() {
@@ -152,10 +154,26 @@ impl Git<'_> {
     /// The end of what the program said, a password in the repository's name taken out.
     fn complaint(&self, stderr: &[u8]) -> String {
         let start = stderr.len().saturating_sub(MAX_MESSAGE_BYTES);
-        String::from_utf8_lossy(&stderr[start..])
+        let mut message = String::from_utf8_lossy(&stderr[start..])
             .trim()
-            .replace(&self.source.remote, &self.source.display_remote())
+            .replace(&self.source.remote, &self.source.display_remote());
+        // What stands in front of a host of the web is a password, or a token.
+        if let Some(user) = user_of(&self.source.remote) {
+            message = message.replace(&format!("{user}@"), "xxxxx@");
+        }
+        let has_secret = self.settings.header.is_some() || self.settings.token.is_some();
+        if has_secret && message.contains("returned error: 30") {
+            message.push_str(" (a token goes nowhere else: name the place that it redirects to)");
+        }
+        message
     }
+}
+
+/// What stands in front of the host of a web address.
+fn user_of(remote: &str) -> Option<&str> {
+    let (scheme, rest) = remote.split_once("://")?;
+    let (user, _) = rest.split('/').next()?.rsplit_once('@')?;
+    (matches!(scheme, "http" | "https") && !user.is_empty()).then_some(user)
 }
 
 /// `https://host/` of a web address.
@@ -176,4 +194,22 @@ fn shell_quoted(text: &OsStr) -> OsString {
     }
     quoted.push("'");
     quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_of_the_web_are_taken_for_secrets() {
+        for (remote, user) in [
+            ("https://me:secret@host/a.git", Some("me:secret")),
+            ("https://token@host/a.git", Some("token")),
+            ("https://host/a@b.git", None),
+            ("ssh://git@host/a", None),
+            ("git@host:a", None),
+        ] {
+            assert_eq!(user_of(remote), user, "{remote}");
+        }
+    }
 }

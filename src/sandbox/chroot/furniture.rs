@@ -26,7 +26,7 @@ use super::super::{
     keeper::{Mounted, Mounting},
     kernelfs::{DEVICES, LINKS, SHM_BYTES},
     mount::{Root, fd_path, make_dir},
-    mounts::Proxy,
+    mounts::{NEW_TMPFS, Proxy},
     spec::{MountKind, MountSpec},
 };
 
@@ -208,7 +208,9 @@ impl Furniture {
                     self.readonly.push(place.clone());
                 }
                 self.tell(&place, Mounting::Memory { size, readonly });
-                self.put_dir(&place, 0o1777).map(drop)
+                let before = self.root.stat(&place)?;
+                let mode = before.map_or(NEW_TMPFS, |stat| stat.st_mode & 0o7777);
+                self.put_dir(&place, mode).map(drop)
             }
             MountKind::Bytes {
                 content,

@@ -434,3 +434,45 @@ fn a_token_opens_a_repository() {
         assert_eq!(output(&env, "data"), "two\n");
     }
 }
+
+/// A server that leads to another one gets the token, and that one does not.
+#[test]
+fn a_token_is_not_taken_to_another_server() {
+    let Some(repository) = Repository::new() else {
+        return;
+    };
+    let base = repository.dir.path().to_owned();
+    let heads = Arc::new(std::sync::Mutex::new(String::new()));
+    let seen = Arc::clone(&heads);
+    let other = Server::new(move |connection| {
+        let mut head = [0; 4096];
+        let n = connection.peek(&mut head).unwrap_or(0);
+        *seen.lock().expect("no panic") += &String::from_utf8_lossy(&head[..n]);
+        answer_http(connection, &base, None);
+    });
+    let to = other.address.clone();
+    let first = Server::new(move |mut connection| {
+        let mut head = [0; 4096];
+        let n = connection.read(&mut head).unwrap_or(0);
+        let head = String::from_utf8_lossy(&head[..n]);
+        let target = head.split(' ').nth(1).unwrap_or("/");
+        let answer = format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://{to}{target}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        connection.write_all(answer.as_bytes()).ok();
+    });
+    let url = format!("http://{}/repo.git", first.address);
+    let mut env = TestEnv::new();
+    build_from_stdin(&env, &[&url], b"").success();
+    assert!(heads.lock().expect("no panic").contains("POST /repo.git"));
+    env.var("TOKEN", "letmein");
+    build_from_stdin(
+        &env,
+        &["--secret", "id=GIT_AUTH_TOKEN,env=TOKEN", &url],
+        b"",
+    )
+    .exits(4)
+    .says("a token goes nowhere else");
+    let heads = heads.lock().expect("no panic").to_ascii_lowercase();
+    assert!(!heads.contains("authorization"), "{heads}");
+}

@@ -175,3 +175,25 @@ fn an_archive_on_the_web_is_the_context() {
         .says("gone: not found");
     server.join().expect("it was asked for everything");
 }
+
+#[test]
+fn the_password_of_a_dockerfile_on_the_web_is_not_shown() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let server = std::thread::spawn(move || {
+        let (mut connection, _) = listener.accept().expect("a connection");
+        let mut request = [0; 4096];
+        assert_ne!(connection.read(&mut request).expect("a request"), 0);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nnone";
+        connection.write_all(answer).expect("written");
+    });
+    let env = TestEnv::new();
+    let url = format!("http://me:hunter2@{address}/Dockerfile?token=s3cr3t");
+    let outcome = build_from_stdin(&env, &["-f", &url, "context"], b"")
+        .exits(1)
+        .says(&format!("http://{address}/Dockerfile?token=…:1:1"));
+    for secret in ["hunter2", "s3cr3t"] {
+        assert!(!outcome.stderr.contains(secret), "{outcome}");
+    }
+    server.join().expect("it was asked");
+}

@@ -4,7 +4,7 @@ use std::fs;
 
 use rbuild::sandbox::{MountKind, MountSpec};
 
-use super::{KERNEL_DIRS, Stage};
+use super::Stage;
 
 #[test]
 fn mounts_nest_shadow_and_vanish() {
@@ -83,7 +83,50 @@ fn mounts_nest_shadow_and_vanish() {
     );
     assert_eq!(fs::read_to_string(stage.path("below/g")).unwrap(), "below");
     assert_eq!(fs::read_to_string(stage.path("cache/kept")).unwrap(), "c\n");
-    assert_eq!(stage.changes(), KERNEL_DIRS);
+    assert_eq!(
+        stage.changes(),
+        ["proc", "sys"],
+        "/dev goes with the script below it"
+    );
+}
+
+#[test]
+fn a_tmpfs_has_the_mode_of_what_it_covers() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(stage) = Stage::new() else { return };
+    let covered = stage.path("lower/covered");
+    fs::create_dir(&covered).unwrap();
+    fs::set_permissions(&covered, fs::Permissions::from_mode(0o2750)).unwrap();
+    let mut spec = stage.spec("stat -c %a /covered /covered/new /new /dev/shm");
+    let tmpfs = || MountKind::Tmpfs {
+        size: None,
+        readonly: false,
+    };
+    spec.mounts = ["/covered", "/covered/new", "/dev/shm", "/new"]
+        .map(|target| MountSpec::new(target, tmpfs()))
+        .to_vec();
+    let ran = stage.run(&spec);
+    assert_eq!(ran.stdout, "2750\n1777\n1777\n1777\n", "{ran:?}");
+    assert_eq!(
+        stage.changes(),
+        ["proc", "sys"],
+        "what a mount needs goes with it"
+    );
+}
+
+#[test]
+fn a_file_can_take_the_place_of_a_file_system_in_dev() {
+    let Some(stage) = Stage::new() else { return };
+    let mut spec = stage.spec("cat /dev/shm");
+    let content = MountKind::Bytes {
+        content: b"file".to_vec(),
+        mode: 0o400,
+        uid: 0,
+        gid: 0,
+    };
+    spec.mounts = vec![MountSpec::new("/dev/shm", content)];
+    let ran = stage.run(&spec);
+    assert_eq!(ran.stdout, "file", "{ran:?}");
 }
 
 #[test]
