@@ -31,9 +31,6 @@ const SPARE_LIFE: Duration = Duration::from_secs(30);
 /// How long it counts that a tag names a document already; somebody else may have moved it since.
 const LOOK_LIFE: Duration = Duration::from_secs(2);
 
-/// How long it is waited until uploads are given up.
-const GIVE_UP_TIME: Duration = Duration::from_secs(5);
-
 /// What a tag stood for.
 #[derive(Debug)]
 pub(super) struct Look {
@@ -135,13 +132,9 @@ impl Client {
                 core.give_up(&spare.endpoint, &begun.location).await;
             }
         });
-        let all = async {
-            let all = futures_util::future::join_all(given_up);
-            tokio::time::timeout(GIVE_UP_TIME, all).await.ok();
-            Ok(())
-        };
-        // They expire anyway.
-        self.block_on(all).ok();
+        self.tidy_up(async {
+            futures_util::future::join_all(given_up).await;
+        });
     }
 
     /// Whether a manifest was refused after it had been concluded, not asked, which blobs the repository has. That is forgotten

@@ -31,6 +31,10 @@ use crate::{
 
 /// How often it is asked whether the work was called off.
 const CANCEL_CHECK: Duration = Duration::from_millis(100);
+/// How long it is waited until uploads are given up,
+const GIVE_UP_TIME: Duration = Duration::from_secs(5);
+/// and how long when the user waits for the program to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Talks to registries and other HTTP servers.
 ///
@@ -163,6 +167,24 @@ impl Client {
                 }
             }
         })
+    }
+}
+
+impl Client {
+    /// Tidies up after other work, also when that was called off; then only as long as nobody minds.
+    pub(super) fn tidy_up(&self, work: impl Future<Output = ()>) {
+        let is_called_off = match &self.settings().canceled {
+            Some(Canceled(is_canceled)) => is_canceled(),
+            None => false,
+        };
+        let limit = if is_called_off {
+            LAST_WORDS
+        } else {
+            GIVE_UP_TIME
+        };
+        let work = async { tokio::time::timeout(limit, work).await.is_ok() };
+        // What is left at a registry expires anyway.
+        let _best_effort = self.runtime().block_on(work);
     }
 }
 

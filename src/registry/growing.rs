@@ -278,12 +278,7 @@ impl GrowingUpload<'_> {
     fn take_back(&mut self) {
         let core = &self.client.core;
         if let Some(location) = self.location.take() {
-            let given_up = async {
-                core.give_up(&self.endpoint, &location).await;
-                Ok(())
-            };
-            // It expires anyway.
-            self.client.block_on(given_up).ok();
+            self.client.tidy_up(core.give_up(&self.endpoint, &location));
         }
     }
 

@@ -15,7 +15,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::support::TestEnv;
+use super::support::{FakeRegistry, TestEnv};
 
 /// How long the step would sleep: a number that no other process on the machine uses.
 fn seconds() -> u32 {
@@ -132,6 +132,44 @@ fn signals_end_a_build_in_good_order() {
     kill_process(pid(&child), Signal::KILL).expect("sent");
     assert_eq!(end(child).signal(), Some(9));
     assert_clean(&env);
+}
+
+#[test]
+fn uploads_that_a_signal_ends_are_taken_back() {
+    let env = TestEnv::new();
+    let registry = FakeRegistry::start();
+    let step = "echo step is running; exec sleep 1000000";
+    env.dockerfile(&format!(
+        "FROM base\nRUN head -c 9 /dev/zero >/x\nRUN {step}\n"
+    ));
+    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let name = format!("{}/app:1", registry.host());
+    let args = ["build", "--progress=plain", "--build-context", &base];
+    let mut child = env
+        .command(&[&args[..], &["--push", "-t", &name, "context"]].concat())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+    let mut seen = String::new();
+    while !seen.contains(" step is running") {
+        if lines.read_line(&mut seen).expect("text") == 0 {
+            let status = child.wait().expect("a status");
+            assert_eq!(status.code(), Some(3), "{seen}");
+            eprintln!("skipped: no step can be run here:\n{seen}");
+            return;
+        }
+    }
+    // One is begun for the layer that the step will make.
+    let begun = Instant::now();
+    while registry.n_uploads() == 0 && begun.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_ne!(registry.n_uploads(), 0, "{:?}", registry.lines());
+    kill_process(pid(&child), Signal::TERM).expect("sent");
+    assert_eq!(end(child).code(), Some(143));
+    assert_eq!(registry.n_uploads(), 0, "{:?}", registry.lines());
 }
 
 /// A server that takes connections and never says anything.

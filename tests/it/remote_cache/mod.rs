@@ -13,6 +13,7 @@ use super::support::{FakeRegistry, Fault, Outcome, TestEnv};
 
 mod hostile;
 mod moto;
+mod network;
 mod places;
 mod second_runner;
 
