@@ -352,7 +352,8 @@ impl Mounts {
                     self.env
                         .push((name.clone(), value.clone().unwrap_or_default()));
                 }
-                if target == Some(Path::new("/")) {
+                // As with BuildKit, one that is not given is mounted nowhere.
+                if target == Some(Path::new("/")) && value.is_some() {
                     return Err(StepError::MountOnRoot("SECRET"));
                 }
                 if let (Some(target), Some(value)) = (target, value) {
@@ -367,11 +368,11 @@ impl Mounts {
                 gid,
             } => {
                 let Some(target) = target else { return Ok(()) };
-                if target == Path::new("/") {
-                    return Err(StepError::MountOnRoot("SSH"));
-                }
                 let value = target.as_os_str().as_encoded_bytes().to_vec();
                 match session.request.ssh.get(id) {
+                    Some(_) if target == Path::new("/") => {
+                        return Err(StepError::MountOnRoot("SSH"));
+                    }
                     Some(host) => {
                         let (host, mode, uid, gid) = (host.clone(), *mode, *uid, *gid);
                         let kind = sandbox::MountKind::Socket {

@@ -1,6 +1,6 @@
 //! `RUN` and its mounts.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{
     Device, Mount, MountKind, Network, Op, Origin, RunOp, Script, Sharing, args,
@@ -282,9 +282,6 @@ impl Planner<'_> {
         };
         let workdir = &self.states[at].workdir();
         let target = target.map(|t| paths::clean(&paths::join_workdir(workdir, &t)));
-        if target.as_deref() == Some("/") {
-            return Err(error(command, "invalid mount type SECRET for /"));
-        }
         let env = mount.env.as_ref().map(|name| {
             if name.is_empty() {
                 id.clone()
@@ -325,9 +322,6 @@ impl Planner<'_> {
             || PathBuf::from(format!("/run/buildkit/ssh_agent.{agents}")),
             |t| paths::clean(&paths::join_workdir(workdir, t)).into(),
         );
-        if target == Path::new("/") {
-            return Err(error(command, "invalid mount type SSH for /"));
-        }
         let target = Some(target);
         let kind = MountKind::Ssh {
             id,

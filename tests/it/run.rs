@@ -41,8 +41,14 @@ fn mounts_have_permissions_alone_and_places_outside_of_proc() {
     let base = format!("base=oci-layout://{}", TestEnv::base().display());
     let build = |mount: &str, test: &str| {
         env.dockerfile(&format!("FROM base\nRUN --mount=type={mount} {test}\n"));
-        env.build(&["--build-context", &base])
+        let agent = env.path("agent").display().to_string();
+        let agent = format!("default={agent}");
+        let given = ["--secret", "id=s,src=context/Dockerfile", "--ssh", &agent];
+        env.build(&[&["--build-context", &base], &given[..]].concat())
     };
+    let _agent = std::os::unix::net::UnixListener::bind(env.path("agent")).expect("a socket");
+    drop(build("secret,id=missing,target=/", "true").success());
+    drop(build("ssh,id=missing,target=/", "true").success());
     let is_777 = "test $(stat -c %a /c) = 777";
     drop(build("cache,target=/c,mode=6777", is_777).success());
     for (mount, message) in [

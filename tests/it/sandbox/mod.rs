@@ -27,6 +27,8 @@ use rbuild::{
     snapshot::owner,
 };
 
+use crate::support::copy;
+
 const BUSYBOX: &str = "/bin/busybox";
 
 /// A root of busybox as the lower directory of an overlay.
@@ -59,7 +61,7 @@ impl Stage {
         for dir in ["lower/bin", "lower/etc", "lower/tmp", "upper", "work"] {
             fs::create_dir_all(stage.path(dir)).unwrap();
         }
-        fs::copy(BUSYBOX, stage.path("lower/bin/busybox")).unwrap();
+        copy(Path::new(BUSYBOX), &stage.path("lower/bin/busybox"));
         let applets = std::process::Command::new(BUSYBOX)
             .arg("--list")
             .output()

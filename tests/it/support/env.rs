@@ -99,12 +99,11 @@ impl TestEnv {
     /// Lets other users in, who may not reach the place of the project: the directory gets copies of the program and of
     /// [`TestEnv::base`], as `rbuild` and `base`.
     pub(crate) fn open_to_others(&self) -> &Self {
-        fs::copy(env!("CARGO_BIN_EXE_rbuild"), self.path("rbuild")).expect("a copy");
-        let copied = Command::new("cp")
-            .arg("-r")
-            .args([Self::base(), self.path("base")])
-            .status();
-        assert!(copied.expect("cp starts").success());
+        copy(
+            Path::new(env!("CARGO_BIN_EXE_rbuild")),
+            &self.path("rbuild"),
+        );
+        copy(&Self::base(), &self.path("base"));
         fs::set_permissions(self.path(""), fs::Permissions::from_mode(0o777)).expect("a mode");
         self
     }
@@ -168,4 +167,11 @@ impl TestEnv {
         all.push(context.to_str().expect("a temporary path is text"));
         self.run(&all)
     }
+}
+
+/// Copies a file or a directory. This process has no copy open meanwhile: a program cannot be started while a child that
+/// another test has just forked could still write to it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").args([from, to]).status();
+    assert!(copied.expect("cp starts").success());
 }

@@ -10,7 +10,7 @@ mod program;
 
 pub(crate) use actions_cache::ActionsCache;
 pub(crate) use counting_proxy::{CountingProxy, Passed};
-pub(crate) use env::TestEnv;
+pub(crate) use env::{TestEnv, copy};
 pub(crate) use fake_registry::{FakeRegistry, Fault, Received, Wants};
 pub(crate) use outcome::Outcome;
 pub(crate) use program::compile;
