@@ -171,7 +171,7 @@ impl Planner<'_> {
             _ => None,
         };
         let (target, kind) = match mount.kind {
-            MountType::Secret => self.secret(at, command, mount)?,
+            MountType::Secret => self.secret(at, command, mount),
             MountType::Ssh => self.ssh(at, command, agents, mount)?,
             MountType::Bind => (
                 Some(self.mount_target(at, command, mount)?),
@@ -260,7 +260,7 @@ impl Planner<'_> {
         at: usize,
         command: &Command<'_>,
         mount: &mount::Mount,
-    ) -> Result<(Option<PathBuf>, MountKind), Diagnostic> {
+    ) -> (Option<PathBuf>, MountKind) {
         let target = mount.target.as_deref();
         // Reading the mount has made sure that there is one of the three.
         let id = mount
@@ -297,7 +297,7 @@ impl Planner<'_> {
             uid: mount.uid.unwrap_or(0),
             gid: mount.gid.unwrap_or(0),
         };
-        Ok((target.map(PathBuf::from), kind))
+        (target.map(PathBuf::from), kind)
     }
 
     fn ssh(
