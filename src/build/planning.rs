@@ -6,6 +6,7 @@ use super::{
     Checked,
     error::{BuildError, FailedImage},
     request::{ContextSource, NamedSource},
+    schedule::side_by_side,
     session::Session,
 };
 use crate::{
@@ -128,26 +129,19 @@ fn options(session: &Session<'_>, platform: &Platform) -> Options {
     }
 }
 
-/// Looks up images, all at the same time.
+/// How many images are looked up at the same time.
+const MAX_LOOKUPS: usize = 32;
+
+/// Looks up images side by side.
 fn look_up(
     session: &Session<'_>,
     file: &Dockerfile,
     wanted: &[(ImageSource, Span)],
     bases: &mut BTreeMap<ImageSource, ConfigFile>,
 ) -> Result<(), BuildError> {
-    let found = std::thread::scope(|scope| {
-        let threads: Vec<_> = wanted
-            .iter()
-            .map(|(source, span)| {
-                scope.spawn(move || (source, metadata(session, file, source, *span)))
-            })
-            .collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().map(join).collect::<Vec<_>>()
+    let found = side_by_side(wanted.len(), MAX_LOOKUPS, |n| {
+        let (source, span) = &wanted[n];
+        (source, metadata(session, file, source, *span))
     });
     for (source, config) in found {
         bases.insert(source.clone(), config?);
