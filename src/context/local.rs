@@ -89,6 +89,7 @@ impl LocalTree {
     }
 
     /// The same, its root with a time of its own.
+    #[must_use]
     pub fn with_root_time(self, time: Timestamp) -> Self {
         Self {
             root_time: Some(time),
