@@ -52,7 +52,7 @@ pub(super) fn write(
         .iter()
         .chain(&options.annotations)
         .collect();
-    let with_index = request.is_index();
+    let with_index = request.is_index(images);
     check(&annotations, images, options, with_index)?;
     let mut manifests = images
         .iter()
@@ -61,8 +61,11 @@ pub(super) fn write(
     let n_images = manifests.len();
     if let Some(provenance) = request.provenance {
         let names = request.names(options);
-        for n in 0..n_images {
-            let attestation = provenance.attest(store, &manifests[n].descriptor, &names)?;
+        // As in BuildKit, nothing is said of what has no files.
+        let with_files = (0..n_images).filter(|&n| !images[n].layers.is_empty());
+        for n in with_files {
+            let about = &manifests[n].descriptor;
+            let attestation = provenance.attest(store, about, &names, options.artifacts)?;
             manifests.push(attestation);
         }
     }

@@ -109,8 +109,10 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn is_index(&self) -> bool {
-        self.multi_platform || self.images.len() > 1 || self.provenance.is_some()
+    /// Whether these images are exported in an index.
+    fn is_index(&self, images: &[Image]) -> bool {
+        let is_attested = || images.iter().any(|image| !image.layers.is_empty());
+        self.multi_platform || images.len() > 1 || (self.provenance.is_some() && is_attested())
     }
 
     /// The names that an output uses.
@@ -224,6 +226,13 @@ fn export_image(
     if spec.push && names.is_empty() {
         return Err(OutputError::NoName);
     }
+    let mut request = *request;
+    if spec.image.inline_attestations == Some(false) {
+        request.provenance = request
+            .provenance
+            .filter(|provenance| !provenance.inline_only);
+    }
+    let request = &request;
     let (images, documents) = prepare(&spec.image, request, services)?;
     if spec.store {
         // A name in the store promises that the image can be used offline.
@@ -262,9 +271,13 @@ fn export_archive(
     if spec.format == ArchiveFormat::Docker {
         // What `docker load` reads has no place for it.
         request.provenance = None;
-        if request.is_index() {
+        if request.is_index(request.images) {
             return Err(OutputError::DockerIndex);
         }
+    } else if spec.image.inline_attestations != Some(true) {
+        request.provenance = request
+            .provenance
+            .filter(|provenance| !provenance.inline_only);
     }
     let request = &request;
     let names = request.names(&spec.image);
@@ -322,10 +335,9 @@ fn prepare(
     services: &Services<'_>,
 ) -> Result<(Vec<Image>, Documents), OutputError> {
     services.status("exporting layers");
-    let mut options = options.clone();
-    // Docker's types know no attestations.
-    options.oci_media_types |= request.provenance.is_some();
-    let options = &options;
+    if request.provenance.is_some() && !options.oci_media_types {
+        return Err(OutputError::NoAttestations);
+    }
     let epoch = options.epoch.or(request.epoch);
     if options.layers.rewrite_timestamp && epoch.is_none() {
         services.reporter.event(Event::Warning {
@@ -406,7 +418,7 @@ fn ensure_all(images: &[Image], services: &Services<'_>) -> Result<(), OutputErr
 
 fn exported(request: &Request<'_>, documents: &Documents, names: Vec<Reference>) -> Exported {
     let config = match documents.images() {
-        [only] if !request.is_index() => Some(only.config.digest),
+        [only] if !documents.root.media_type.is_index() => Some(only.config.digest),
         _ => None,
     };
     Exported {
@@ -417,7 +429,9 @@ fn exported(request: &Request<'_>, documents: &Documents, names: Vec<Reference>)
             .provenance
             .iter()
             .flat_map(|provenance| {
-                let platforms = request.images.iter().map(|image| &image.config.platform);
+                let images = request.images.iter();
+                let images = images.filter(|image| !image.layers.is_empty());
+                let platforms = images.map(|image| &image.config.platform);
                 platforms.map(|platform| (platform.clone(), provenance.predicate(platform)))
             })
             .collect(),

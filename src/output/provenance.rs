@@ -58,6 +58,8 @@ pub struct Provenance {
     pub agents: Vec<String>,
     /// The text of the Dockerfile; `None` to keep it back (`mode=min`).
     pub dockerfile: Option<String>,
+    /// Whether outputs that have another place for it, or none, do without: all but the store and registries.
+    pub inline_only: bool,
     /// Which build it was; `None` leaves that out, so that the same build gives the same bytes.
     pub invocation: Option<Invocation>,
 }
@@ -100,7 +102,6 @@ impl Provenance {
             config_source["uri"] = context.uri.clone().into();
             config_source["digest"] = context.digest();
         }
-        let is_whole = self.dockerfile.is_some();
         let mut request = json!({"frontend": "dockerfile.v0"});
         if !self.args.is_empty() {
             request["args"] = json!(self.args);
@@ -138,24 +139,27 @@ impl Provenance {
         metadata.insert(
             "buildkit_completeness".to_owned(),
             // Steps may use the network.
-            json!({"request": is_whole, "resolvedDependencies": false}),
+            json!({"request": true, "resolvedDependencies": false}),
         );
         if self.reproducible {
             metadata.insert("buildkit_reproducible".to_owned(), true.into());
         }
-        json!({
-            "buildDefinition": {
-                "buildType": BUILD_TYPE,
-                "resolvedDependencies": dependencies,
-                "externalParameters": {
-                    "configSource": config_source,
-                    "request": request,
-                },
-                "internalParameters": {
-                    "builderPlatform": self.builder_platform.to_string(),
-                    "rbuildVersion": self.version,
-                },
+        let mut definition = json!({
+            "buildType": BUILD_TYPE,
+            "externalParameters": {
+                "configSource": config_source,
+                "request": request,
             },
+            "internalParameters": {
+                "builderPlatform": self.builder_platform.to_string(),
+                "rbuildVersion": self.version,
+            },
+        });
+        if !dependencies.is_empty() {
+            definition["resolvedDependencies"] = dependencies.into();
+        }
+        json!({
+            "buildDefinition": definition,
             "runDetails": {
                 "builder": {"id": self.builder_id},
                 "metadata": metadata,
@@ -163,22 +167,21 @@ impl Provenance {
         })
     }
 
-    /// Writes the attestation about a manifest that has these names.
+    /// Writes the attestation about a manifest that has these names: as an artifact that names the manifest as its subject, or in
+    /// the older form, as an image for an unknown platform.
     pub(super) fn attest(
         &self,
         store: &Store,
         about: &Descriptor,
         names: &[Reference],
+        as_artifact: bool,
     ) -> Result<Written, OutputError> {
         let platform = about.platform.clone().unwrap_or_else(Platform::host);
         let digest = json!({"sha256": about.digest.hex()});
-        let mut subjects: Vec<Value> = names
+        let subjects: Vec<Value> = names
             .iter()
             .map(|name| json!({"name": package_url("docker", &name.familiar(), None, &platform), "digest": digest}))
             .collect();
-        if subjects.is_empty() {
-            subjects.push(json!({"name": "_", "digest": digest}));
-        }
         let statement = to_json(&json!({
             "_type": "https://in-toto.io/Statement/v1",
             "predicateType": PREDICATE_TYPE,
@@ -195,19 +198,32 @@ impl Provenance {
             "in-toto.io/predicate-type".to_owned(),
             PREDICATE_TYPE.to_owned(),
         );
-        let mut config = put("application/vnd.oci.empty.v1+json", EMPTY)?;
-        config
-            .other
-            .insert("data".to_owned(), STANDARD.encode(EMPTY).into());
+        let config = if as_artifact {
+            let mut config = put("application/vnd.oci.empty.v1+json", EMPTY)?;
+            config
+                .other
+                .insert("data".to_owned(), STANDARD.encode(EMPTY).into());
+            config
+        } else {
+            let image = json!({
+                "architecture": "unknown",
+                "os": "unknown",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
+            });
+            put("application/vnd.oci.image.config.v1+json", &to_json(&image))?
+        };
         let mut manifest = Manifest::new(config.clone(), vec![layer.clone()]);
-        manifest.artifact_type = Some(MediaType::new(
-            "application/vnd.docker.attestation.manifest.v1+json",
-        ));
-        manifest.subject = Some(Descriptor::new(
-            about.media_type.clone(),
-            about.digest,
-            about.size,
-        ));
+        if as_artifact {
+            manifest.artifact_type = Some(MediaType::new(
+                "application/vnd.docker.attestation.manifest.v1+json",
+            ));
+            manifest.subject = Some(Descriptor::new(
+                about.media_type.clone(),
+                about.digest,
+                about.size,
+            ));
+        }
         let mut descriptor = put(
             "application/vnd.oci.image.manifest.v1+json",
             &to_json(&manifest),

@@ -122,7 +122,7 @@ pub(super) fn export_local(
 
 /// The images with the directories they go to; an empty path is the root.
 fn placed<'a>(request: &Request<'a>, split: Option<bool>) -> Vec<(PathBuf, &'a Image)> {
-    let split = split.unwrap_or_else(|| request.is_index());
+    let split = split.unwrap_or(request.multi_platform || request.images.len() > 1);
     request
         .images
         .iter()
