@@ -16,7 +16,7 @@ use crate::{
     tree::TreeError,
 };
 
-use super::image_source::ImageError;
+use super::{image_source::ImageError, scan::ScannerError};
 
 /// Why a build failed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +39,15 @@ pub enum BuildError {
         /// Why.
         #[source]
         source: Box<StepError>,
+    },
+    /// The image that is to list packages cannot be used.
+    #[error("cannot use the scanner `{image}`")]
+    Scanner {
+        /// Its name.
+        image: String,
+        /// Why.
+        #[source]
+        source: Box<ScannerError>,
     },
     /// The store failed.
     #[error(transparent)]
@@ -74,8 +83,8 @@ pub struct FailedImage {
 pub struct FailedStep {
     /// What progress calls it: `[build 2/4] RUN make`.
     pub label: String,
-    /// The instruction.
-    pub span: Span,
+    /// The instruction; `None` for a step that no line asks for.
+    pub span: Option<Span>,
     /// The stage, by its name or `stage-N`.
     pub stage: String,
     /// Why it failed.
@@ -262,6 +271,14 @@ pub enum StepError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What a scanner has left is no list of packages.
+    #[error("`{name}` that the scanner wrote cannot be attached: {reason}")]
+    List {
+        /// Its name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The build is over for another reason.
     #[error("canceled")]
     Canceled,

@@ -2,7 +2,13 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
-use crate::{context::Patterns, oci::Platform, plan::Network, sandbox::Ulimit, tree::Tree};
+use crate::{
+    context::Patterns,
+    oci::Platform,
+    plan::{Network, Scanner},
+    sandbox::Ulimit,
+    tree::Tree,
+};
 
 /// One build.
 #[derive(Debug, Clone)]
@@ -53,6 +59,8 @@ pub struct BuildRequest {
     pub git_env: Vec<(OsString, OsString)>,
     /// The time of the build context, in seconds since 1970: that of the commit when it is a repository.
     pub context_time: Option<i64>,
+    /// What lists the packages of the images (`--sbom`).
+    pub scanner: Option<Scanner>,
     /// `--allow network.host`.
     pub allow_host_network: bool,
     /// `--allow security.insecure`.

@@ -14,10 +14,11 @@ use rbuild::{
     build::{BuildRequest, BuildResult, ContextSource, NamedSource, NoCache},
     oci::Platform,
     output::{Invocation, OutputSpec, Provenance},
+    plan::Scanner,
     used::UsedSource,
 };
 
-use super::{build_args::BuildArgs, diagnostics::Failure};
+use super::{build_args::BuildArgs, diagnostics::Failure, sbom};
 
 /// Which attestations an image gets.
 #[derive(Debug, Args)]
@@ -32,7 +33,17 @@ pub(crate) struct AttestArgs {
         help_heading = "Output"
     )]
     provenance: Vec<String>,
-    /// The same, as `type=provenance[,FIELDS]`
+    /// Attach what packages an image has: true, false, or `generator=IMAGE` of the scanner that lists them
+    #[arg(
+        long,
+        value_name = "FIELDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Output"
+    )]
+    sbom: Vec<String>,
+    /// Either of the two, as `type=provenance[,FIELDS]` or `type=sbom[,FIELDS]`
     #[arg(long, value_name = "type=TYPE[,FIELDS]", help_heading = "Output")]
     attest: Vec<String>,
 }
@@ -61,9 +72,8 @@ impl AttestArgs {
             };
             match &kind["type=".len()..] {
                 "provenance" => wish = read(&fields).map_err(|reason| refuse(&reason))?,
-                // Asking for none is asking for what is so anyway.
-                "sbom" if fields.contains(&"disabled=true") => {}
-                "sbom" => return Err(refuse("lists of packages (SBOM) are not made")),
+                // See `sbom.rs`.
+                "sbom" => {}
                 _ => return Err(refuse("the type is provenance or sbom")),
             }
         }
@@ -78,8 +88,18 @@ impl AttestArgs {
         }
         let has_no_place =
             |spec: &&OutputSpec| !spec.takes_attestations() && **spec != OutputSpec::CacheOnly;
+        let without_place = outputs.iter().find(has_no_place);
+        if self.scanner()?.is_some()
+            && let Some(output) = without_place
+        {
+            return Err(Failure::usage(format!(
+                "lists of packages are attached to images; type={} has no place for them",
+                output.kind()
+            ))
+            .with_hint("these have: --push, type=image, type=oci"));
+        }
         if wish.as_ref().is_some_and(|wish| !wish.inline_only)
-            && let Some(output) = outputs.iter().find(has_no_place)
+            && let Some(output) = without_place
         {
             return Err(Failure::usage(format!(
                 "provenance is attached to images; type={} has no place for it",
@@ -91,9 +111,14 @@ impl AttestArgs {
         }
         Ok(wish)
     }
+
+    /// Who is to list packages.
+    pub(crate) fn scanner(&self) -> Result<Option<Scanner>, Failure> {
+        sbom::scanner(&self.sbom, &self.attest)
+    }
 }
 
-fn flag(text: &str) -> Option<bool> {
+pub(super) fn flag(text: &str) -> Option<bool> {
     match text {
         "true" | "1" => Some(true),
         "false" | "0" => Some(false),
@@ -291,6 +316,7 @@ mod tests {
         AttestArgs {
             provenance: owned(provenance),
             attest: owned(attest),
+            sbom: Vec::new(),
         }
         .wish(&[OutputSpec::registry()])
     }
@@ -317,7 +343,7 @@ mod tests {
             (&[], &["type=provenance,mode=min"], Some(Wish::default())),
             (&["false"], &["type=provenance"], None),
             (&[], &["type=provenance,disabled=true"], None),
-            (&[], &["type=sbom,disabled=true"], None),
+            (&[], &["type=sbom"], None),
             (
                 &["mode=min,builder-id=https://ci/1,reproducible=true,version=v1"],
                 &[],
@@ -338,7 +364,6 @@ mod tests {
             (&["filename=x"], &[], "no file is written"),
             (&["reproducible=perhaps"], &[], "not true or false"),
             (&[], &["mode=max"], "there is no `type`"),
-            (&[], &["type=sbom"], "lists of packages (SBOM) are not made"),
             (&[], &["type=vsa"], "the type is provenance or sbom"),
         ] {
             let failure = wish(provenance, attest).expect_err(reason);
@@ -348,6 +373,7 @@ mod tests {
         let only_files = AttestArgs {
             provenance: vec!["true".to_owned()],
             attest: Vec::new(),
+            sbom: Vec::new(),
         };
         let files = OutputSpec::parse("out").expect("valid");
         assert!(only_files.wish(&[files]).is_err());

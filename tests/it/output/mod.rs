@@ -156,6 +156,7 @@ impl Fixture {
             names,
             annotations,
             provenance: None,
+            sboms: &[],
             epoch,
             now: MTIME + 5,
         };
