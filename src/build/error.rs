@@ -16,7 +16,7 @@ use crate::{
     tree::TreeError,
 };
 
-use super::{image_source::ImageError, scan::ScannerError};
+use super::image_source::ImageError;
 
 /// Why a build failed.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +41,13 @@ pub enum BuildError {
         source: Box<StepError>,
     },
     /// The image that is to list packages cannot be used.
-    #[error("cannot use the scanner `{image}`")]
-    Scanner {
+    #[error(transparent)]
+    Scanner(Box<FailedScanner>),
+    /// The image that is to list packages names no program.
+    #[error("the image `{image}` names no program to list packages with")]
+    IdleScanner {
         /// Its name.
         image: String,
-        /// Why.
-        #[source]
-        source: Box<ScannerError>,
     },
     /// The store failed.
     #[error(transparent)]
@@ -73,6 +73,17 @@ pub struct FailedImage {
     pub span: Span,
     /// The stage or well-known image that may be meant.
     pub suggestion: Option<String>,
+    /// Why.
+    #[source]
+    pub source: ImageError,
+}
+
+/// A scanner's image that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the scanner `{image}`")]
+pub struct FailedScanner {
+    /// Its name.
+    pub image: String,
     /// Why.
     #[source]
     pub source: ImageError,

@@ -46,10 +46,10 @@ use jiff::Timestamp;
 pub use blobs::{BlobOrigin, Blobs};
 pub use container::{Container, ContainerServices, run_container};
 pub use departures::Departures;
-pub use error::{BuildError, FailedImage, FailedStep, StepError};
+pub use error::{BuildError, FailedImage, FailedScanner, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
-pub use scan::{Scan, ScannerError};
+pub use scan::Scan;
 
 use crate::{
     cache::remote::RemoteCache,

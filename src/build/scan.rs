@@ -8,7 +8,7 @@ use std::{
 
 use super::{BuildResult, BuiltImage, Services, StepError, blobs::Fetch, session::Session};
 use crate::{
-    build::{BuildError, ImageError},
+    build::{BuildError, FailedScanner},
     layer::{FileDigests, LayerBlob, LayerTree, TocItem},
     plan::{NoProgram, Plan, SCAN_RESULTS},
     progress::Vertex,
@@ -27,18 +27,6 @@ pub struct Scan {
     pub layers: HashMap<PathBuf, usize>,
 }
 
-/// Why a scanner's image cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ScannerError {
-    /// It cannot be had.
-    #[error(transparent)]
-    Image(#[from] ImageError),
-    /// It does nothing.
-    #[error(transparent)]
-    NoProgram(#[from] NoProgram),
-}
-
 /// Adds to a plan the stage that lists what its target consists of, if the build wants that.
 pub(super) fn add(session: &Session<'_>, plan: &mut Plan) -> Result<(), BuildError> {
     let Some(scanner) = &session.request.scanner else {
@@ -49,21 +37,24 @@ pub(super) fn add(session: &Session<'_>, plan: &mut Plan) -> Result<(), BuildErr
     let added = session
         .images
         .get(session, &scanner.source())
-        .map_err(ScannerError::from)
-        .and_then(|image| Ok(plan.add_scan(scanner, &image.config.config)?));
+        .map_err(|source| {
+            let image = scanner.image.clone();
+            BuildError::Scanner(Box::new(FailedScanner { image, source }))
+        })
+        .and_then(|image| {
+            let added = plan.add_scan(scanner, &image.config.config);
+            added.map_err(|NoProgram| BuildError::IdleScanner {
+                image: scanner.image.clone(),
+            })
+        });
     match added {
-        Ok(()) => {
-            task.done();
-            Ok(())
-        }
+        Ok(()) => task.done(),
         Err(error) => {
             task.failed(&error);
-            Err(BuildError::Scanner {
-                image: scanner.image.clone(),
-                source: Box::new(error),
-            })
+            return Err(error);
         }
     }
+    Ok(())
 }
 
 impl BuildResult {

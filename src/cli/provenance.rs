@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! --provenance[=true|false|FIELD,…]        --attest type=provenance[,FIELD…]
-//! FIELD: mode=min|max  builder-id=TEXT  reproducible=BOOL  inline-only=BOOL  version=v1  disabled=BOOL
+//! FIELD: mode=min|max  builder-id=TEXT  reproducible=BOOL  inline-only=BOOL  filename=NAME  version=v1  disabled=BOOL
 //! ```
 //! As in BuildKit, provenance that is asked for by name is `mode=max`: it tells arguments and the Dockerfile. It is attached to
-//! images. Outputs that are files have no place for it and are refused, unless `inline-only` says that images alone are meant.
+//! images, and is a file beside the files of other outputs, unless `inline-only` says that images alone are meant. An archive for
+//! Docker has no place for it.
 
 use std::collections::BTreeMap;
 
@@ -55,9 +56,14 @@ pub(crate) struct Wish {
     is_full: bool,
     builder_id: String,
     reproducible: bool,
-    /// Whether outputs without a place for it do without.
+    /// Whether images alone get it.
     inline_only: bool,
+    /// What it is called where it becomes a file.
+    file_name: String,
 }
+
+/// As BuildKit calls it.
+const FILE_NAME: &str = "provenance.json";
 
 impl AttestArgs {
     /// What is wanted; the last word counts. All outputs must have a place for it.
@@ -93,16 +99,16 @@ impl AttestArgs {
             && let Some(output) = without_place
         {
             return Err(Failure::usage(format!(
-                "lists of packages are attached to images; type={} has no place for them",
+                "type={} has no place for lists of packages",
                 output.kind()
             ))
-            .with_hint("these have: --push, type=image, type=oci"));
+            .with_hint("all other outputs have: --push, type=image, type=oci, type=local"));
         }
         if wish.as_ref().is_some_and(|wish| !wish.inline_only)
             && let Some(output) = without_place
         {
             return Err(Failure::usage(format!(
-                "provenance is attached to images; type={} has no place for it",
+                "type={} has no place for provenance",
                 output.kind()
             ))
             .with_hint(
@@ -130,6 +136,7 @@ pub(super) fn flag(text: &str) -> Option<bool> {
 fn read(fields: &[&str]) -> Result<Option<Wish>, String> {
     let mut wish = Wish {
         is_full: true,
+        file_name: FILE_NAME.to_owned(),
         ..Wish::default()
     };
     let mut is_off = false;
@@ -152,7 +159,10 @@ fn read(fields: &[&str]) -> Result<Option<Wish>, String> {
             "inline-only" => wish.inline_only = yes_or_no()?,
             "version" if value == "v1" => {}
             "version" => return Err("only version v1 is written".to_owned()),
-            "filename" => return Err("it is attached to images, no file is written".to_owned()),
+            "filename" if value.is_empty() || value.contains('/') => {
+                return Err(format!("`{field}` is no name of a file"));
+            }
+            "filename" => value.clone_into(&mut wish.file_name),
             _ => return Err(format!("there is no field `{key}`")),
         }
     }
@@ -182,6 +192,8 @@ impl Told<'_> {
         };
         Provenance {
             builder_id: self.wish.builder_id.clone(),
+            inline_only: self.wish.inline_only,
+            file_name: self.wish.file_name.clone(),
             reproducible: self.wish.reproducible,
             version: env!("CARGO_PKG_VERSION"),
             builder_platform: Platform::host().normalized(),
@@ -323,9 +335,13 @@ mod tests {
 
     #[test]
     fn wishes_are_read_as_buildx_spells_them() {
+        let min = Wish {
+            file_name: FILE_NAME.to_owned(),
+            ..Wish::default()
+        };
         let full = Wish {
             is_full: true,
-            ..Wish::default()
+            ..min.clone()
         };
         for (provenance, attest, want) in [
             (&[][..], &[][..], None),
@@ -337,10 +353,18 @@ mod tests {
                 &[],
                 Some(Wish {
                     inline_only: true,
-                    ..Wish::default()
+                    ..min.clone()
                 }),
             ),
-            (&[], &["type=provenance,mode=min"], Some(Wish::default())),
+            (&[], &["type=provenance,mode=min"], Some(min.clone())),
+            (
+                &["mode=min,filename=p.json"],
+                &[],
+                Some(Wish {
+                    file_name: "p.json".to_owned(),
+                    ..min.clone()
+                }),
+            ),
             (&["false"], &["type=provenance"], None),
             (&[], &["type=provenance,disabled=true"], None),
             (&[], &["type=sbom"], None),
@@ -351,7 +375,7 @@ mod tests {
                     is_full: false,
                     builder_id: "https://ci/1".to_owned(),
                     reproducible: true,
-                    inline_only: false,
+                    ..min
                 }),
             ),
         ] {
@@ -361,7 +385,7 @@ mod tests {
             (&["mode=all"][..], &[][..], "not min or max"),
             (&["max"], &[], "not of the form KEY=VALUE"),
             (&["version=v0.2"], &[], "only version v1 is written"),
-            (&["filename=x"], &[], "no file is written"),
+            (&["filename=a/x"], &[], "is no name of a file"),
             (&["reproducible=perhaps"], &[], "not true or false"),
             (&[], &["mode=max"], "there is no `type`"),
             (&[], &["type=vsa"], "the type is provenance or sbom"),
@@ -376,6 +400,8 @@ mod tests {
             sbom: Vec::new(),
         };
         let files = OutputSpec::parse("out").expect("valid");
-        assert!(only_files.wish(&[files]).is_err());
+        assert!(only_files.wish(&[files]).is_ok());
+        let docker = OutputSpec::engine();
+        assert!(only_files.wish(&[docker]).is_err());
     }
 }

@@ -110,6 +110,12 @@ pub enum OutputError {
         /// What it says that it is.
         predicate_type: String,
     },
+    /// Two things that are said about an image would be one file.
+    #[error("duplicate attestation path name {name}")]
+    SameName {
+        /// Its name.
+        name: String,
+    },
     /// `type=docker` with several platforms.
     #[error("docker exporter does not currently support exporting manifest lists")]
     DockerIndex,

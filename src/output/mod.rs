@@ -124,17 +124,26 @@ impl Request<'_> {
         self.provenance.is_some() || !self.sboms.is_empty()
     }
 
-    /// What is said about `image`, the one of that number.
+    /// What is attached to `image`, the one of that number.
     fn statements(&self, number: usize, image: &Image) -> Result<Vec<Statement>, OutputError> {
-        let mut statements = Vec::new();
-        if let Some(sbom) = self.sboms.get(number) {
-            let lists = sbom.statements(image)?;
-            statements.extend(lists.into_iter().map(|(_, statement)| statement));
+        let sbom = self.sboms.get(number);
+        let lists = sbom.map(|sbom| sbom.statements(Some(image))).transpose()?;
+        let lists = lists.into_iter().flatten().map(|(_, statement)| statement);
+        let made = self.provenance.iter();
+        Ok(lists
+            .chain(made.map(|made| made.statement(&image.config.platform)))
+            .collect())
+    }
+
+    /// What is said about the files of the image of that number, each with a name for a file.
+    fn statements_for_files(&self, number: usize) -> Result<Vec<(String, Statement)>, OutputError> {
+        let sbom = self.sboms.get(number);
+        let lists = sbom.map(|sbom| sbom.statements(None)).transpose()?;
+        let mut statements = lists.unwrap_or_default();
+        if let Some(made) = self.provenance.filter(|made| !made.inline_only) {
+            let platform = &self.images[number].config.platform;
+            statements.push((made.file_name.clone(), made.statement(platform)));
         }
-        let made = self
-            .provenance
-            .map(|made| made.statement(&image.config.platform));
-        statements.extend(made);
         Ok(statements)
     }
 

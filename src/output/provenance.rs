@@ -25,6 +25,10 @@ const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
 pub struct Provenance {
     /// Who built, as the user calls it.
     pub builder_id: String,
+    /// Whether it is attached to images alone, and no file beside the files of others.
+    pub inline_only: bool,
+    /// What it is called where it is such a file.
+    pub file_name: String,
     /// Whether the user claims that building again gives the same image.
     pub reproducible: bool,
     /// What built: the version of this program.

@@ -43,10 +43,11 @@ struct Written {
 }
 
 impl Sbom {
-    /// What there is to say about `image`, each with the name of its file; the list of the image itself first.
+    /// What there is to say, each with the name of its file, the list of the image itself first: as it is attached to `image`, or as it is
+    /// written where that is not known.
     pub(super) fn statements(
         &self,
-        image: &Image,
+        image: Option<&Image>,
     ) -> Result<Vec<(String, Statement)>, OutputError> {
         let mut statements = Vec::with_capacity(self.lists.len());
         for (name, bytes) in &self.lists {
@@ -66,7 +67,9 @@ impl Sbom {
                 subjects: written.subject.unwrap_or_default(),
                 predicate: written.predicate,
             };
-            if is_core(name) {
+            if is_core(name)
+                && let Some(image) = image
+            {
                 self.supplement(&mut statement.predicate, image);
             }
             statements.push((name.clone(), statement));
@@ -141,7 +144,7 @@ mod tests {
             layers: HashMap::from([("etc/a".into(), 0), ("bin/b".into(), 1)]),
             tool: "rbuild-1".to_owned(),
         }
-        .statements(&image())
+        .statements(Some(&image()))
     }
 
     fn of(predicate: &Value) -> Value {

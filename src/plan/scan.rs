@@ -60,8 +60,7 @@ pub struct ScanExtras {
 }
 
 /// A scanner's image names no program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its image names no program to run")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoProgram;
 
 impl Plan {

@@ -15,6 +15,7 @@ mod loading;
 mod program;
 mod provenance;
 mod pushing;
+mod sbom;
 
 use std::{
     io::Write as _,
