@@ -302,24 +302,16 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
     })
 }
 
+/// How many platforms are built at the same time.
+const MAX_PLATFORMS: usize = 16;
+
 /// Does something with all plans at the same time.
 fn for_each_platform<T: Send>(
     plans: &[Plan],
     work: impl Fn(&Plan) -> Result<T, BuildError> + Sync,
 ) -> Result<Vec<T>, BuildError> {
-    let work = &work;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = plans
-            .iter()
-            .map(|plan| scope.spawn(move || work(plan)))
-            .collect();
-        let outcomes = threads.into_iter().map(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        first_cause(outcomes.collect())
-    })
+    let outcomes = schedule::side_by_side(plans.len(), MAX_PLATFORMS, |n| work(&plans[n]));
+    first_cause(outcomes)
 }
 
 /// All results, or the error that made the others give up.

@@ -260,6 +260,9 @@ fn is_about_room(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
+const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
+
 /// Advice: what an error of the library knows, or what only the whole program can tell.
 pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
     chain(error).find_map(|error| {
@@ -310,6 +313,10 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         let error = error.downcast_ref::<io::Error>()?;
         if is_of_damaged_layer(error) {
             return Some(Cow::Borrowed(VERIFY));
+        }
+        // Neither has an `io::ErrorKind`: this process has too many files open, or the whole machine.
+        if let Some(EMFILE | ENFILE) = error.raw_os_error() {
+            return Some(Cow::Borrowed("allow more open files: `ulimit -n`"));
         }
         is_about_room(error).then_some(Cow::Borrowed(
             "make room, or put the store elsewhere with --root",

@@ -277,7 +277,7 @@ impl Told<'_> {
             let url = pair.value.as_deref().unwrap_or_default();
             let value = match request.named_contexts.get(&pair.key) {
                 Some(NamedSource::Image(image)) => format!("docker-image://{image}"),
-                Some(NamedSource::Tree(_)) => match self.fetched(url) {
+                Some(NamedSource::Tree(..)) => match self.fetched(url) {
                     Some(source) => source.uri.clone(),
                     None => continue,
                 },
