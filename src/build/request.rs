@@ -2,7 +2,13 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
-use crate::{context::Patterns, oci::Platform, plan::Network, sandbox::Ulimit, tree::Tree};
+use crate::{
+    context::Patterns,
+    oci::Platform,
+    plan::{Network, Scanner},
+    sandbox::Ulimit,
+    tree::Tree,
+};
 
 /// One build.
 #[derive(Debug, Clone)]
@@ -56,6 +62,8 @@ pub struct BuildRequest {
     /// The time of the build context, in seconds since 1970: that of the commit when it is a repository, that of the last change
     /// when it is a file of the web or an archive.
     pub context_time: Option<i64>,
+    /// What lists the packages of the images (`--sbom`).
+    pub scanner: Option<Scanner>,
     /// `--allow network.host`.
     pub allow_host_network: bool,
     /// `--allow security.insecure`.

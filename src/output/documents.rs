@@ -1,6 +1,6 @@
 //! The documents of an image that is exported: config, manifest, index.
 
-use super::{Annotation, AnnotationPlace, Image, ImageOptions, OutputError, Request};
+use super::{Annotation, AnnotationPlace, Image, ImageOptions, OutputError, Request, attestation};
 use crate::{
     oci::{Descriptor, Digest, Index, Manifest, MediaType, Platform, to_json},
     store::Store,
@@ -59,14 +59,19 @@ pub(super) fn write(
         .map(|image| write_manifest(store, image, options, &annotations))
         .collect::<Result<Vec<_>, _>>()?;
     let n_images = manifests.len();
-    if let Some(provenance) = request.provenance {
-        let names = request.names(options);
+    let names = request.names(options);
+    for (n, image) in images.iter().enumerate() {
+        let statements = request.statements(n, image)?;
         // As in BuildKit, nothing is said of what has no files.
-        let with_files = (0..n_images).filter(|&n| !images[n].layers.is_empty());
-        for n in with_files {
+        if !image.layers.is_empty() && !statements.is_empty() {
             let about = &manifests[n].descriptor;
-            let attestation = provenance.attest(store, about, &names, options.artifacts)?;
-            manifests.push(attestation);
+            manifests.push(attestation::write(
+                store,
+                about,
+                &names,
+                &statements,
+                options.artifacts,
+            )?);
         }
     }
     let root = match &manifests[..] {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, ImageOptions, ImageSpec,
-    LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecProblem, TarSpec,
+    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, FilesOptions, ImageOptions,
+    ImageSpec, LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecProblem, TarSpec,
 };
 use crate::{layer::Compression, oci::Platform, reference::Reference, source::suggest};
 
@@ -38,7 +38,7 @@ const IMAGE_KEYS: [&str; 12] = [
 const UNSUPPORTED: [(&str, &str); 3] = [
     (
         "attestation-prefix",
-        "attestations are not written as files",
+        "attestations are files in `type=local` and `type=tar` alone",
     ),
     ("prefer-nondist-layers", "all layers are distributed"),
     (
@@ -78,15 +78,13 @@ fn shorthand(field: &str) -> OutputSpec {
     if field == "-" {
         OutputSpec::Tar(TarSpec {
             dest: Dest::Stdout,
-            platform_split: None,
-            epoch: None,
+            files: FilesOptions::default(),
         })
     } else {
         OutputSpec::Local(LocalSpec {
             dest: field.into(),
             mode: LocalMode::Copy,
-            platform_split: None,
-            epoch: None,
+            files: FilesOptions::default(),
         })
     }
 }
@@ -157,26 +155,26 @@ impl Options {
                     Some("delete") => LocalMode::Delete,
                     Some(other) => return Err(wrong("mode", other, "expected copy or delete")),
                 };
-                let platform_split = self.flag("platform-split")?;
-                let epoch = self.epoch()?;
-                self.done(&["dest", "mode", "platform-split", "source-date-epoch"])?;
-                Ok(OutputSpec::Local(LocalSpec {
-                    dest,
-                    mode,
-                    platform_split,
-                    epoch,
-                }))
+                let files = self.files_options()?;
+                self.done(&[
+                    "dest",
+                    "mode",
+                    "platform-split",
+                    "attestation-prefix",
+                    "source-date-epoch",
+                ])?;
+                Ok(OutputSpec::Local(LocalSpec { dest, mode, files }))
             }
             "tar" => {
                 let dest = self.dest()?.unwrap_or(Dest::Stdout);
-                let platform_split = self.flag("platform-split")?;
-                let epoch = self.epoch()?;
-                self.done(&["dest", "platform-split", "source-date-epoch"])?;
-                Ok(OutputSpec::Tar(TarSpec {
-                    dest,
-                    platform_split,
-                    epoch,
-                }))
+                let files = self.files_options()?;
+                self.done(&[
+                    "dest",
+                    "platform-split",
+                    "attestation-prefix",
+                    "source-date-epoch",
+                ])?;
+                Ok(OutputSpec::Tar(TarSpec { dest, files }))
             }
             "oci" => self.archive(ArchiveFormat::Oci),
             "docker" => self.archive(ArchiveFormat::Docker),
@@ -419,6 +417,14 @@ impl Options {
                 wrong("source-date-epoch", &text, "expected seconds since 1970")
             }),
         }
+    }
+
+    fn files_options(&mut self) -> Result<FilesOptions, SpecProblem> {
+        Ok(FilesOptions {
+            platform_split: self.flag("platform-split")?,
+            attestation_prefix: self.take("attestation-prefix").unwrap_or_default(),
+            epoch: self.epoch()?,
+        })
     }
 
     fn dest(&mut self) -> Result<Option<Dest>, SpecProblem> {
