@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     build_args::BuildArgs, cache_args::CacheArgs, cache_spec::CacheFrom,
-    registry_args::RegistryArgs, run_args::RunArgs, values::Pair,
+    registry_args::RegistryArgs, run_args::RunArgs, switches, values::Pair,
 };
 
 const AFTER_HELP: &str = "\
@@ -404,10 +404,10 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
         }
     };
     let mut command = Cli::command();
-    for name in ["build", "explain"] {
+    for name in switches::LIKE_DOCKER {
         command = command.mut_subcommand(name, |c| c.mut_args(takes_any));
     }
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = switches::matches(&mut command, &arguments)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 

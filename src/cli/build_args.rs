@@ -132,7 +132,12 @@ pub(crate) struct BuildArgs {
     )]
     pub(crate) network: String,
     /// Another line in /etc/hosts; the address may be `host-gateway`
-    #[arg(long, value_name = "HOST:IP", help_heading = "RUN steps")]
+    #[arg(
+        long,
+        value_name = "HOST:IP",
+        value_delimiter = ',',
+        help_heading = "RUN steps"
+    )]
     pub(crate) add_host: Vec<Host>,
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE", help_heading = "RUN steps")]
