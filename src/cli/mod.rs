@@ -33,6 +33,7 @@ mod registry_args;
 mod remote;
 mod request;
 mod run_args;
+mod sbom;
 mod secret;
 mod settings;
 mod signals;
@@ -88,8 +89,25 @@ fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
         .location()
         .map(|place| format!(" ({}:{})", place.file(), place.line()))
         .unwrap_or_default();
-    let failure = Failure::new(Kind::Bug, format!("{message}{place}"));
+    let failure = if is_no_thread(message) {
+        Failure::new(Kind::Machine, "the system gives no more threads").with_hint(
+            "allow more of them: `ulimit -u`, and `pids.max` of the cgroup (a pod's pid limit)",
+        )
+    } else {
+        Failure::new(Kind::Bug, format!("{message}{place}"))
+    };
     let report = failure.render(terminal::Colour::Off);
     diagnostics::warn(&report);
-    std::process::exit(i32::from(Kind::Bug.exit_code()));
+    std::process::exit(i32::from(failure.kind.exit_code()));
+}
+
+/// Whether a panic says that no thread could be started. That is the machine's fault, but hardly any way to start one has another
+/// answer to it: that of scopes has none, nor that of the network's runtime.
+fn is_no_thread(message: &str) -> bool {
+    let starts = [
+        "failed to spawn thread",
+        "OS can't spawn worker thread",
+        "OS can't spawn thread",
+    ];
+    starts.iter().any(|start| message.starts_with(start))
 }

@@ -1,7 +1,7 @@
 //! Options of Docker, kaniko and buildah that rbuild does not have, or not yet. Each is refused by name, and with what stands for
 //! it here: an option that is silently dropped gives another result than the one asked for.
 //!
-//! Options that ask for what is so anyway (`--rm`, `--sbom=false`) are taken and do nothing.
+//! Options that ask for what is so anyway (`--rm`, `--squash=false`) are taken and do nothing.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
 
@@ -47,7 +47,7 @@ pub(super) const fn switch(
 }
 
 pub(super) fn off(value: &str) -> bool {
-    matches!(value, "false" | "0" | "disabled=true")
+    matches!(value, "false" | "0")
 }
 
 pub(super) fn on(value: &str) -> bool {
@@ -59,7 +59,6 @@ const LIMITS: &str =
 const NO_BUILDER: &str = "there is no builder to choose; rbuild builds by itself";
 
 const OPTIONS: &[Refusal] = &[
-    switch("sbom", off, "lists of packages are not made"),
     valued("builder", NO_BUILDER),
     valued("policy", "source policies are not supported"),
     valued(
