@@ -55,7 +55,7 @@ pub(crate) fn run() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
     let env = Environment::of_process();
     let arguments = args::with_default_command(std::env::args_os());
-    let cli = match args::parse(arguments) {
+    let cli = match args::parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to standard output; a reader that has gone away has read enough.

@@ -80,7 +80,8 @@ mod tests {
 
     fn read(line: &str) -> Result<Cli, String> {
         let words = ["rbuild", "build"].into_iter().chain(line.split(' '));
-        parse(words.map(OsString::from).collect()).map_err(|error| error.to_string())
+        let words: Vec<OsString> = words.map(OsString::from).collect();
+        parse(&words).map_err(|error| error.to_string())
     }
 
     fn build(line: &str) -> Box<super::super::build_args::BuildArgs> {
