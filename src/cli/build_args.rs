@@ -165,7 +165,8 @@ pub(crate) struct BuildArgs {
     /// Look for mistakes in the Dockerfile and build nothing; short for `--call check`
     #[arg(long, help_heading = "Talk")]
     pub(crate) check: bool,
-    /// What to do with the Dockerfile: build, check, outline or targets, with `,format=json` for programs
+    /// What to do with the Dockerfile: build, check, outline, targets or subrequests.describe, with `,format=json` for
+    /// programs
     #[arg(
         long,
         value_name = "METHOD",
