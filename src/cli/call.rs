@@ -45,11 +45,12 @@ const VERSION: &str = "1.0.0";
 pub(crate) fn described() -> String {
     let head = ("NAME", "VERSION", "DESCRIPTION");
     let rows = DESCRIBED.map(|(name, description)| (name, VERSION, description));
-    [head]
+    let lines: Vec<String> = [head]
         .into_iter()
         .chain(rows)
-        .map(|(name, version, description)| format!("{name:20} {version:7} {description}\n"))
-        .collect()
+        .map(|(name, version, description)| format!("{name:20} {version:7} {description}"))
+        .collect();
+    lines.join("\n") + "\n"
 }
 
 /// The methods as BuildKit's document.
