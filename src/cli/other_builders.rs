@@ -90,10 +90,6 @@ pub(super) const OPTIONS: &[Refusal] = &[
     },
     // buildah and podman
     switch("layers", on, "each instruction has a layer of its own"),
-    valued(
-        "format",
-        "`-o …,oci-mediatypes=true|false` says whose media types the documents have",
-    ),
     switch("tls-verify", on, REGISTRY),
     valued(
         "jobs",
