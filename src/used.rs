@@ -13,6 +13,8 @@ pub struct UsedImage {
     pub name: String,
     /// Whether it lies in a layout.
     pub is_layout: bool,
+    /// Whether it was asked for by its digest, or has no name that could be given to another one.
+    pub is_pinned: bool,
     /// What the name stood for: the index where there is one, else the manifest.
     pub digest: Digest,
     /// The platform that was picked.

@@ -36,6 +36,8 @@ const MAX_INDEX_DEPTH: usize = 4;
 pub(super) struct ResolvedImage {
     /// What progress and errors call it.
     pub(super) name: String,
+    /// Whether the name that was asked for has a digest itself.
+    is_pinned: bool,
     /// The manifest's digest: what the name stands for in cache keys.
     pub(super) digest: Digest,
     pub(super) manifest: Manifest,
@@ -169,6 +171,7 @@ impl Images {
                 let reference = Reference::parse(&image.name).ok();
                 Some(UsedImage {
                     is_layout: reference.is_none(),
+                    is_pinned: image.is_pinned,
                     digest: image.published_digest(),
                     name: reference.map_or_else(
                         || source.name.clone(),
@@ -360,8 +363,14 @@ fn open_manifest(
     for layer in &manifest.layers {
         session.blobs.know(layer, &origin(source));
     }
+    let asked_for = match source {
+        Source::Registry(reference) => Some(reference.clone()),
+        Source::Store => Reference::parse(name).ok(),
+        Source::Layout(_) => None,
+    };
     Ok(ResolvedImage {
         name: name.to_owned(),
+        is_pinned: asked_for.is_none_or(|reference| reference.digest().is_some()),
         digest: descriptor.digest,
         manifest,
         config,

@@ -179,7 +179,8 @@ impl UsedSource {
 impl UsedImage {
     fn url(&self) -> String {
         let kind = if self.is_layout { "oci" } else { "docker" };
-        package_url(kind, &self.name, Some(self.digest), &self.platform)
+        let digest = self.is_pinned.then_some(self.digest);
+        package_url(kind, &self.name, digest, &self.platform)
     }
 }
 
