@@ -31,6 +31,7 @@ mod request;
 mod reuse;
 mod root;
 mod run_step;
+mod scan;
 mod schedule;
 mod secrets;
 mod session;
@@ -45,9 +46,10 @@ use jiff::Timestamp;
 pub use blobs::{BlobOrigin, Blobs};
 pub use container::{Container, ContainerServices, run_container};
 pub use departures::Departures;
-pub use error::{BuildError, FailedImage, FailedStep, StepError};
+pub use error::{BuildError, FailedImage, FailedScanner, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
+pub use scan::Scan;
 
 use crate::{
     cache::remote::RemoteCache,
@@ -152,6 +154,8 @@ pub struct BuiltImage {
     /// How many of them belong to the base image.
     pub base_layers: usize,
     root: Arc<Root>,
+    /// The state that the scanner left.
+    scan: Option<Arc<Root>>,
 }
 
 impl BuildResult {
@@ -260,7 +264,9 @@ fn plans(session: &Session<'_>) -> Result<(Vec<Plan>, Vec<Warning>), BuildError>
                 warnings.push(warning);
             }
         }
-        plans.push(planned.plan);
+        let mut plan = planned.plan;
+        scan::add(session, &mut plan)?;
+        plans.push(plan);
     }
     // Every platform's plan says the same of them.
     for unused in plans.first().iter().flat_map(|plan| &plan.unused_args) {
@@ -296,24 +302,16 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
     })
 }
 
+/// How many platforms are built at the same time.
+const MAX_PLATFORMS: usize = 16;
+
 /// Does something with all plans at the same time.
 fn for_each_platform<T: Send>(
     plans: &[Plan],
     work: impl Fn(&Plan) -> Result<T, BuildError> + Sync,
 ) -> Result<Vec<T>, BuildError> {
-    let work = &work;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = plans
-            .iter()
-            .map(|plan| scope.spawn(move || work(plan)))
-            .collect();
-        let outcomes = threads.into_iter().map(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        first_cause(outcomes.collect())
-    })
+    let outcomes = schedule::side_by_side(plans.len(), MAX_PLATFORMS, |n| work(&plans[n]));
+    first_cause(outcomes)
 }
 
 /// All results, or the error that made the others give up.
@@ -349,7 +347,10 @@ fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, Buil
     let results = run_stages(session, plan)?;
     let target = plan.stages.iter().position(|stage| stage.id == plan.target);
     let target = target.expect("a plan holds its target");
-    Ok(put_together(session, plan, target, &results[target]))
+    let mut image = put_together(session, plan, target, &results[target]);
+    let scan = plan.stages.iter().position(|stage| stage.is_scan);
+    image.scan = scan.map(|at| Arc::clone(&results[at].root));
+    Ok(image)
 }
 
 fn put_together(
@@ -393,5 +394,6 @@ fn put_together(
         base_layers: layers.len().saturating_sub(own),
         layers: layers.into_iter().map(|layer| layer.descriptor).collect(),
         root: Arc::clone(&result.root),
+        scan: None,
     }
 }

@@ -6,6 +6,7 @@ use super::{
     Checked,
     error::{BuildError, FailedImage},
     request::{ContextSource, NamedSource},
+    schedule::side_by_side,
     session::Session,
 };
 use crate::{
@@ -106,7 +107,7 @@ fn options(session: &Session<'_>, platform: &Platform) -> Options {
     let request = session.request;
     let contexts = request.named_contexts.iter().map(|(name, source)| {
         let kind = match source {
-            NamedSource::Directory { .. } | NamedSource::Tree(_) => NamedContext::Directory,
+            NamedSource::Directory { .. } | NamedSource::Tree(..) => NamedContext::Directory,
             NamedSource::Image(image) if image == "scratch" => NamedContext::Scratch,
             NamedSource::Image(_) | NamedSource::Layout { .. } => NamedContext::Image,
         };
@@ -118,7 +119,7 @@ fn options(session: &Session<'_>, platform: &Platform) -> Options {
         platform: platform.clone(),
         platform_explicit: request.platform_explicit,
         contexts: contexts.collect(),
-        multi_platform: request.platforms.len() > 1,
+        multi_platform: request.multi_platform,
         hostname: request.hostname.clone(),
         ignore: match &request.context {
             ContextSource::Directory { patterns, .. } => patterns.clone(),
@@ -128,26 +129,19 @@ fn options(session: &Session<'_>, platform: &Platform) -> Options {
     }
 }
 
-/// Looks up images, all at the same time.
+/// How many images are looked up at the same time.
+const MAX_LOOKUPS: usize = 32;
+
+/// Looks up images side by side.
 fn look_up(
     session: &Session<'_>,
     file: &Dockerfile,
     wanted: &[(ImageSource, Span)],
     bases: &mut BTreeMap<ImageSource, ConfigFile>,
 ) -> Result<(), BuildError> {
-    let found = std::thread::scope(|scope| {
-        let threads: Vec<_> = wanted
-            .iter()
-            .map(|(source, span)| {
-                scope.spawn(move || (source, metadata(session, file, source, *span)))
-            })
-            .collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        };
-        threads.into_iter().map(join).collect::<Vec<_>>()
+    let found = side_by_side(wanted.len(), MAX_LOOKUPS, |n| {
+        let (source, span) = &wanted[n];
+        (source, metadata(session, file, source, *span))
     });
     for (source, config) in found {
         bases.insert(source.clone(), config?);
@@ -187,7 +181,10 @@ fn epoch(
 ) -> Result<Option<i64>, BuildError> {
     match source {
         EpochSource::Context => Ok(session.request.context_time),
-        EpochSource::Named(_) => Ok(None),
+        EpochSource::Named(name) => Ok(match session.request.named_contexts.get(name) {
+            Some(NamedSource::Tree(_, time)) => *time,
+            _ => None,
+        }),
         EpochSource::Remote {
             source: remote,
             checksum,
@@ -199,7 +196,7 @@ fn epoch(
             {
                 Ok(fetched) => {
                     task.done();
-                    Ok(fetched.time)
+                    Ok(fetched.time.or_else(|| fetched.newest_file()))
                 }
                 Err(error) => {
                     task.failed(&error);

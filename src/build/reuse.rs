@@ -13,7 +13,7 @@ use super::{
     stage::{Outcome, Worker},
 };
 use crate::{
-    cache::{CacheUse, Fresh, Key, Lookup, Miss, Place, Sight, StepRecord},
+    cache::{CacheUse, Fresh, Key, Lookup, Miss, Place, StepRecord},
     plan::{Op, Step},
 };
 
@@ -127,18 +127,11 @@ impl Worker<'_> {
             key.remember(store, &sight)?;
             return Ok(Outcome::Made(made.layer));
         }
-        let (key, lineage, layer) = (key.clone(), self.lineage.clone(), made.layer.clone());
-        let (place, text) = (sight.place, step.text.clone());
+        let (key, memory, layer) = (key.clone(), sight.memory(), made.layer.clone());
         self.later.leave(move || {
             record_layer(store, &layer)?;
             key.record(store, &record)?;
-            let sight = Sight {
-                place,
-                text: &text,
-                lineage: &lineage,
-                files: &[],
-            };
-            key.remember(store, &sight)?;
+            key.remember_later(store, memory)?;
             drop(turn);
             Ok(())
         });

@@ -1,11 +1,23 @@
 //! Runs stages side by side, each as soon as what it needs is there.
 //!
-//! Every stage has a thread of its own: stages mostly wait, for processes, the network or each other, and the
+//! A stage has a thread to itself: stages mostly wait, for processes, the network or each other, and the
 //! parts that keep a processor busy have their own fixed set of threads. A stage starts at once and waits only
 //! where it reads from another one, so `COPY --from` late in a stage does not hold up its beginning. Stages come
 //! in an order in which each depends on earlier ones alone (the plan's invariant), hence no two wait for each other.
+//!
+//! Threads are limited in number, and there may be fewer than wanted: what they do is taken in order, so whatever one waits
+//! for is being done or has been, and the caller's own thread is enough.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::{
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
+
+/// More stages than files have, but for generated ones; containers may be allowed a few hundred threads.
+const MAX_THREADS: usize = 64;
 
 /// What a stage left behind, for those that build on it.
 #[derive(Debug)]
@@ -92,30 +104,49 @@ pub(super) fn run_all<T: Send + Sync, E: Send>(
     let results = Results {
         slots: (0..count).map(slot).collect(),
     };
-    std::thread::scope(|scope| {
-        let run = |index: usize| {
-            let (results, stage) = (&results, &stage);
-            move || {
-                let mut guard = Guard {
-                    results,
-                    index,
-                    value: None,
-                };
-                let value = Arc::new(stage(index, results)?);
-                guard.value = Some(Arc::clone(&value));
-                Ok(value)
-            }
+    side_by_side(count, MAX_THREADS, |index| {
+        let mut guard = Guard {
+            results: &results,
+            index,
+            value: None,
         };
-        let threads: Vec<_> = (0..count).map(|index| scope.spawn(run(index))).collect();
-        threads
-            .into_iter()
-            .map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
+        let value = Arc::new(stage(index, &results)?);
+        guard.value = Some(Arc::clone(&value));
+        Ok(value)
     })
+}
+
+/// Calls `work` for all indexes below `count`, beginning in this order, on up to so many threads, and returns the outcome of
+/// each. Where the system gives no more threads, those that there are do all.
+pub(super) fn side_by_side<T: Send>(
+    count: usize,
+    max_threads: usize,
+    work: impl Fn(usize) -> T + Sync,
+) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut done = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                return done;
+            }
+            done.push((index, work(index)));
+        }
+    };
+    let mut outcomes = thread::scope(|scope| {
+        let others: Vec<_> = (1..count.min(max_threads))
+            .map_while(|_| thread::Builder::new().spawn_scoped(scope, take).ok())
+            .collect();
+        let mut outcomes = take();
+        for other in others {
+            let done = other.join();
+            outcomes.extend(done.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        outcomes
+    });
+    outcomes.sort_unstable_by_key(|(index, _)| *index);
+    outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
 #[cfg(test)]
@@ -153,5 +184,33 @@ mod tests {
         assert_eq!(outcome[0].as_ref().err(), Some(&"broken"));
         assert_eq!(outcome[1].as_ref().err(), Some(&"abandoned"));
         assert_eq!(outcome[2].as_deref().ok(), Some(&7));
+    }
+
+    #[test]
+    fn more_stages_than_threads_are_all_done_with_those_that_depend_on_one_another() {
+        let count = 3 * MAX_THREADS;
+        let outcome = run_all(count, |index, results| match index {
+            0 => Ok::<_, Abandoned>(0),
+            // Each third waits for the one before, the others for the first.
+            _ if index % 3 == 0 => Ok(*results.wait(index - 1)? + 1),
+            _ => Ok(*results.wait(0)? + 1),
+        });
+        assert_eq!(outcome.len(), count);
+        for (index, value) in outcome.into_iter().enumerate() {
+            let wanted = if index == 0 {
+                0
+            } else {
+                1 + usize::from(index % 3 == 0)
+            };
+            assert_eq!(value.as_deref(), Ok(&wanted), "{index}");
+        }
+    }
+
+    #[test]
+    fn one_thread_is_enough() {
+        let outcomes = side_by_side(5, 1, |index| (index, thread::current().id()));
+        let own = thread::current().id();
+        let wanted: Vec<_> = (0..5).map(|index| (index, own)).collect();
+        assert_eq!(outcomes, wanted);
     }
 }

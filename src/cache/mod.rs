@@ -53,7 +53,7 @@ pub use equal::Fresh;
 pub use facts::Question;
 pub use files::{FileEntry, Files};
 pub use key::{Input, Key, KeyBuilder};
-pub use place::{AtPlace, BaseState, FileList, Lineage, Place, Sight};
+pub use place::{AtPlace, BaseState, FileList, Lineage, Memory, Place, Sight};
 pub use record::{CacheUse, Lookup, Miss, StepRecord};
 pub use steps::{
     CopyInputs, MountContent, RunInputs, Ulimit, WorkdirInputs, copy_key, run_key, workdir_key,

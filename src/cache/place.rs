@@ -147,19 +147,84 @@ impl Lineage {
         self.chain = Some(state);
     }
 
+    /// As it is kept.
     pub(super) fn last(&self) -> LastLineage {
+        let n_steps = self.marks.len();
+        let marks = kept(n_steps).map(|n| self.marks[n].clone());
         LastLineage {
             base: self.base.clone(),
-            steps: self.marks.clone(),
+            steps: marks.collect(),
+            n_steps: (n_steps > NEAR).then_some(n_steps),
         }
     }
+
+    /// The mark of the step with this index.
+    pub(super) fn mark(&self, n: usize) -> Option<&str> {
+        self.marks.get(n).map(String::as_str)
+    }
+}
+
+/// So many of the last steps of a lineage are all kept; of those before, each step with an index that this divides, and
+/// further back each that its square does: each step keeps a lineage, and what they keep must not grow by the square of
+/// their number.
+const NEAR: usize = 64;
+
+/// The indexes of the marks that are kept of so many steps, in order.
+fn kept(n_steps: usize) -> impl Iterator<Item = usize> {
+    let near = n_steps.saturating_sub(NEAR);
+    let further = n_steps
+        .saturating_sub(NEAR * NEAR)
+        .next_multiple_of(NEAR)
+        .min(near);
+    let furthest = (0..further).step_by(NEAR * NEAR);
+    furthest
+        .chain((further..near).step_by(NEAR))
+        .chain(near..n_steps)
 }
 
 /// A lineage as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct LastLineage {
     pub(super) base: BaseState,
-    pub(super) steps: Vec<String>,
+    /// The marks that are kept.
+    steps: Vec<String>,
+    /// How many steps there are, where not all have their mark here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    n_steps: Option<usize>,
+}
+
+/// Where a lineage parts from one that is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// At the step with this index, which may be there no more.
+    At(usize),
+    /// At a step after the first so many and up to the one with this index.
+    Within(usize, usize),
+}
+
+impl LastLineage {
+    /// Where `now`, on the same base, parts from this; `None` where it does not.
+    pub(super) fn parting(&self, now: &Lineage) -> Option<Parting> {
+        let indexes: Vec<usize> = match self.n_steps {
+            Some(n_steps) => kept(n_steps).collect(),
+            None => (0..self.steps.len()).collect(),
+        };
+        let mut n_equal = 0;
+        for (n, mark) in indexes.into_iter().zip(&self.steps) {
+            // A mark stands for all that led to it.
+            if now.mark(n) == Some(mark) {
+                n_equal = n + 1;
+                continue;
+            }
+            return Some(if n == n_equal {
+                Parting::At(n)
+            } else {
+                Parting::Within(n_equal, n)
+            });
+        }
+        let n_steps = self.n_steps.unwrap_or(self.steps.len());
+        (now.marks.len() > n_steps).then_some(Parting::At(n_steps))
+    }
 }
 
 /// A list of the files of an input of a step.
@@ -204,8 +269,42 @@ struct Pointer {
 }
 
 impl Sight<'_> {
+    /// What is to be remembered of a step that reads no files, for later.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            place: self.place,
+            text: self.text.to_owned(),
+            lineage: self.lineage.last(),
+        }
+    }
+
     /// Remembers the step as it is, unless that is what is remembered.
     pub(super) fn remember(&self, store: &Store, key: &Key) -> Result<(), StoreError> {
+        self.memory().keep(store, key, self.files)
+    }
+
+    /// What stood here last time.
+    pub(super) fn last(&self, store: &Store) -> Result<Option<Last>, StoreError> {
+        self.place.last(store)
+    }
+}
+
+/// What is to be remembered of a step.
+#[derive(Debug)]
+pub struct Memory {
+    place: Place,
+    text: String,
+    lineage: LastLineage,
+}
+
+impl Memory {
+    /// Remembers it, unless that is what is remembered.
+    pub(super) fn keep(
+        self,
+        store: &Store,
+        key: &Key,
+        files: &[FileList],
+    ) -> Result<(), StoreError> {
         let Place { text, number } = self.place;
         let pointer: Option<Pointer> = read(store, &number)?;
         if pointer.is_none_or(|pointer| pointer.text != text) {
@@ -215,7 +314,7 @@ impl Sight<'_> {
         if last.is_some_and(|last| last.key == *key.digest()) {
             return Ok(());
         }
-        for list in self.files {
+        for list in files {
             let at = place_of_files(&text, &list.input);
             if let Some(bytes) = files::print(&list.files) {
                 store.put_step(StepFolder::Files, &at, &bytes)?;
@@ -225,17 +324,12 @@ impl Sight<'_> {
         }
         let last = Last {
             key: *key.digest(),
-            text: self.text.to_owned(),
+            text: self.text,
             inputs: key.inputs().to_vec(),
-            lineage: self.lineage.last(),
+            lineage: self.lineage,
             place: None,
         };
         store.put_step(StepFolder::Position, &text, &to_json(&last))
-    }
-
-    /// What stood here last time.
-    pub(super) fn last(&self, store: &Store) -> Result<Option<Last>, StoreError> {
-        self.place.last(store)
     }
 }
 
@@ -266,4 +360,51 @@ fn read<T: serde::de::DeserializeOwned>(
         Found::Valid(bytes) => serde_json::from_slice(&bytes).ok(),
         Found::Absent | Found::Invalid => None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lineage of so many steps, of which those from `changed` on are other ones.
+    fn lineage(n_steps: usize, changed: usize) -> Lineage {
+        let mut lineage = Lineage::of(BaseState {
+            name: "scratch".to_owned(),
+            digest: None,
+        });
+        for n in 0..n_steps {
+            let text = format!("{n} {}", n >= changed);
+            lineage.push(&text, DiffId(sha256(text.as_bytes())));
+        }
+        lineage
+    }
+
+    #[test]
+    fn what_is_kept_of_a_long_lineage_is_short_and_tells_where_another_parts_from_it() {
+        for n_steps in [0, 1, 63, 64, 65, 200, 5000, 20_000] {
+            let before = lineage(n_steps, usize::MAX);
+            let last = before.last();
+            assert!(last.steps.len() <= 2 * NEAR + 1 + n_steps / (NEAR * NEAR));
+            assert_eq!(last.steps.len(), kept(n_steps).count());
+            assert!(kept(n_steps).is_sorted_by(|a, b| a < b), "{n_steps}");
+            assert_eq!(last.parting(&before), None, "{n_steps}");
+            let longer = lineage(n_steps + 1, usize::MAX);
+            assert_eq!(last.parting(&longer), Some(Parting::At(n_steps)));
+            let changes = [0, 1, 30, 64, 100, 150, 4095, 4999, 10_000, 19_990];
+            for changed in changes.into_iter().filter(|n| *n < n_steps) {
+                let parting = last.parting(&lineage(n_steps, changed));
+                let is_told = match parting {
+                    Some(Parting::At(n)) => n == changed,
+                    Some(Parting::Within(first, last)) => (first..=last).contains(&changed),
+                    None => false,
+                };
+                assert!(is_told, "{changed} of {n_steps}: {parting:?}");
+                let is_near = changed + NEAR >= n_steps;
+                assert!(
+                    !is_near || parting == Some(Parting::At(changed)),
+                    "{parting:?}"
+                );
+            }
+        }
+    }
 }

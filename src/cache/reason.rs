@@ -1,6 +1,9 @@
 //! Why a lookup missed: what the step has now against what it had last time.
 
-use super::{Input, Key, Miss, Sight, files, place::Last};
+use super::{
+    Input, Key, Miss, Sight, files,
+    place::{Last, Parting},
+};
 use crate::{
     explain::{Cause, MissReason, VariableOrigin},
     store::{Store, StoreError},
@@ -185,11 +188,11 @@ fn origin(inputs: &[Input], variable: &str) -> VariableOrigin {
 
 /// The first thing that is not as it was on the way from the base to the step.
 fn lineage_cause(last: &Last, sight: &Sight<'_>) -> Option<Cause> {
-    let (before, after) = (&last.lineage, sight.lineage.last());
+    let (before, after) = (&last.lineage, sight.lineage);
     if before.base != after.base {
         return Some(match (before.base.digest, after.base.digest) {
             (Some(old), Some(new)) if before.base.name == after.base.name => Cause::BaseMoved {
-                image: after.base.name,
+                image: after.base.name.clone(),
                 before: old,
                 after: new,
             },
@@ -205,15 +208,15 @@ fn lineage_cause(last: &Last, sight: &Sight<'_>) -> Option<Cause> {
             }
         });
     }
-    let steps = &sight.lineage.steps;
-    let first = (0..steps.len()).find(|i| before.steps.get(*i) != after.steps.get(*i));
-    match first {
-        Some(i) => Some(Cause::EarlierStep {
-            step: Some(steps[i].0.clone()),
-        }),
-        None if before.steps.len() > steps.len() => Some(Cause::EarlierStep { step: None }),
-        None => None,
-    }
+    let step = match before.parting(after)? {
+        Parting::At(n) => after.steps.get(n).map(|(label, _)| label.clone()),
+        // One of these; all of them are as long as many Dockerfiles.
+        Parting::Within(first, last) => match (after.steps.get(first), after.steps.get(last)) {
+            (Some((first, _)), Some((last, _))) => Some(format!("{first}, or one up to {last}")),
+            _ => None,
+        },
+    };
+    Some(Cause::EarlierStep { step })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Input, Key, Sight, equal::key_of_result};
+use super::{Input, Key, Memory, Sight, equal::key_of_result};
 use crate::{
     layer::{Encoding, Toc},
     oci::{ChainId, Descriptor, DiffId, Digest, MediaType, to_json},
@@ -265,6 +265,11 @@ impl Key {
     /// small reads when nothing has changed.
     pub fn remember(&self, store: &Store, sight: &Sight<'_>) -> Result<(), StoreError> {
         sight.remember(store, self)
+    }
+
+    /// The same for a step that reads no files.
+    pub fn remember_later(&self, store: &Store, memory: Memory) -> Result<(), StoreError> {
+        memory.keep(store, self, &[])
     }
 }
 

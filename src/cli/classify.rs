@@ -137,7 +137,8 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     {
         return Some(Kind::Machine);
     }
-    if error.is::<ReferenceError>() {
+    if error.is::<ReferenceError>() || matches!(error.downcast_ref(), Some(StepError::List { .. }))
+    {
         return Some(Kind::Build);
     }
     if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -184,7 +185,9 @@ fn is_about_damage(error: &SnapshotError) -> bool {
 /// Of an output that failed because of something else, that something decides.
 fn output_kind(error: &OutputError) -> Option<Kind> {
     match error {
-        OutputError::DockerIndex
+        OutputError::Statement { .. } | OutputError::PredicateType { .. } => Some(Kind::Build),
+        OutputError::SameName { .. }
+        | OutputError::DockerIndex
         | OutputError::NoName
         | OutputError::NoIndex { .. }
         | OutputError::NoPlatform { .. }
@@ -257,6 +260,9 @@ fn is_about_room(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+const EMFILE: i32 = rustix::io::Errno::MFILE.raw_os_error();
+const ENFILE: i32 = rustix::io::Errno::NFILE.raw_os_error();
+
 /// Advice: what an error of the library knows, or what only the whole program can tell.
 pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
     chain(error).find_map(|error| {
@@ -307,6 +313,10 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         let error = error.downcast_ref::<io::Error>()?;
         if is_of_damaged_layer(error) {
             return Some(Cow::Borrowed(VERIFY));
+        }
+        // Neither has an `io::ErrorKind`: this process has too many files open, or the whole machine.
+        if let Some(EMFILE | ENFILE) = error.raw_os_error() {
+            return Some(Cow::Borrowed("allow more open files: `ulimit -n`"));
         }
         is_about_room(error).then_some(Cow::Borrowed(
             "make room, or put the store elsewhere with --root",

@@ -24,6 +24,7 @@ mod explain;
 mod export;
 mod inputs;
 mod namespace;
+mod other_builders;
 mod ports;
 mod progress;
 mod provenance;
@@ -32,10 +33,12 @@ mod registry_args;
 mod remote;
 mod request;
 mod run_args;
+mod sbom;
 mod secret;
 mod settings;
 mod signals;
 mod stdout;
+mod switches;
 mod sys;
 mod terminal;
 mod transfer;
@@ -52,7 +55,7 @@ pub(crate) fn run() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
     let env = Environment::of_process();
     let arguments = args::with_default_command(std::env::args_os());
-    let cli = match args::parse(arguments) {
+    let cli = match args::parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to standard output; a reader that has gone away has read enough.
@@ -86,8 +89,25 @@ fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
         .location()
         .map(|place| format!(" ({}:{})", place.file(), place.line()))
         .unwrap_or_default();
-    let failure = Failure::new(Kind::Bug, format!("{message}{place}"));
+    let failure = if is_no_thread(message) {
+        Failure::new(Kind::Machine, "the system gives no more threads").with_hint(
+            "allow more of them: `ulimit -u`, and `pids.max` of the cgroup (a pod's pid limit)",
+        )
+    } else {
+        Failure::new(Kind::Bug, format!("{message}{place}"))
+    };
     let report = failure.render(terminal::Colour::Off);
     diagnostics::warn(&report);
-    std::process::exit(i32::from(Kind::Bug.exit_code()));
+    std::process::exit(i32::from(failure.kind.exit_code()));
+}
+
+/// Whether a panic says that no thread could be started. That is the machine's fault, but hardly any way to start one has another
+/// answer to it: that of scopes has none, nor that of the network's runtime.
+fn is_no_thread(message: &str) -> bool {
+    let starts = [
+        "failed to spawn thread",
+        "OS can't spawn worker thread",
+        "OS can't spawn thread",
+    ];
+    starts.iter().any(|start| message.starts_with(start))
 }

@@ -3,6 +3,7 @@
 //! - A [`LocalTree`] is a directory of this machine, read in place and only where asked, less what an ignore file leaves
 //!   out; a [`StatCache`] spares reading what has not changed.
 //! - A context or source that is an archive is a [`crate::layer::LayerTree`], see [`crate::layer::archive`].
+//! - A [`SingleFile`] is one file of the web.
 //! - Repositories are fetched by [`mod@git`].
 //! - [`Patterns`] and [`Glob`] are the two languages of patterns, that of ignore files and that of wildcards.
 
@@ -12,6 +13,7 @@ pub mod git;
 mod glob;
 mod ignore;
 mod local;
+mod single_file;
 mod stat_cache;
 
 pub use self::{
@@ -20,5 +22,6 @@ pub use self::{
     glob::{BadPattern, Glob, is_pattern},
     ignore::{PatternError, Patterns, Rule, Verdict},
     local::LocalTree,
+    single_file::SingleFile,
     stat_cache::StatCache,
 };

@@ -43,10 +43,8 @@ pub struct LocalSpec {
     pub dest: PathBuf,
     /// What happens to files that are there and not in the image.
     pub mode: LocalMode,
-    /// Whether each platform gets a directory of its own; by default when there are several.
-    pub platform_split: Option<bool>,
-    /// `source-date-epoch`, in place of the build's.
-    pub epoch: Option<i64>,
+    /// How the files are laid out.
+    pub files: FilesOptions,
 }
 
 /// What `type=local` does with a directory's earlier content.
@@ -59,15 +57,24 @@ pub enum LocalMode {
     Delete,
 }
 
+/// How files are laid out that come out as files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FilesOptions {
+    /// Whether each platform gets a directory of its own; by default when there are several.
+    pub platform_split: Option<bool>,
+    /// What the names of files begin with that say something about the image.
+    pub attestation_prefix: String,
+    /// `source-date-epoch`, in place of the build's.
+    pub epoch: Option<i64>,
+}
+
 /// `type=tar`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TarSpec {
     /// The archive.
     pub dest: Dest,
-    /// Whether each platform gets a directory of its own; by default when there are several.
-    pub platform_split: Option<bool>,
-    /// `source-date-epoch`, in place of the build's.
-    pub epoch: Option<i64>,
+    /// How the files are laid out.
+    pub files: FilesOptions,
 }
 
 /// `type=oci` and `type=docker`.
@@ -130,6 +137,10 @@ pub struct ImageOptions {
     pub annotations: Vec<Annotation>,
     /// `source-date-epoch`, in place of the build's.
     pub epoch: Option<i64>,
+    /// Whether attestations are artifacts of the image (`oci-artifact`), or images themselves.
+    pub artifacts: bool,
+    /// Whether attestations that are for images alone are attached (`attestation-inline`); `None` leaves it to the type of output.
+    pub inline_attestations: Option<bool>,
 }
 
 /// How the layers of an image that is exported are compressed.
@@ -319,12 +330,22 @@ impl OutputSpec {
         }
     }
 
-    /// Whether attestations can be attached to what it makes.
+    /// How its image is made, if it makes one.
+    pub const fn image_options(&self) -> Option<&ImageOptions> {
+        match self {
+            Self::Image(spec) => Some(&spec.image),
+            Self::Archive(spec) => Some(&spec.image),
+            Self::Local(_) | Self::Tar(_) | Self::CacheOnly => None,
+        }
+    }
+
+    /// Whether there is a place in it, or beside its files, for what is said about the image.
     pub fn takes_attestations(&self) -> bool {
         match self {
             Self::Image(_) => true,
             Self::Archive(spec) => spec.format == ArchiveFormat::Oci,
-            Self::Local(_) | Self::Tar(_) | Self::CacheOnly => false,
+            Self::Local(_) | Self::Tar(_) => true,
+            Self::CacheOnly => false,
         }
     }
 
@@ -399,6 +420,8 @@ impl ImageOptions {
             oci_media_types: true,
             annotations: Vec::new(),
             epoch: None,
+            artifacts: true,
+            inline_attestations: None,
         }
     }
 }

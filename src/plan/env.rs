@@ -1,41 +1,49 @@
 //! Variables, in order of their last assignment.
 
+use std::collections::{BTreeMap, HashMap};
+
 /// Names and values. Setting a variable again moves it to the end: BuildKit gives a process its environment in this
 /// order.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Env {
-    variables: Vec<(String, String)>,
+    /// By the number of their assignment.
+    variables: BTreeMap<usize, (String, String)>,
+    numbers: HashMap<String, usize>,
+    next: usize,
 }
 
 impl Env {
     /// The value of a variable.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.variables
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
+        let (_, value) = self.variables.get(self.numbers.get(name)?)?;
+        Some(value)
     }
 
     /// Gives a variable a value.
     pub(super) fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let name = name.into();
-        self.remove(&name);
-        self.variables.push((name, value.into()));
+        if let Some(before) = self.numbers.insert(name.clone(), self.next) {
+            self.variables.remove(&before);
+        }
+        self.variables.insert(self.next, (name, value.into()));
+        self.next += 1;
     }
 
     /// Removes a variable.
     pub(super) fn remove(&mut self, name: &str) {
-        self.variables.retain(|(n, _)| n != name);
+        if let Some(number) = self.numbers.remove(name) {
+            self.variables.remove(&number);
+        }
     }
 
     /// The names, in order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().map(|(name, _)| name.as_str())
+        self.variables.values().map(|(name, _)| name.as_str())
     }
 
     /// Names and values, in order.
     pub(super) fn to_vec(&self) -> Vec<(String, String)> {
-        self.variables.clone()
+        self.variables.values().cloned().collect()
     }
 }
 
@@ -44,12 +52,27 @@ pub(super) fn split(variable: &str) -> (&str, &str) {
     variable.split_once('=').unwrap_or((variable, ""))
 }
 
-/// Sets a variable in an image's `Env`, where one that exists keeps its place.
-pub(super) fn set_in_config(env: &mut Vec<String>, name: &str, value: &str) {
-    let variable = format!("{name}={value}");
-    match env.iter_mut().find(|v| split(v).0 == name) {
-        Some(old) => *old = variable,
-        None => env.push(variable),
+/// Where the variables of an image's `Env` are in it, by name: the first place of each, since `Env` may have any.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ConfigEnv {
+    places: HashMap<String, usize>,
+    /// So much of `Env` is in `places`.
+    n_known: usize,
+}
+
+impl ConfigEnv {
+    /// Sets a variable, where one that exists keeps its place. Others have at most added to `env` since the last call.
+    pub(super) fn set(&mut self, env: &mut Vec<String>, name: &str, value: &str) {
+        for (place, variable) in env.iter().enumerate().skip(self.n_known) {
+            let name = split(variable).0.to_owned();
+            self.places.entry(name).or_insert(place);
+        }
+        self.n_known = env.len();
+        let variable = format!("{name}={value}");
+        match self.places.get(name) {
+            Some(place) => env[*place] = variable,
+            None => env.push(variable),
+        }
     }
 }
 
@@ -60,12 +83,16 @@ mod tests {
     #[test]
     fn an_assignment_moves_to_the_end_of_the_environment_but_not_of_the_config() {
         let mut env = Env::default();
-        let mut config = Vec::new();
-        for (name, value) in [("A", "1"), ("B", "2"), ("A", "3")] {
+        let mut config = vec!["B=0".to_owned(), "C".to_owned(), "B=9".to_owned()];
+        let mut in_config = ConfigEnv::default();
+        for (name, value) in [("A", "1"), ("B", "2"), ("A", "3"), ("C", "4"), ("D", "")] {
             env.set(name, value);
-            set_in_config(&mut config, name, value);
+            in_config.set(&mut config, name, value);
         }
-        assert_eq!(env.names().collect::<Vec<_>>(), ["B", "A"]);
-        assert_eq!(config, ["A=3", "B=2"]);
+        env.remove("D");
+        assert_eq!(env.names().collect::<Vec<_>>(), ["B", "A", "C"]);
+        assert_eq!(env.get("A"), Some("3"));
+        assert_eq!(env.get("D"), None);
+        assert_eq!(config, ["B=2", "C=4", "B=9", "A=3", "D="]);
     }
 }

@@ -189,7 +189,8 @@ impl Planner<'_> {
             created_by.push(format!("{name}={value}"));
             let state = &mut self.states[at];
             state.env.set(name, value);
-            env::set_in_config(&mut state.image.config.env, name, value);
+            let image = &mut state.image;
+            image.config_env.set(&mut image.config.env, name, value);
         }
         self.note(at, command, created_by.join(" "));
         Ok(())

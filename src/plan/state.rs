@@ -1,9 +1,16 @@
 //! A stage while it is planned.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+};
 
 use super::{
-    Base, ImageSource, NamedContext, Step, env::Env, label::Prefix, paths, report::Capture,
+    Base, ImageSource, NamedContext, Step,
+    env::{ConfigEnv, Env},
+    label::Prefix,
+    paths,
+    report::Capture,
 };
 use crate::{
     dockerfile::{Instruction, InstructionKind},
@@ -90,6 +97,8 @@ pub(super) struct State<'a> {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ImageState {
     pub(super) config: Config,
+    /// Where variables are in the config's `Env`.
+    pub(super) config_env: ConfigEnv,
     pub(super) author: Option<String>,
     pub(super) platform: Platform,
     /// Whether it is known to have no layers, so that progress does not show a base.
@@ -112,6 +121,7 @@ impl ImageState {
     pub(super) fn from_base(base: &ConfigFile) -> Self {
         Self {
             config: base.config.clone(),
+            config_env: ConfigEnv::default(),
             author: base.author.clone().filter(|a| !a.is_empty()),
             platform: base.platform.clone(),
             is_empty: base.rootfs.diff_ids.is_empty()
@@ -219,14 +229,11 @@ impl State<'_> {
 
     /// The variables in effect that an `ARG` has set and no `ENV`.
     pub(super) fn names_of_args(&self) -> Vec<String> {
-        let is_env = |name: &str| {
-            let env = &self.image.config.env;
-            env.iter()
-                .any(|variable| super::env::split(variable).0 == name)
-        };
+        let env = &self.image.config.env;
+        let in_config: HashSet<&str> = env.iter().map(|it| super::env::split(it).0).collect();
         self.env
             .names()
-            .filter(|name| !is_env(name))
+            .filter(|name| !in_config.contains(name))
             .map(ToOwned::to_owned)
             .collect()
     }

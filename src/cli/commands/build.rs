@@ -5,10 +5,10 @@ mod wanted;
 use std::{fs, io, path::Path, sync::Arc};
 
 use rbuild::{
-    build::{self, BuildError, BuildRequest, BuildResult, Services},
+    build::{self, BuildError, BuildRequest, BuildResult, Services, StepError},
     explain::Explanation,
-    output::{self, Engine, Exported, OutputSpec},
-    progress::{Event, Reporter as _},
+    output::{self, Engine, Exported, OutputSpec, Sbom},
+    progress::{Event, Reporter as _, Vertex},
     registry::{Client, settings::Canceled},
     sandbox::{Cancel, IdMap, RESOLVED_CONF, Refusal, Rung, Sandbox, is_stub, resolv_conf},
     snapshot::{Marks, Owners, Snapshots, Style},
@@ -252,12 +252,14 @@ impl Session<'_> {
             .provenance
             .as_ref()
             .map(|told| told.of(self.request, &result, now));
+        let sboms = self.sboms(&result)?;
         let request = output::Request {
             images: &images,
-            multi_platform: self.request.platforms.len() > 1,
+            multi_platform: self.request.multi_platform,
             names: &wanted.names,
             annotations: &wanted.annotations,
             provenance: provenance.as_ref(),
+            sboms: &sboms,
             epoch: result.epoch,
             now: now.as_second(),
         };
@@ -266,6 +268,53 @@ impl Session<'_> {
             exported.push(self.export(spec, &request, &result, engine.as_deref())?);
         }
         Ok((result, exported))
+    }
+
+    /// What the scanner says of the images; nothing where there is none.
+    fn sboms(&self, result: &BuildResult) -> Result<Vec<Sbom>, Failure> {
+        if self.request.scanner.is_none() {
+            return Ok(Vec::new());
+        }
+        self.line("[internal] reading what the scanner found", |vertex| {
+            let scans = result.images.iter().map(|image| {
+                let scan = result.scan(self.services, vertex, image)?;
+                Ok(scan.map(export::sbom))
+            });
+            let sboms = scans.collect::<Result<Option<_>, StepError>>()?;
+            Ok::<_, StepError>(sboms.unwrap_or_default())
+        })
+    }
+
+    /// Does something that is a line of work for users.
+    fn line<T, E: std::error::Error + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(Vertex) -> Result<T, E>,
+    ) -> Result<T, Failure> {
+        let vertex = self.renderer.next_vertex();
+        let begun = std::time::Instant::now();
+        self.renderer.event(Event::Started {
+            vertex,
+            name: name.to_owned(),
+        });
+        match work(vertex) {
+            Ok(done) => {
+                self.renderer.event(Event::Done {
+                    vertex,
+                    elapsed: begun.elapsed(),
+                });
+                Ok(done)
+            }
+            Err(error) => {
+                self.renderer.event(Event::Failed {
+                    vertex,
+                    message: error.to_string(),
+                });
+                Err(self
+                    .interrupted()
+                    .unwrap_or_else(|| classify::failure(&error)))
+            }
+        }
     }
 
     fn export(
@@ -278,49 +327,28 @@ impl Session<'_> {
         if *spec == OutputSpec::CacheOnly {
             return Ok(Exported::default());
         }
-        let vertex = self.renderer.next_vertex();
-        let begun = std::time::Instant::now();
-        self.renderer.event(Event::Started {
-            vertex,
-            name: export_name(spec).to_owned(),
-        });
-        let export = Export {
-            result,
-            services: self.services,
-            renderer: self.renderer,
-            vertex,
-        };
-        let is_canceled = || self.services.cancel.is_canceled();
-        let services = output::Services {
-            store: self.services.store,
-            layers: &export,
-            pusher: Some(&export),
-            engine: engine.map(|socket| Engine {
-                socket,
-                is_canceled: &is_canceled,
-            }),
-            reporter: &**self.renderer,
-            vertex,
-        };
-        let mut out = stdout::Patient::new(&is_canceled);
-        match output::export(spec, request, &services, &mut out) {
-            Ok(exported) => {
-                self.renderer.event(Event::Done {
-                    vertex,
-                    elapsed: begun.elapsed(),
-                });
-                Ok(exported)
-            }
-            Err(error) => {
-                self.renderer.event(Event::Failed {
-                    vertex,
-                    message: error.to_string(),
-                });
-                Err(self
-                    .interrupted()
-                    .unwrap_or_else(|| classify::failure(&error)))
-            }
-        }
+        self.line(export_name(spec), |vertex| {
+            let export = Export {
+                result,
+                services: self.services,
+                renderer: self.renderer,
+                vertex,
+            };
+            let is_canceled = || self.services.cancel.is_canceled();
+            let services = output::Services {
+                store: self.services.store,
+                layers: &export,
+                pusher: Some(&export),
+                engine: engine.map(|socket| Engine {
+                    socket,
+                    is_canceled: &is_canceled,
+                }),
+                reporter: &**self.renderer,
+                vertex,
+            };
+            let mut out = stdout::Patient::new(&is_canceled);
+            output::export(spec, request, &services, &mut out)
+        })
     }
 
     /// What a signal makes of an error that it caused.
@@ -352,7 +380,13 @@ impl Session<'_> {
             }
             BuildError::Epoch { span, .. } => by_chain(error).at(source, *span),
             BuildError::Step(step) => self.interrupted().unwrap_or_else(|| {
-                let first = by_chain(&step.source).at(source, step.span);
+                let first = by_chain(&step.source);
+                let first = match step.span {
+                    Some(span) => first.at(source, span),
+                    None => first.with_hint(
+                        "no line of the Dockerfile asks for this step: it lists packages, for --sbom",
+                    ),
+                };
                 step.others.iter().fold(first, |failure, other| {
                     failure.and(by_chain(&other.source), other.span)
                 })

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, ImageOptions, ImageSpec,
-    LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecProblem, TarSpec,
+    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, FilesOptions, ImageOptions,
+    ImageSpec, LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecProblem, TarSpec,
 };
 use crate::{layer::Compression, oci::Platform, reference::Reference, source::suggest};
 
@@ -19,7 +19,7 @@ const TYPES: [&str; 7] = [
 ];
 
 /// The keys of images, for every type that writes one.
-const IMAGE_KEYS: [&str; 10] = [
+const IMAGE_KEYS: [&str; 12] = [
     "name",
     "compression",
     "compression-level",
@@ -30,19 +30,16 @@ const IMAGE_KEYS: [&str; 10] = [
     "annotation",
     "annotation-manifest",
     "annotation-index",
+    "attestation-inline",
+    "oci-artifact",
 ];
 
 /// What BuildKit has and this program does not, and why.
-const UNSUPPORTED: [(&str, &str); 5] = [
+const UNSUPPORTED: [(&str, &str); 3] = [
     (
         "attestation-prefix",
-        "attestations are not written as files",
+        "attestations are files in `type=local` and `type=tar` alone",
     ),
-    (
-        "attestation-inline",
-        "attestations are always in the image's index",
-    ),
-    ("oci-artifact", "attestations are always artifacts"),
     ("prefer-nondist-layers", "all layers are distributed"),
     (
         "compatibility-version",
@@ -81,15 +78,13 @@ fn shorthand(field: &str) -> OutputSpec {
     if field == "-" {
         OutputSpec::Tar(TarSpec {
             dest: Dest::Stdout,
-            platform_split: None,
-            epoch: None,
+            files: FilesOptions::default(),
         })
     } else {
         OutputSpec::Local(LocalSpec {
             dest: field.into(),
             mode: LocalMode::Copy,
-            platform_split: None,
-            epoch: None,
+            files: FilesOptions::default(),
         })
     }
 }
@@ -160,26 +155,26 @@ impl Options {
                     Some("delete") => LocalMode::Delete,
                     Some(other) => return Err(wrong("mode", other, "expected copy or delete")),
                 };
-                let platform_split = self.flag("platform-split")?;
-                let epoch = self.epoch()?;
-                self.done(&["dest", "mode", "platform-split", "source-date-epoch"])?;
-                Ok(OutputSpec::Local(LocalSpec {
-                    dest,
-                    mode,
-                    platform_split,
-                    epoch,
-                }))
+                let files = self.files_options()?;
+                self.done(&[
+                    "dest",
+                    "mode",
+                    "platform-split",
+                    "attestation-prefix",
+                    "source-date-epoch",
+                ])?;
+                Ok(OutputSpec::Local(LocalSpec { dest, mode, files }))
             }
             "tar" => {
                 let dest = self.dest()?.unwrap_or(Dest::Stdout);
-                let platform_split = self.flag("platform-split")?;
-                let epoch = self.epoch()?;
-                self.done(&["dest", "platform-split", "source-date-epoch"])?;
-                Ok(OutputSpec::Tar(TarSpec {
-                    dest,
-                    platform_split,
-                    epoch,
-                }))
+                let files = self.files_options()?;
+                self.done(&[
+                    "dest",
+                    "platform-split",
+                    "attestation-prefix",
+                    "source-date-epoch",
+                ])?;
+                Ok(OutputSpec::Tar(TarSpec { dest, files }))
             }
             "oci" => self.archive(ArchiveFormat::Oci),
             "docker" => self.archive(ArchiveFormat::Docker),
@@ -288,6 +283,15 @@ impl Options {
         }
         // As in BuildKit: what makes a layer eStargz for its readers are annotations, which Docker's types do not have.
         options.oci_media_types |= options.layers.estargz;
+        options.inline_attestations = self.flag("attestation-inline")?;
+        if let Some(artifacts) = self.flag("oci-artifact")? {
+            options.artifacts = artifacts;
+            if artifacts && !options.oci_media_types {
+                let reason =
+                    "Docker's media types have no artifacts; leave out `oci-mediatypes=false`";
+                return Err(unsupported("oci-artifact", "true", reason));
+            }
+        }
         options.epoch = self.epoch()?;
         options.annotations = self.annotations()?;
         Ok(options)
@@ -389,9 +393,11 @@ impl Options {
                 place,
                 AnnotationPlace::Manifest | AnnotationPlace::ManifestDescriptor
             );
-            if key.is_empty() || (platform.is_some() && !for_one) {
+            if key.is_empty() {
                 return Err(wrong(&name, &value, form));
             }
+            // There is one index for all.
+            let platform = platform.filter(|_| for_one);
             annotations.push(Annotation {
                 place,
                 platform,
@@ -411,6 +417,14 @@ impl Options {
                 wrong("source-date-epoch", &text, "expected seconds since 1970")
             }),
         }
+    }
+
+    fn files_options(&mut self) -> Result<FilesOptions, SpecProblem> {
+        Ok(FilesOptions {
+            platform_split: self.flag("platform-split")?,
+            attestation_prefix: self.take("attestation-prefix").unwrap_or_default(),
+            epoch: self.epoch()?,
+        })
     }
 
     fn dest(&mut self) -> Result<Option<Dest>, SpecProblem> {

@@ -3,7 +3,8 @@
 use std::{
     io::{BufReader, Read, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// A request that passed, and the bytes of its body and of the answer's.
@@ -17,10 +18,20 @@ pub(crate) struct Passed {
     pub(crate) received: u64,
 }
 
+/// What has passed, and how many connections still are: a client reads the end of its answer before the request is counted.
+#[derive(Default)]
+struct Log {
+    passed: Vec<Passed>,
+    n_open: usize,
+}
+
+/// Longer than a client that has ended leaves its connections open.
+const MAX_WAIT: Duration = Duration::from_mins(1);
+
 /// The proxy. Its threads end with the test's process.
 pub(crate) struct CountingProxy {
     address: SocketAddr,
-    passed: Arc<Mutex<Vec<Passed>>>,
+    log: Arc<(Mutex<Log>, Condvar)>,
 }
 
 impl CountingProxy {
@@ -28,21 +39,24 @@ impl CountingProxy {
     pub(crate) fn start(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port on loopback is free");
         let address = listener.local_addr().expect("it is bound");
-        let passed = Arc::<Mutex<Vec<Passed>>>::default();
-        let (shared, server) = (Arc::clone(&passed), server.to_owned());
+        let log = Arc::<(Mutex<Log>, Condvar)>::default();
+        let (shared, server) = (Arc::clone(&log), server.to_owned());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
+                lock(&shared.0).n_open += 1;
                 let (shared, server) = (Arc::clone(&shared), server.clone());
                 std::thread::spawn(move || {
-                    // A connection that ends early is the client's business.
-                    if let Some(passed) = relay(&client, &server) {
-                        lock(&shared).push(passed);
-                    }
+                    let passed = relay(&client, &server);
                     client.shutdown(Shutdown::Both).ok();
+                    let mut log = lock(&shared.0);
+                    // A connection that ends early is the client's business.
+                    log.passed.extend(passed);
+                    log.n_open -= 1;
+                    shared.1.notify_all();
                 });
             }
         });
-        Self { address, passed }
+        Self { address, log }
     }
 
     /// `host:port`
@@ -50,13 +64,18 @@ impl CountingProxy {
         self.address.to_string()
     }
 
-    /// What has passed since this was last asked.
+    /// What has passed since this was last asked. Whoever was a client must have ended: its connections are waited for.
     pub(crate) fn take(&self) -> Vec<Passed> {
-        std::mem::take(&mut *lock(&self.passed))
+        let (log, changed) = &*self.log;
+        let (mut log, waited) = changed
+            .wait_timeout_while(lock(log), MAX_WAIT, |log| log.n_open > 0)
+            .unwrap_or_else(PoisonError::into_inner);
+        assert!(!waited.timed_out(), "{} connections are open", log.n_open);
+        std::mem::take(&mut log.passed)
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
