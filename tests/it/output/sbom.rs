@@ -144,7 +144,10 @@ fn what_a_scanner_finds_is_attached_with_the_layers_that_files_come_from() {
     );
     let made = blob(&layers[2]["digest"]);
     let used = &made["predicate"]["buildDefinition"]["resolvedDependencies"];
-    assert!(used.to_string().contains("pkg:docker/scan@1?platform="), "{used}");
+    assert!(
+        used.to_string().contains("pkg:docker/scan@1?platform="),
+        "{used}"
+    );
 
     // Beside files, they are about each of these.
     let list = json_file(&files.join("x-sbom.spdx.json"));
