@@ -207,3 +207,47 @@ fn a_program_finds_the_same_users_and_owners_whoever_builds() {
         }
     });
 }
+
+/// A program that prints what calls on files give.
+const WITH_CALLS: &str = "FROM base\nCOPY users /users\nRUN /users >/result 2>&1\n";
+
+#[test]
+fn calls_on_files_give_the_same_where_they_are_answered() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = match compile("files", dir.path()) {
+        Ok(program) => program,
+        Err(reason) => {
+            eprintln!("skipped: no static C program can be made here: {reason}");
+            return;
+        }
+    };
+    everybody(WITH_CALLS, Some(&program), |who, theirs, of_root| {
+        if !who.ends_with("without anything") {
+            return;
+        }
+        // The number of a descriptor that a script is started by is anybody's.
+        let read = |env: &TestEnv| -> Vec<String> {
+            let text = fs::read_to_string(env.path("files/result")).expect("a result");
+            let lines = text.lines().map(|line| match line.split_once("/dev/fd/") {
+                Some((before, after)) => {
+                    let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+                    format!("{before}/dev/fd/N{after}")
+                }
+                None => line.to_owned(),
+            });
+            lines.collect()
+        };
+        let (theirs, of_root) = (read(&theirs.1), read(&of_root.1));
+        let is_whole = of_root
+            .last()
+            .is_some_and(|line| line.starts_with("in memory: "));
+        assert!(is_whole, "{of_root:#?}");
+        let other: Vec<_> = theirs
+            .iter()
+            .zip(&of_root)
+            .filter(|(theirs, of_root)| theirs != of_root)
+            .collect();
+        assert!(other.is_empty(), "{who}: {other:#?}");
+        assert_eq!(theirs.len(), of_root.len(), "{who}");
+    });
+}
