@@ -12,6 +12,7 @@ pub mod git;
 mod glob;
 mod ignore;
 mod local;
+mod redacted;
 mod stat_cache;
 
 pub use self::{
@@ -20,5 +21,6 @@ pub use self::{
     glob::{BadPattern, Glob, is_pattern},
     ignore::{PatternError, Patterns, Rule, Verdict},
     local::LocalTree,
+    redacted::without_users,
     stat_cache::StatCache,
 };
