@@ -190,6 +190,11 @@ pub trait Tree: Send + Sync {
         None
     }
 
+    /// The time of the root, where it has one that is the same each time.
+    fn root_time(&self) -> Option<Timestamp> {
+        None
+    }
+
     /// Whether listing a directory waits for nothing, so that nobody need list it ahead.
     fn lists_at_once(&self) -> bool {
         false

@@ -58,7 +58,7 @@ impl Contexts {
             Some(NamedSource::Directory { path, patterns }) => {
                 self.open(session, path.clone(), patterns.clone())?
             }
-            Some(NamedSource::Tree(tree)) => Arc::clone(tree),
+            Some(NamedSource::Tree(tree, _)) => Arc::clone(tree),
             // Planning lets only names of directories come here.
             Some(NamedSource::Image(_) | NamedSource::Layout { .. }) | None => Arc::new(EmptyTree),
         };

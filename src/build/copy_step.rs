@@ -2,9 +2,7 @@
 
 use std::{
     cell::{OnceCell, RefCell},
-    ffi::OsString,
-    io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -20,10 +18,9 @@ use crate::{
     cache::{CopyInputs, FileList, Files, copy_key},
     copy::{self, Before, ContentEntry, CopyRequest, ListedOnce},
     layer::Changes,
-    oci::Digest,
     plan::{CopyOp, CopySource, CopyVerb, Origin, Step},
     progress::Vertex,
-    tree::{EmptyTree, Metadata, Node, Timestamp, Tree, TreeError},
+    tree::{EmptyTree, Tree},
 };
 
 /// What the files are called among the inputs of the step.
@@ -231,52 +228,4 @@ pub(super) fn files_of(
         scratch: Path::new(""),
     })?;
     Ok(copied.changes)
-}
-
-/// A tree of one downloaded file.
-pub(super) struct SingleFile {
-    pub(super) name: PathBuf,
-    pub(super) file: PathBuf,
-    pub(super) metadata: Metadata,
-    pub(super) digest: Digest,
-}
-
-impl Tree for SingleFile {
-    fn node(&self, path: &Path) -> Result<Option<Node>, TreeError> {
-        let metadata = if path == self.name {
-            self.metadata.clone()
-        } else if path.as_os_str().is_empty() {
-            Metadata::dir(Timestamp::default())
-        } else {
-            return Ok(None);
-        };
-        Ok(Some(Node {
-            metadata,
-            inode: None,
-        }))
-    }
-
-    fn names(&self, path: &Path) -> Result<Vec<OsString>, TreeError> {
-        let is_root = path.as_os_str().is_empty();
-        Ok(is_root
-            .then(|| self.name.clone().into_os_string())
-            .into_iter()
-            .collect())
-    }
-
-    fn open(&self, path: &Path) -> Result<Box<dyn io::Read + Send>, TreeError> {
-        let failed = |source| TreeError {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        };
-        if path != self.name {
-            return Err(failed(io::ErrorKind::NotFound.into()));
-        }
-        Ok(Box::new(std::fs::File::open(&self.file).map_err(failed)?))
-    }
-
-    fn digest(&self, _: &Path) -> Result<Digest, TreeError> {
-        Ok(self.digest)
-    }
 }

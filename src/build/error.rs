@@ -40,6 +40,15 @@ pub enum BuildError {
         #[source]
         source: Box<StepError>,
     },
+    /// The image that is to list packages cannot be used.
+    #[error(transparent)]
+    Scanner(Box<FailedScanner>),
+    /// The image that is to list packages names no program.
+    #[error("the image `{image}` names no program to list packages with")]
+    IdleScanner {
+        /// Its name.
+        image: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -69,13 +78,24 @@ pub struct FailedImage {
     pub source: ImageError,
 }
 
+/// A scanner's image that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the scanner `{image}`")]
+pub struct FailedScanner {
+    /// Its name.
+    pub image: String,
+    /// Why.
+    #[source]
+    pub source: ImageError,
+}
+
 /// A step that failed, and where it stands.
 #[derive(Debug)]
 pub struct FailedStep {
     /// What progress calls it: `[build 2/4] RUN make`.
     pub label: String,
-    /// The instruction.
-    pub span: Span,
+    /// The instruction; `None` for a step that no line asks for.
+    pub span: Option<Span>,
     /// The stage, by its name or `stage-N`.
     pub stage: String,
     /// Why it failed.
@@ -262,6 +282,14 @@ pub enum StepError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What a scanner has left is no list of packages.
+    #[error("`{name}` that the scanner wrote cannot be attached: {reason}")]
+    List {
+        /// Its name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The build is over for another reason.
     #[error("canceled")]
     Canceled,

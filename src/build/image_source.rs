@@ -184,7 +184,7 @@ fn look_up(session: &Session<'_>, source: &ImageSource) -> Result<ResolvedImage,
             Some(NamedSource::Image(name)) => {
                 return from_reference(session, name, &source.platform);
             }
-            Some(NamedSource::Directory { .. } | NamedSource::Tree(_)) | None => {}
+            Some(NamedSource::Directory { .. } | NamedSource::Tree(..)) | None => {}
         }
     }
     from_reference(session, &source.name, &source.platform)

@@ -139,7 +139,7 @@ fn failed(session: &Session<'_>, stage: &Stage, step: &Step, error: StepError) -
 fn unreported(stage: &Stage, step: &Step, source: StepError) -> FailedStep {
     FailedStep {
         label: step.label.clone(),
-        span: step.span,
+        span: (!stage.is_scan).then_some(step.span),
         stage: stage.name.clone(),
         source,
         others: Vec::new(),

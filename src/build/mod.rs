@@ -31,6 +31,7 @@ mod request;
 mod reuse;
 mod root;
 mod run_step;
+mod scan;
 mod schedule;
 mod secrets;
 mod session;
@@ -45,9 +46,10 @@ use jiff::Timestamp;
 pub use blobs::{BlobOrigin, Blobs};
 pub use container::{Container, ContainerServices, run_container};
 pub use departures::Departures;
-pub use error::{BuildError, FailedImage, FailedStep, StepError};
+pub use error::{BuildError, FailedImage, FailedScanner, FailedStep, StepError};
 pub use image_source::ImageError;
 pub use request::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource};
+pub use scan::Scan;
 
 use crate::{
     cache::remote::RemoteCache,
@@ -152,6 +154,8 @@ pub struct BuiltImage {
     /// How many of them belong to the base image.
     pub base_layers: usize,
     root: Arc<Root>,
+    /// The state that the scanner left.
+    scan: Option<Arc<Root>>,
 }
 
 impl BuildResult {
@@ -260,7 +264,9 @@ fn plans(session: &Session<'_>) -> Result<(Vec<Plan>, Vec<Warning>), BuildError>
                 warnings.push(warning);
             }
         }
-        plans.push(planned.plan);
+        let mut plan = planned.plan;
+        scan::add(session, &mut plan)?;
+        plans.push(plan);
     }
     // Every platform's plan says the same of them.
     for unused in plans.first().iter().flat_map(|plan| &plan.unused_args) {
@@ -341,7 +347,10 @@ fn build_platform(session: &Session<'_>, plan: &Plan) -> Result<BuiltImage, Buil
     let results = run_stages(session, plan)?;
     let target = plan.stages.iter().position(|stage| stage.id == plan.target);
     let target = target.expect("a plan holds its target");
-    Ok(put_together(session, plan, target, &results[target]))
+    let mut image = put_together(session, plan, target, &results[target]);
+    let scan = plan.stages.iter().position(|stage| stage.is_scan);
+    image.scan = scan.map(|at| Arc::clone(&results[at].root));
+    Ok(image)
 }
 
 fn put_together(
@@ -385,5 +394,6 @@ fn put_together(
         base_layers: layers.len().saturating_sub(own),
         layers: layers.into_iter().map(|layer| layer.descriptor).collect(),
         root: Arc::clone(&result.root),
+        scan: None,
     }
 }

@@ -107,7 +107,7 @@ fn options(session: &Session<'_>, platform: &Platform) -> Options {
     let request = session.request;
     let contexts = request.named_contexts.iter().map(|(name, source)| {
         let kind = match source {
-            NamedSource::Directory { .. } | NamedSource::Tree(_) => NamedContext::Directory,
+            NamedSource::Directory { .. } | NamedSource::Tree(..) => NamedContext::Directory,
             NamedSource::Image(image) if image == "scratch" => NamedContext::Scratch,
             NamedSource::Image(_) | NamedSource::Layout { .. } => NamedContext::Image,
         };
@@ -181,7 +181,10 @@ fn epoch(
 ) -> Result<Option<i64>, BuildError> {
     match source {
         EpochSource::Context => Ok(session.request.context_time),
-        EpochSource::Named(_) => Ok(None),
+        EpochSource::Named(name) => Ok(match session.request.named_contexts.get(name) {
+            Some(NamedSource::Tree(_, time)) => *time,
+            _ => None,
+        }),
         EpochSource::Remote {
             source: remote,
             checksum,
@@ -193,7 +196,7 @@ fn epoch(
             {
                 Ok(fetched) => {
                     task.done();
-                    Ok(fetched.time)
+                    Ok(fetched.time.or_else(|| fetched.newest_file()))
                 }
                 Err(error) => {
                     task.failed(&error);

@@ -8,21 +8,23 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use jiff::fmt::rfc2822;
 use sha2::{Sha384, Sha512};
 
 use super::{
-    copy_step::SingleFile,
     error::StepError,
     session::{Session, Task},
 };
 use crate::{
-    context::git::{self, GitError, GitSettings, GitSource},
+    context::{
+        SingleFile,
+        git::{self, GitError, GitSettings, GitSource},
+    },
     copy,
+    layer::archive,
     plan::CopySource,
     registry::{Watched, http::Get},
     store::TempDir,
-    tree::{Metadata, Timestamp, Tree},
+    tree::Tree,
     used::UsedSource,
 };
 
@@ -33,6 +35,17 @@ pub(super) struct Fetched {
     pub(super) tree: Arc<dyn Tree>,
     /// `Last-Modified` or the time of the commit, in seconds since 1970.
     pub(super) time: Option<i64>,
+    /// A file, which may be an archive, and the directory that it lies in.
+    archive: Option<(PathBuf, PathBuf)>,
+}
+
+impl Fetched {
+    /// When the newest file in an archive changed, in seconds since 1970; `None` where it is no archive.
+    pub(super) fn newest_file(&self) -> Option<i64> {
+        let (dir, file) = self.archive.as_ref()?;
+        let tree = archive::open(file.clone(), Some(dir.clone())).ok()??;
+        archive::newest_file(&tree).ok()?
+    }
 }
 
 type Cell = Arc<Mutex<Option<Fetched>>>;
@@ -133,6 +146,7 @@ fn clone(
     let fetched = Fetched {
         time: Some(checkout.commit_time),
         tree: Arc::new(checkout.tree),
+        archive: None,
     };
     Ok((fetched, used))
 }
@@ -178,29 +192,17 @@ fn download(
             });
         }
     }
-    let time = got.last_modified.as_deref().and_then(http_date);
-    let mut metadata = Metadata::file(got.size, Timestamp::from_seconds(time.unwrap_or(0)));
-    metadata.mode = 0o600;
-    let name = PathBuf::from(copy::url_file_name(url));
-    let tree = Arc::new(SingleFile {
-        name,
-        file: path,
-        metadata,
-        digest: got.digest,
-    });
+    let time = got.modified();
+    let name = copy::url_file_name(url);
+    let archive = Some((dir.to_owned(), path.clone()));
+    let tree = Arc::new(SingleFile::fetched(&name, path, got.size, got.digest, time));
     let used = UsedSource::file(url, got.digest);
-    Ok((Fetched { tree, time }, used))
-}
-
-/// Seconds since 1970 of a date in a header (RFC 9110, 5.6.7); the obsolete forms are not understood.
-fn http_date(text: &str) -> Option<i64> {
-    let text = text
-        .strip_suffix("GMT")
-        .map(|date| format!("{date}+0000"))?;
-    rfc2822::DateTimeParser::new()
-        .parse_timestamp(&text)
-        .ok()
-        .map(jiff::Timestamp::as_second)
+    let fetched = Fetched {
+        tree,
+        time,
+        archive,
+    };
+    Ok((fetched, used))
 }
 
 fn hash<D: sha2::Digest>(path: &Path) -> io::Result<String> {
@@ -219,18 +221,4 @@ fn hash<D: sha2::Digest>(path: &Path) -> io::Result<String> {
         write!(text, "{byte:02x}").expect("writing to a string cannot fail");
     }
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates_of_headers_are_read() {
-        assert_eq!(
-            http_date("Wed, 21 Oct 2015 07:28:00 GMT"),
-            Some(1_445_412_480)
-        );
-        assert_eq!(http_date("yesterday"), None);
-    }
 }

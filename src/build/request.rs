@@ -2,7 +2,13 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
-use crate::{context::Patterns, oci::Platform, plan::Network, sandbox::Ulimit, tree::Tree};
+use crate::{
+    context::Patterns,
+    oci::Platform,
+    plan::{Network, Scanner},
+    sandbox::Ulimit,
+    tree::Tree,
+};
 
 /// One build.
 #[derive(Debug, Clone)]
@@ -51,8 +57,11 @@ pub struct BuildRequest {
     pub hostname: Option<String>,
     /// The environment of the `git` program: `PATH`, proxies, `SSH_AUTH_SOCK`.
     pub git_env: Vec<(OsString, OsString)>,
-    /// The time of the build context, in seconds since 1970: that of the commit when it is a repository.
+    /// The time of the build context, in seconds since 1970: that of the commit when it is a repository, that of the last change
+    /// when it is a file of the web or an archive.
     pub context_time: Option<i64>,
+    /// What lists the packages of the images (`--sbom`).
+    pub scanner: Option<Scanner>,
     /// `--allow network.host`.
     pub allow_host_network: bool,
     /// `--allow security.insecure`.
@@ -116,8 +125,8 @@ pub enum NamedSource {
         /// What its own ignore file takes out.
         patterns: Patterns,
     },
-    /// Files that were fetched or unpacked for this build.
-    Tree(Arc<dyn Tree>),
+    /// Files that were fetched for this build, and their time in seconds since 1970: that of the commit, or what the server says.
+    Tree(Arc<dyn Tree>, Option<i64>),
     /// `docker-image://REFERENCE`.
     Image(String),
     /// `oci-layout://PATH[:tag|@digest]`.
@@ -133,7 +142,7 @@ impl fmt::Debug for NamedSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Directory { path, .. } => f.debug_tuple("Directory").field(path).finish(),
-            Self::Tree(_) => f.write_str("Tree(…)"),
+            Self::Tree(..) => f.write_str("Tree(…)"),
             Self::Image(name) => f.debug_tuple("Image").field(name).finish(),
             Self::Layout { path, image } => {
                 f.debug_tuple("Layout").field(path).field(image).finish()

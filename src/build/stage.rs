@@ -237,7 +237,7 @@ fn failed_step(
 ) -> FailedStep {
     FailedStep {
         label: label.to_owned(),
-        span,
+        span: (!stage.is_scan).then_some(span),
         stage: stage.name.clone(),
         source,
         others: Vec::new(),

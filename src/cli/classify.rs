@@ -137,7 +137,8 @@ fn known(error: &(dyn Error + 'static)) -> Option<Kind> {
     {
         return Some(Kind::Machine);
     }
-    if error.is::<ReferenceError>() {
+    if error.is::<ReferenceError>() || matches!(error.downcast_ref(), Some(StepError::List { .. }))
+    {
         return Some(Kind::Build);
     }
     if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -184,7 +185,9 @@ fn is_about_damage(error: &SnapshotError) -> bool {
 /// Of an output that failed because of something else, that something decides.
 fn output_kind(error: &OutputError) -> Option<Kind> {
     match error {
-        OutputError::DockerIndex
+        OutputError::Statement { .. } | OutputError::PredicateType { .. } => Some(Kind::Build),
+        OutputError::SameName { .. }
+        | OutputError::DockerIndex
         | OutputError::NoName
         | OutputError::NoIndex { .. }
         | OutputError::NoPlatform { .. }

@@ -174,7 +174,7 @@ impl Failure {
 
     /// Adds what else is wrong in the same Dockerfile. Advice belongs to one finding then.
     #[must_use]
-    pub(crate) fn and(mut self, other: Self, place: Span) -> Self {
+    pub(crate) fn and(mut self, other: Self, place: Option<Span>) -> Self {
         let own = std::mem::take(&mut self.hints);
         if let (Some(first), Some(hint)) = (self.findings.first_mut(), own.into_iter().next()) {
             first.hint = Some(hint);
@@ -182,7 +182,7 @@ impl Failure {
         let hint = other.hints.into_iter().next();
         self.findings
             .extend(other.findings.into_iter().map(|finding| Finding {
-                place: Some(place),
+                place,
                 hint: finding.hint.or_else(|| hint.clone()),
                 ..finding
             }));

@@ -7,9 +7,9 @@ use std::{
 };
 
 use rbuild::{
-    build::{BuildResult, BuiltImage, Services},
+    build::{BuildResult, BuiltImage, Scan, Services},
     oci::Descriptor,
-    output::{BoxError, Destination, Image, ImageLayer, LayerOrigin, Layers, Pusher},
+    output::{BoxError, Destination, Image, ImageLayer, LayerOrigin, Layers, Pusher, Sbom},
     progress::{Event, Reporter as _, Vertex},
     registry::{Pushed, Upload},
     tree::Tree,
@@ -49,6 +49,15 @@ fn image(built: &BuiltImage) -> Image {
                 },
             })
             .collect(),
+    }
+}
+
+/// What a scanner says, as outputs take it.
+pub(crate) fn sbom(scan: Scan) -> Sbom {
+    Sbom {
+        lists: scan.lists,
+        layers: scan.layers,
+        tool: concat!("rbuild-", env!("CARGO_PKG_VERSION")).to_owned(),
     }
 }
 

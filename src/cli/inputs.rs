@@ -17,7 +17,7 @@ use rbuild::{
 use super::{
     diagnostics::{Failure, Kind, Source},
     environment::Environment,
-    remote::{self, Fetched, Fetcher, Role},
+    remote::{self, Fetched, Fetcher},
 };
 
 /// The name that a Dockerfile from standard input has in messages.
@@ -32,7 +32,7 @@ pub(crate) struct Inputs {
 /// Where a build's files are.
 pub(crate) enum Context {
     Directory(Directory),
-    /// Fetched, with the time of the commit if it is one.
+    /// Fetched, with its time.
     Fetched(Arc<dyn Tree>, Option<i64>),
     /// There are none.
     Empty,
@@ -88,27 +88,38 @@ pub(crate) fn find(
             ));
         }
         ("-", Some(fetcher)) => fetcher.stdin()?,
-        (url, Some(fetcher)) if is_url(url) => fetcher.url(url, Role::Main)?,
+        (url, Some(fetcher)) if is_url(url) => fetcher.main(url)?,
         (directory, _) => return context_directory(Path::new(directory), file, fetcher),
+    };
+    // A file of this machine is named by its whole path; any other name is one in the context.
+    let elsewhere = match file {
+        Some("-") => Some(dockerfile_from_stdin()?),
+        Some(url) if is_url(url) => Some(remote_dockerfile(url, fetcher)?),
+        Some(file) if Path::new(file).is_absolute() && context != "-" => {
+            Some(read_dockerfile(Path::new(file), Path::new("/"))?)
+        }
+        _ => None,
     };
     match fetched {
         Fetched::Files(tree, time) => Ok(Inputs {
-            dockerfile: match file {
-                Some("-") => dockerfile_from_stdin()?,
-                Some(url) if is_url(url) => remote_dockerfile(url, fetcher)?,
-                file => remote::dockerfile_in(&*tree, file)?,
+            dockerfile: match elsewhere {
+                Some(dockerfile) => dockerfile,
+                None => remote::dockerfile_in(&*tree, file)?,
             },
             context: Context::Fetched(tree, time),
         }),
-        Fetched::Dockerfile(_) if file.is_some() => Err(Failure::usage(
+        Fetched::Dockerfile(_, None) if file.is_some() => Err(Failure::usage(
             "the context is a Dockerfile, and --file names another one",
         )),
-        Fetched::Dockerfile(bytes) => Ok(Inputs {
-            dockerfile: Source {
+        Fetched::Dockerfile(bytes, beside) => Ok(Inputs {
+            dockerfile: elsewhere.unwrap_or_else(|| Source {
                 name: FROM_STDIN.to_owned(),
                 text: text_of(&bytes),
+            }),
+            context: match beside {
+                Some((tree, time)) => Context::Fetched(tree, time),
+                None => Context::Empty,
             },
-            context: Context::Empty,
         }),
     }
 }

@@ -32,6 +32,7 @@ mod registry_args;
 mod remote;
 mod request;
 mod run_args;
+mod sbom;
 mod secret;
 mod settings;
 mod signals;

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! --provenance[=true|false|FIELD,…]        --attest type=provenance[,FIELD…]
-//! FIELD: mode=min|max  builder-id=TEXT  reproducible=BOOL  inline-only=BOOL  version=v1  disabled=BOOL
+//! FIELD: mode=min|max  builder-id=TEXT  reproducible=BOOL  inline-only=BOOL  filename=NAME  version=v1  disabled=BOOL
 //! ```
 //! As in BuildKit, provenance that is asked for by name is `mode=max`: it tells arguments and the Dockerfile. It is attached to
-//! images. Outputs that are files have no place for it and are refused, unless `inline-only` says that images alone are meant.
+//! images, and is a file beside the files of other outputs, unless `inline-only` says that images alone are meant. An archive for
+//! Docker has no place for it.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +15,11 @@ use rbuild::{
     build::{BuildRequest, BuildResult, ContextSource, NamedSource, NoCache},
     oci::Platform,
     output::{Invocation, OutputSpec, Provenance},
+    plan::Scanner,
     used::UsedSource,
 };
 
-use super::{build_args::BuildArgs, diagnostics::Failure};
+use super::{build_args::BuildArgs, diagnostics::Failure, sbom};
 
 /// Which attestations an image gets.
 #[derive(Debug, Args)]
@@ -32,7 +34,17 @@ pub(crate) struct AttestArgs {
         help_heading = "Output"
     )]
     provenance: Vec<String>,
-    /// The same, as `type=provenance[,FIELDS]`
+    /// Attach what packages an image has: true, false, or `generator=IMAGE` of the scanner that lists them
+    #[arg(
+        long,
+        value_name = "FIELDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        help_heading = "Output"
+    )]
+    sbom: Vec<String>,
+    /// Either of the two, as `type=provenance[,FIELDS]` or `type=sbom[,FIELDS]`
     #[arg(long, value_name = "type=TYPE[,FIELDS]", help_heading = "Output")]
     attest: Vec<String>,
 }
@@ -44,9 +56,14 @@ pub(crate) struct Wish {
     is_full: bool,
     builder_id: String,
     reproducible: bool,
-    /// Whether outputs without a place for it do without.
+    /// Whether images alone get it.
     inline_only: bool,
+    /// What it is called where it becomes a file.
+    file_name: String,
 }
+
+/// As BuildKit calls it.
+const FILE_NAME: &str = "provenance.json";
 
 impl AttestArgs {
     /// What is wanted; the last word counts. All outputs must have a place for it.
@@ -61,9 +78,8 @@ impl AttestArgs {
             };
             match &kind["type=".len()..] {
                 "provenance" => wish = read(&fields).map_err(|reason| refuse(&reason))?,
-                // Asking for none is asking for what is so anyway.
-                "sbom" if fields.contains(&"disabled=true") => {}
-                "sbom" => return Err(refuse("lists of packages (SBOM) are not made")),
+                // See `sbom.rs`.
+                "sbom" => {}
                 _ => return Err(refuse("the type is provenance or sbom")),
             }
         }
@@ -78,11 +94,21 @@ impl AttestArgs {
         }
         let has_no_place =
             |spec: &&OutputSpec| !spec.takes_attestations() && **spec != OutputSpec::CacheOnly;
-        if wish.as_ref().is_some_and(|wish| !wish.inline_only)
-            && let Some(output) = outputs.iter().find(has_no_place)
+        let without_place = outputs.iter().find(has_no_place);
+        if self.scanner()?.is_some()
+            && let Some(output) = without_place
         {
             return Err(Failure::usage(format!(
-                "provenance is attached to images; type={} has no place for it",
+                "type={} has no place for lists of packages",
+                output.kind()
+            ))
+            .with_hint("all other outputs have: --push, type=image, type=oci, type=local"));
+        }
+        if wish.as_ref().is_some_and(|wish| !wish.inline_only)
+            && let Some(output) = without_place
+        {
+            return Err(Failure::usage(format!(
+                "type={} has no place for provenance",
                 output.kind()
             ))
             .with_hint(
@@ -91,9 +117,14 @@ impl AttestArgs {
         }
         Ok(wish)
     }
+
+    /// Who is to list packages.
+    pub(crate) fn scanner(&self) -> Result<Option<Scanner>, Failure> {
+        sbom::scanner(&self.sbom, &self.attest)
+    }
 }
 
-fn flag(text: &str) -> Option<bool> {
+pub(super) fn flag(text: &str) -> Option<bool> {
     match text {
         "true" | "1" => Some(true),
         "false" | "0" => Some(false),
@@ -105,6 +136,7 @@ fn flag(text: &str) -> Option<bool> {
 fn read(fields: &[&str]) -> Result<Option<Wish>, String> {
     let mut wish = Wish {
         is_full: true,
+        file_name: FILE_NAME.to_owned(),
         ..Wish::default()
     };
     let mut is_off = false;
@@ -127,7 +159,10 @@ fn read(fields: &[&str]) -> Result<Option<Wish>, String> {
             "inline-only" => wish.inline_only = yes_or_no()?,
             "version" if value == "v1" => {}
             "version" => return Err("only version v1 is written".to_owned()),
-            "filename" => return Err("it is attached to images, no file is written".to_owned()),
+            "filename" if value.is_empty() || value.contains('/') => {
+                return Err(format!("`{field}` is no name of a file"));
+            }
+            "filename" => value.clone_into(&mut wish.file_name),
             _ => return Err(format!("there is no field `{key}`")),
         }
     }
@@ -157,6 +192,8 @@ impl Told<'_> {
         };
         Provenance {
             builder_id: self.wish.builder_id.clone(),
+            inline_only: self.wish.inline_only,
+            file_name: self.wish.file_name.clone(),
             reproducible: self.wish.reproducible,
             version: env!("CARGO_PKG_VERSION"),
             builder_platform: Platform::host().normalized(),
@@ -240,7 +277,7 @@ impl Told<'_> {
             let url = pair.value.as_deref().unwrap_or_default();
             let value = match request.named_contexts.get(&pair.key) {
                 Some(NamedSource::Image(image)) => format!("docker-image://{image}"),
-                Some(NamedSource::Tree(_)) => match self.fetched(url) {
+                Some(NamedSource::Tree(..)) => match self.fetched(url) {
                     Some(source) => source.uri.clone(),
                     None => continue,
                 },
@@ -291,15 +328,20 @@ mod tests {
         AttestArgs {
             provenance: owned(provenance),
             attest: owned(attest),
+            sbom: Vec::new(),
         }
         .wish(&[OutputSpec::registry()])
     }
 
     #[test]
     fn wishes_are_read_as_buildx_spells_them() {
+        let min = Wish {
+            file_name: FILE_NAME.to_owned(),
+            ..Wish::default()
+        };
         let full = Wish {
             is_full: true,
-            ..Wish::default()
+            ..min.clone()
         };
         for (provenance, attest, want) in [
             (&[][..], &[][..], None),
@@ -311,13 +353,21 @@ mod tests {
                 &[],
                 Some(Wish {
                     inline_only: true,
-                    ..Wish::default()
+                    ..min.clone()
                 }),
             ),
-            (&[], &["type=provenance,mode=min"], Some(Wish::default())),
+            (&[], &["type=provenance,mode=min"], Some(min.clone())),
+            (
+                &["mode=min,filename=p.json"],
+                &[],
+                Some(Wish {
+                    file_name: "p.json".to_owned(),
+                    ..min.clone()
+                }),
+            ),
             (&["false"], &["type=provenance"], None),
             (&[], &["type=provenance,disabled=true"], None),
-            (&[], &["type=sbom,disabled=true"], None),
+            (&[], &["type=sbom"], None),
             (
                 &["mode=min,builder-id=https://ci/1,reproducible=true,version=v1"],
                 &[],
@@ -325,7 +375,7 @@ mod tests {
                     is_full: false,
                     builder_id: "https://ci/1".to_owned(),
                     reproducible: true,
-                    inline_only: false,
+                    ..min
                 }),
             ),
         ] {
@@ -335,10 +385,9 @@ mod tests {
             (&["mode=all"][..], &[][..], "not min or max"),
             (&["max"], &[], "not of the form KEY=VALUE"),
             (&["version=v0.2"], &[], "only version v1 is written"),
-            (&["filename=x"], &[], "no file is written"),
+            (&["filename=a/x"], &[], "is no name of a file"),
             (&["reproducible=perhaps"], &[], "not true or false"),
             (&[], &["mode=max"], "there is no `type`"),
-            (&[], &["type=sbom"], "lists of packages (SBOM) are not made"),
             (&[], &["type=vsa"], "the type is provenance or sbom"),
         ] {
             let failure = wish(provenance, attest).expect_err(reason);
@@ -348,8 +397,11 @@ mod tests {
         let only_files = AttestArgs {
             provenance: vec!["true".to_owned()],
             attest: Vec::new(),
+            sbom: Vec::new(),
         };
         let files = OutputSpec::parse("out").expect("valid");
-        assert!(only_files.wish(&[files]).is_err());
+        assert!(only_files.wish(&[files]).is_ok());
+        let docker = OutputSpec::engine();
+        assert!(only_files.wish(&[docker]).is_err());
     }
 }

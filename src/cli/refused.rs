@@ -1,7 +1,7 @@
 //! Options of Docker that rbuild does not have, or not yet. Each is refused by name: an option that is silently
 //! dropped gives another result than the one asked for.
 //!
-//! Options that ask for what is so anyway (`--rm`, `--sbom=false`) are taken and do nothing.
+//! Options that ask for what is so anyway (`--rm`, `--squash=false`) are taken and do nothing.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
 
@@ -37,7 +37,7 @@ const fn switch(name: &'static str, fine: fn(&str) -> bool, reason: &'static str
 }
 
 fn off(value: &str) -> bool {
-    matches!(value, "false" | "0" | "disabled=true")
+    matches!(value, "false" | "0")
 }
 
 fn on(value: &str) -> bool {
@@ -49,7 +49,6 @@ const LIMITS: &str =
 const NO_BUILDER: &str = "there is no builder to choose; rbuild builds by itself";
 
 const OPTIONS: &[Refusal] = &[
-    switch("sbom", off, "lists of packages are not made"),
     valued("builder", NO_BUILDER),
     valued("policy", "source policies are not supported"),
     valued(

@@ -15,13 +15,17 @@ use std::{
 use rbuild::{
     build::SecretSource,
     context::{
-        MAX_TEXT_BYTES,
+        MAX_TEXT_BYTES, SingleFile,
         git::{self, GitSettings, GitSource},
         read_dockerfile,
     },
     layer::archive,
     progress::{Event, Reporter as _, Vertex},
-    registry::{Client, Watched, http::Get, redact::redacted_text},
+    registry::{
+        Client, Watched,
+        http::{Download, Get},
+        redact::redacted_text,
+    },
     store::{Store, TempDir},
     tree::Tree,
     used::UsedSource,
@@ -39,23 +43,25 @@ use super::{
 
 /// The build argument that keeps `.git` in a build context that is a repository.
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+/// The one that sets the time of the image.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// Files, with their time in seconds since 1970: that of the commit, what the server says, or that of the newest in an archive.
+type Dated = (Arc<dyn Tree>, Option<i64>);
 
 /// What was fetched.
 pub(crate) enum Fetched {
-    /// Files, with the time of the commit they belong to.
+    /// Files.
     Files(Arc<dyn Tree>, Option<i64>),
-    /// A single file, which is a Dockerfile.
-    Dockerfile(Vec<u8>),
+    /// A single file, which is a Dockerfile, and the context that it is if it comes from the web: one with this file.
+    Dockerfile(Vec<u8>, Option<Dated>),
 }
 
-/// Which context is fetched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    /// The build context, whose `.git` a build argument may ask for.
-    Main,
-    /// A named one.
-    Named,
-}
+/// What the work is called in progress.
+const LOAD: &str = "[internal] load remote build context";
+
+/// The name of a file of the web in the context that it is, as in BuildKit.
+const FILE_NAME: &str = "context";
 
 /// Fetches contexts, and keeps what was fetched.
 pub(crate) struct Fetcher<'a> {
@@ -89,21 +95,41 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    /// Fetches what a URL names.
-    pub(crate) fn url(&self, url: &str, role: Role) -> Result<Fetched, Failure> {
-        let bad = |e: git::GitSourceError| {
-            let url = redacted_text(url);
-            Failure::usage(format!("cannot use the repository `{url}`: {e}"))
-        };
-        if let Some(mut source) = GitSource::parse_context(url).map_err(bad)? {
-            if role == Role::Main && source.keep_git_dir.is_none() {
-                source.keep_git_dir = self.keeps_git_dir()?;
-            }
-            let name = format!("[internal] load git source {}", source.display_remote());
-            return self.shown(name, |_| self.repository(url, &source));
+    /// Fetches the build context: a repository, an archive or a Dockerfile.
+    pub(crate) fn main(&self, url: &str) -> Result<Fetched, Failure> {
+        if let Some(mut source) = git_source(url)? {
+            self.as_main(&mut source);
+            let (tree, time) = self.repository(url, &source)?;
+            return Ok(Fetched::Files(tree, time));
         }
-        let name = "[internal] load remote build context".to_owned();
-        self.shown(name, |vertex| self.download(url, vertex))
+        self.shown(LOAD.to_owned(), |vertex| {
+            let dir = self.dir()?;
+            let path = dir.join("download");
+            let (tree, time) = self.file(url, &path, vertex)?;
+            match archive_or_dockerfile(&path, &dir)? {
+                Fetched::Files(tree, newest) => Ok(Fetched::Files(tree, time.or(newest))),
+                Fetched::Dockerfile(bytes, _) => {
+                    Ok(Fetched::Dockerfile(bytes, Some((Arc::new(tree), time))))
+                }
+            }
+        })
+    }
+
+    /// Fetches a named context: a repository, or a file, which is not unpacked.
+    pub(crate) fn named(&self, url: &str) -> Result<Dated, Failure> {
+        if let Some(source) = git_source(url)? {
+            return self.repository(url, &source);
+        }
+        self.shown(LOAD.to_owned(), |vertex| {
+            let dir = self.dir()?;
+            let path = dir.join("download");
+            let (tree, time) = self.file(url, &path, vertex)?;
+            let newest = || {
+                let tree = archive::open(path, Some(dir)).ok()??;
+                archive::newest_file(&tree).ok()?
+            };
+            Ok((Arc::new(tree) as Arc<dyn Tree>, time.or_else(newest)))
+        })
     }
 
     /// What was fetched so far: the URL as given, and what it stood for.
@@ -148,21 +174,25 @@ impl<'a> Fetcher<'a> {
         })
     }
 
-    fn keeps_git_dir(&self) -> Result<Option<bool>, Failure> {
+    /// What build arguments say of the build context: that `.git` stays, and, by asking for an image that is the same each
+    /// time, that the time of the commit counts. Values that say nothing are ignored, as in BuildKit.
+    fn as_main(&self, source: &mut GitSource) {
         let args = settings::build_args(&self.args.build_arg, self.env);
-        let Some(value) = args.get(KEEP_GIT_DIR) else {
-            return Ok(None);
-        };
-        match value.as_str() {
-            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Some(true)),
-            "" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Some(false)),
-            _ => Err(Failure::usage(format!(
-                "--build-arg {KEEP_GIT_DIR}={value}: neither true nor false"
-            ))),
+        let keeps = args.get(KEEP_GIT_DIR).map(String::as_str);
+        if let Some("1" | "t" | "T" | "true" | "TRUE" | "True") = keeps {
+            source.keep_git_dir = Some(true);
+        }
+        if args.get(EPOCH).is_some_and(|epoch| !epoch.is_empty()) {
+            source.commit_time.get_or_insert(true);
         }
     }
 
-    fn repository(&self, url: &str, source: &GitSource) -> Result<Fetched, Failure> {
+    fn repository(&self, url: &str, source: &GitSource) -> Result<Dated, Failure> {
+        let name = format!("[internal] load git source {}", source.display_remote());
+        self.shown(name, |_| self.checkout(url, source))
+    }
+
+    fn checkout(&self, url: &str, source: &GitSource) -> Result<Dated, Failure> {
         let secrets = request::secrets(&self.args.secret, self.env)?;
         let secret = |name: &str| -> Result<Option<String>, Failure> {
             let ids = source.secret_ids(name);
@@ -190,17 +220,23 @@ impl<'a> Fetcher<'a> {
         let used = UsedSource::commit(source, &checkout.commit);
         self.used.borrow_mut().push((url.to_owned(), used));
         let time = Some(checkout.commit_time);
-        Ok(Fetched::Files(Arc::new(checkout.tree), time))
+        Ok((Arc::new(checkout.tree), time))
     }
 
-    fn download(&self, url: &str, vertex: Vertex) -> Result<Fetched, Failure> {
-        let dir = self.dir()?;
-        let path = dir.join("download");
-        self.get(url, &path, vertex)?;
-        archive_or_dockerfile(&path, &dir)
+    /// A file of the web as a context, and its time if the server tells.
+    fn file(
+        &self,
+        url: &str,
+        path: &Path,
+        vertex: Vertex,
+    ) -> Result<(SingleFile, Option<i64>), Failure> {
+        let got = self.get(url, path, vertex)?;
+        let time = got.modified();
+        let tree = SingleFile::fetched(FILE_NAME, path.to_owned(), got.size, got.digest, time);
+        Ok((tree, time))
     }
 
-    fn get(&self, url: &str, path: &Path, vertex: Vertex) -> Result<(), Failure> {
+    fn get(&self, url: &str, path: &Path, vertex: Vertex) -> Result<Download, Failure> {
         let mut file = File::create_new(path).map_err(|e| cannot_keep(&e))?;
         let get = Get {
             url: url.to_owned(),
@@ -225,7 +261,7 @@ impl<'a> Fetcher<'a> {
         tell(got.size, Some(got.size));
         let used = UsedSource::file(url, got.digest);
         self.used.borrow_mut().push((url.to_owned(), used));
-        Ok(())
+        Ok(got)
     }
 
     /// Takes what comes on standard input.
@@ -246,21 +282,29 @@ impl<'a> Fetcher<'a> {
     }
 }
 
+/// What a URL names, if that is a repository.
+fn git_source(url: &str) -> Result<Option<GitSource>, Failure> {
+    GitSource::parse_context(url).map_err(|e| {
+        let url = redacted_text(url);
+        Failure::usage(format!("cannot use the repository `{url}`: {e}"))
+    })
+}
+
 fn archive_or_dockerfile(path: &Path, dir: &Path) -> Result<Fetched, Failure> {
     let opened = archive::open(path.to_owned(), Some(dir.to_owned()))
         .map_err(|e| Failure::from_error(classify::kind_of(&e, Kind::Build), &e))?;
     if let Some(tree) = opened {
-        return Ok(Fetched::Files(Arc::new(tree), None));
+        let newest = archive::newest_file(&tree).map_err(|e| classify::failure(&e))?;
+        return Ok(Fetched::Files(Arc::new(tree), newest));
     }
     let bytes = text(path)?;
-    fs::remove_file(path).ok();
     // Nobody writes larger ones.
     if bytes.contains(&0) || bytes.len() as u64 > MAX_TEXT_BYTES {
         return Err(Failure::usage(
             "the context is neither an archive nor a Dockerfile",
         ));
     }
-    Ok(Fetched::Dockerfile(bytes))
+    Ok(Fetched::Dockerfile(bytes, None))
 }
 
 /// A file that is taken for a Dockerfile, or its beginning and one byte more than that may have.

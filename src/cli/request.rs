@@ -18,7 +18,7 @@ use super::{
     diagnostics::Failure,
     environment::Environment,
     inputs::{self, Context, Directory, Inputs},
-    remote::{Fetched, Fetcher, Role},
+    remote::Fetcher,
     secret::{self, SecretSpec, SshSpec},
     settings,
     values::{Host, Pair},
@@ -65,6 +65,7 @@ pub(crate) fn request(
         shm_size: args.shm_size.map(|size| size.0),
         ulimits: args.ulimit.iter().map(|limit| limit.0.clone()).collect(),
         hostname: None,
+        scanner: args.attest.scanner()?,
         git_env: inputs::git_env(env),
         context_time,
         // Who asks for the host's network on the command line allows it with that, as in Docker.
@@ -161,11 +162,6 @@ fn named_contexts(
                 "--build-context `{key}` is not of the form NAME=VALUE"
             )));
         };
-        if matches!(key.as_str(), "context" | "scratch") {
-            return Err(Failure::usage(format!(
-                "the context name `{key}` is reserved"
-            )));
-        }
         contexts.insert(key.clone(), named_context(key, value, fetcher)?);
     }
     Ok(contexts)
@@ -191,12 +187,8 @@ fn named_context(
         return Ok(NamedSource::Layout { path, image });
     }
     if let Some(fetcher) = fetcher.filter(|_| inputs::is_url(value)) {
-        return match fetcher.url(value, Role::Named)? {
-            Fetched::Files(tree, _) => Ok(NamedSource::Tree(tree)),
-            Fetched::Dockerfile(_) => Err(Failure::usage(format!(
-                "context `{name}` is neither a repository nor an archive"
-            ))),
-        };
+        let (tree, time) = fetcher.named(value)?;
+        return Ok(NamedSource::Tree(tree, time));
     }
     let what = format!("context `{name}`,");
     let Directory { path, patterns } = Directory::open(&what, Path::new(value), None)?;

@@ -39,6 +39,7 @@ pub struct LocalTree {
     patterns: Patterns,
     /// Also has the digests that were told.
     cache: Arc<StatCache>,
+    root_time: Option<Timestamp>,
     state: Mutex<State>,
 }
 
@@ -82,8 +83,18 @@ impl LocalTree {
             root,
             patterns,
             cache: cache.unwrap_or_else(|| Arc::new(StatCache::unsaved())),
+            root_time: None,
             state: Mutex::default(),
         })
+    }
+
+    /// The same, its root with a time of its own.
+    #[must_use]
+    pub fn with_root_time(self, time: Timestamp) -> Self {
+        Self {
+            root_time: Some(time),
+            ..self
+        }
     }
 
     fn host(&self, path: &Path) -> PathBuf {
@@ -470,6 +481,10 @@ impl Tree for LocalTree {
         let started = is_steady.then_some(started);
         self.cache.put(path, before, known, started);
         Ok(known.digest)
+    }
+
+    fn root_time(&self) -> Option<Timestamp> {
+        self.root_time
     }
 
     fn ignored_by(&self, path: &Path) -> Option<IgnoreLine> {

@@ -244,9 +244,9 @@ impl Copier<'_, '_, '_> {
             }
         }
         if step.from.as_os_str().is_empty() {
-            // The root of a tree has no time of its own: that of a context is no part of what is sent to BuildKit, and
+            // The root of most trees has no time of its own: that of a context is no part of what is sent to BuildKit, and
             // layers need not mention theirs.
-            node.metadata.mtime = self.target.now;
+            node.metadata.mtime = self.tree.root_time().unwrap_or(self.target.now);
         }
         if node.metadata.is_dir() {
             return self.dir(

@@ -99,6 +99,10 @@ impl Tree for ListedOnce {
         self.tree.digest(path)
     }
 
+    fn root_time(&self) -> Option<Timestamp> {
+        self.tree.root_time()
+    }
+
     fn ignored_by(&self, path: &Path) -> Option<IgnoreLine> {
         self.tree.ignored_by(path)
     }

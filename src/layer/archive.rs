@@ -22,6 +22,7 @@ use super::{
     toc::Toc,
     tree::{LayerTree, StackError},
 };
+use crate::tree::{self, Kind, Tree, TreeError};
 
 /// An archive could not be opened as a tree.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +70,26 @@ pub fn open(
     let toc = Toc::read_as(decoder, Whiteouts::Names)?;
     let blob = LayerBlob::new(Arc::new(toc), file, scratch);
     Ok(Some(LayerTree::empty().push(blob)?))
+}
+
+/// The time of the file of a tree that changed last, in seconds since 1970; `None` if it has no files.
+pub fn newest_file(tree: &dyn Tree) -> Result<Option<i64>, TreeError> {
+    let mut newest = None;
+    let mut dirs = vec![PathBuf::new()];
+    while let Some(dir) = dirs.pop() {
+        for name in tree.names(&dir)? {
+            let path = tree::child(&dir, &name);
+            let Some(node) = tree.node(&path)? else {
+                continue;
+            };
+            match node.metadata.kind {
+                Kind::Dir => dirs.push(path),
+                Kind::File { .. } => newest = newest.max(Some(node.metadata.mtime.seconds)),
+                _ => {}
+            }
+        }
+    }
+    Ok(newest)
 }
 
 /// The header of a directory, whose name ends in `/`.

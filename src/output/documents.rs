@@ -1,6 +1,6 @@
 //! The documents of an image that is exported: config, manifest, index.
 
-use super::{Annotation, AnnotationPlace, Image, ImageOptions, OutputError, Request};
+use super::{Annotation, AnnotationPlace, Image, ImageOptions, OutputError, Request, attestation};
 use crate::{
     oci::{Descriptor, Digest, Index, Manifest, MediaType, Platform, to_json},
     store::Store,
@@ -59,11 +59,12 @@ pub(super) fn write(
         .map(|image| write_manifest(store, image, options, &annotations))
         .collect::<Result<Vec<_>, _>>()?;
     let n_images = manifests.len();
-    if let Some(provenance) = request.provenance {
-        let names = request.names(options);
-        for n in 0..n_images {
-            let attestation = provenance.attest(store, &manifests[n].descriptor, &names)?;
-            manifests.push(attestation);
+    let names = request.names(options);
+    for (n, image) in images.iter().enumerate() {
+        let statements = request.statements(n, image)?;
+        if !statements.is_empty() {
+            let about = &manifests[n].descriptor;
+            manifests.push(attestation::write(store, about, &names, &statements)?);
         }
     }
     let root = match &manifests[..] {

@@ -91,6 +91,31 @@ pub enum OutputError {
         #[source]
         source: BoxError,
     },
+    /// A file of a scanner is no statement.
+    #[error("`{name}` that the scanner wrote is no in-toto statement")]
+    Statement {
+        /// Its name.
+        name: String,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file of a scanner says something else than what an image consists of.
+    #[error(
+        "`{name}` that the scanner wrote is no list of packages: its predicate type is `{predicate_type}`"
+    )]
+    PredicateType {
+        /// Its name.
+        name: String,
+        /// What it says that it is.
+        predicate_type: String,
+    },
+    /// Two things that are said about an image would be one file.
+    #[error("duplicate attestation path name {name}")]
+    SameName {
+        /// Its name.
+        name: String,
+    },
     /// `type=docker` with several platforms.
     #[error("docker exporter does not currently support exporting manifest lists")]
     DockerIndex,

@@ -15,6 +15,7 @@
 //! Spec: image-spec v1.1; the archive of `type=docker` is the one that containerd and Docker 25 write.
 
 mod archive;
+mod attestation;
 mod documents;
 mod engine;
 mod error;
@@ -26,6 +27,7 @@ mod provenance;
 mod push;
 mod rootfs;
 mod save;
+mod sbom;
 mod spec;
 mod validate;
 
@@ -50,6 +52,7 @@ pub use load::{LoadError, LoadedImage, load, load_dir};
 pub use provenance::{Invocation, Provenance};
 pub use push::{Destination, Pusher};
 pub use save::{SavedImage, save};
+pub use sbom::Sbom;
 pub use spec::{
     Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, ImageOptions, ImageSpec,
     LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecError, SpecProblem, TarSpec,
@@ -58,6 +61,7 @@ pub use spec::{
 pub use validate::{Fault, FaultKind, validate};
 
 use archive::{ArchiveError, Contents, Named};
+use attestation::Statement;
 use documents::Documents;
 
 /// The image of one platform, as a build made it.
@@ -102,6 +106,8 @@ pub struct Request<'a> {
     pub annotations: &'a [Annotation],
     /// What is attached to images about how they were made; then the result is an index.
     pub provenance: Option<&'a Provenance>,
+    /// What each of the images consists of, to be attached, too; empty where nobody asked.
+    pub sboms: &'a [Sbom],
     /// `SOURCE_DATE_EPOCH`, seconds since 1970.
     pub epoch: Option<i64>,
     /// The present time, seconds since 1970.
@@ -110,7 +116,35 @@ pub struct Request<'a> {
 
 impl Request<'_> {
     fn is_index(&self) -> bool {
-        self.multi_platform || self.images.len() > 1 || self.provenance.is_some()
+        self.multi_platform || self.images.len() > 1 || self.is_attested()
+    }
+
+    /// Whether something is attached to images.
+    fn is_attested(&self) -> bool {
+        self.provenance.is_some() || !self.sboms.is_empty()
+    }
+
+    /// What is attached to `image`, the one of that number.
+    fn statements(&self, number: usize, image: &Image) -> Result<Vec<Statement>, OutputError> {
+        let sbom = self.sboms.get(number);
+        let lists = sbom.map(|sbom| sbom.statements(Some(image))).transpose()?;
+        let lists = lists.into_iter().flatten().map(|(_, statement)| statement);
+        let made = self.provenance.iter();
+        Ok(lists
+            .chain(made.map(|made| made.statement(&image.config.platform)))
+            .collect())
+    }
+
+    /// What is said about the files of the image of that number, each with a name for a file.
+    fn statements_for_files(&self, number: usize) -> Result<Vec<(String, Statement)>, OutputError> {
+        let sbom = self.sboms.get(number);
+        let lists = sbom.map(|sbom| sbom.statements(None)).transpose()?;
+        let mut statements = lists.unwrap_or_default();
+        if let Some(made) = self.provenance.filter(|made| !made.inline_only) {
+            let platform = &self.images[number].config.platform;
+            statements.push((made.file_name.clone(), made.statement(platform)));
+        }
+        Ok(statements)
     }
 
     /// The names that an output uses.
@@ -262,6 +296,7 @@ fn export_archive(
     if spec.format == ArchiveFormat::Docker {
         // What `docker load` reads has no place for it.
         request.provenance = None;
+        request.sboms = &[];
         if request.is_index() {
             return Err(OutputError::DockerIndex);
         }
@@ -324,7 +359,7 @@ fn prepare(
     services.status("exporting layers");
     let mut options = options.clone();
     // Docker's types know no attestations.
-    options.oci_media_types |= request.provenance.is_some();
+    options.oci_media_types |= request.is_attested();
     let options = &options;
     let epoch = options.epoch.or(request.epoch);
     if options.layers.rewrite_timestamp && epoch.is_none() {

@@ -1,10 +1,5 @@
-//! Provenance: a statement beside each manifest of how it was made, as BuildKit attaches it.
+//! Provenance: a statement beside each manifest of how it was made, as BuildKit attaches it (`attestation.rs`): SLSA provenance v1.
 //!
-//! ```text
-//! index ─┬─ manifest of the image
-//!        └─ attestation manifest (platform unknown/unknown, vnd.docker.reference.digest says which image it is about)
-//!             └─ in-toto statement: the predicate is SLSA provenance v1
-//! ```
 //! The parameters have the meaning that BuildKit's definitions give them, see `docs/attestations/slsa-definitions.md` there.
 //! Paths of this machine, values of secrets, and what may be a secret in a URL are never told. What BuildKit adds to
 //! `mode=max` and is not here: the graph of its own operations (`buildConfig`) and what refers to that (`locations`, `layers`).
@@ -15,25 +10,25 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
-use super::{OutputError, documents::Written};
+use super::attestation::Statement;
 use crate::{
-    oci::{Descriptor, Digest, Manifest, MediaType, Platform, to_json},
-    reference::Reference,
-    store::Store,
+    oci::{Digest, Platform},
     used::{UsedImage, UsedSource},
 };
 
 const BUILD_TYPE: &str =
     "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md";
 const PREDICATE_TYPE: &str = "https://slsa.dev/provenance/v1";
-/// The config of what is no image.
-const EMPTY: &[u8] = b"{}";
 
 /// How a build came about.
 #[derive(Debug, Clone)]
 pub struct Provenance {
     /// Who built, as the user calls it.
     pub builder_id: String,
+    /// Whether it is attached to images alone, and no file beside the files of others.
+    pub inline_only: bool,
+    /// What it is called where it is such a file.
+    pub file_name: String,
     /// Whether the user claims that building again gives the same image.
     pub reproducible: bool,
     /// What built: the version of this program.
@@ -163,75 +158,13 @@ impl Provenance {
         })
     }
 
-    /// Writes the attestation about a manifest that has these names.
-    pub(super) fn attest(
-        &self,
-        store: &Store,
-        about: &Descriptor,
-        names: &[Reference],
-    ) -> Result<Written, OutputError> {
-        let platform = about.platform.clone().unwrap_or_else(Platform::host);
-        let digest = json!({"sha256": about.digest.hex()});
-        let mut subjects: Vec<Value> = names
-            .iter()
-            .map(|name| json!({"name": package_url("docker", &name.familiar(), None, &platform), "digest": digest}))
-            .collect();
-        if subjects.is_empty() {
-            subjects.push(json!({"name": "_", "digest": digest}));
+    /// What is said about the image of a platform.
+    pub(super) fn statement(&self, platform: &Platform) -> Statement {
+        Statement {
+            predicate_type: PREDICATE_TYPE.to_owned(),
+            subjects: Vec::new(),
+            predicate: self.predicate(platform),
         }
-        let statement = to_json(&json!({
-            "_type": "https://in-toto.io/Statement/v1",
-            "predicateType": PREDICATE_TYPE,
-            "subject": subjects,
-            "predicate": self.predicate(&platform),
-        }));
-        let put = |media_type: &'static str, bytes: &[u8]| -> Result<Descriptor, OutputError> {
-            let digest = store.put_bytes(bytes)?;
-            let media_type = MediaType::new(media_type);
-            Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
-        };
-        let mut layer = put("application/vnd.in-toto+json", &statement)?;
-        layer.annotations.insert(
-            "in-toto.io/predicate-type".to_owned(),
-            PREDICATE_TYPE.to_owned(),
-        );
-        let mut config = put("application/vnd.oci.empty.v1+json", EMPTY)?;
-        config
-            .other
-            .insert("data".to_owned(), STANDARD.encode(EMPTY).into());
-        let mut manifest = Manifest::new(config.clone(), vec![layer.clone()]);
-        manifest.artifact_type = Some(MediaType::new(
-            "application/vnd.docker.attestation.manifest.v1+json",
-        ));
-        manifest.subject = Some(Descriptor::new(
-            about.media_type.clone(),
-            about.digest,
-            about.size,
-        ));
-        let mut descriptor = put(
-            "application/vnd.oci.image.manifest.v1+json",
-            &to_json(&manifest),
-        )?;
-        descriptor.annotations = BTreeMap::from([
-            (
-                "vnd.docker.reference.digest".to_owned(),
-                about.digest.to_string(),
-            ),
-            (
-                "vnd.docker.reference.type".to_owned(),
-                "attestation-manifest".to_owned(),
-            ),
-        ]);
-        descriptor.platform = Some(Platform {
-            os: "unknown".to_owned(),
-            architecture: "unknown".to_owned(),
-            ..Platform::default()
-        });
-        Ok(Written {
-            descriptor,
-            config,
-            layers: vec![layer],
-        })
     }
 }
 
@@ -249,7 +182,12 @@ impl UsedImage {
 }
 
 /// A name as a package URL: `pkg:docker/alpine@3.20?digest=sha256:…&platform=linux%2Famd64`.
-fn package_url(kind: &str, name: &str, digest: Option<Digest>, platform: &Platform) -> String {
+pub(super) fn package_url(
+    kind: &str,
+    name: &str,
+    digest: Option<Digest>,
+    platform: &Platform,
+) -> String {
     let name = name.split('@').next().unwrap_or_default();
     let (name, tag) = match name.rsplit_once(':') {
         Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),

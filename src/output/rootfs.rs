@@ -3,7 +3,10 @@
 //!
 //! A build for several platforms has a directory for each, `linux_amd64`, unless `platform-split=false`; then they share one, and no
 //! two may have a file of the same name.
+//!
+//! What is said about an image is a file beside its own ones (`attested.rs`).
 
+mod attested;
 mod local;
 
 use std::{
@@ -13,8 +16,9 @@ use std::{
     sync::Arc,
 };
 
+use self::attested::Attested;
 use super::{
-    Dest, Image, LocalSpec, OutputError, Request, Services, TarSpec,
+    Dest, LocalSpec, OutputError, Request, Services, TarSpec,
     archive::{self, ArchiveError},
 };
 use crate::{
@@ -32,10 +36,15 @@ pub(super) fn export_tar(
 ) -> Result<(), OutputError> {
     let epoch = spec.epoch.or(request.epoch);
     let mut entries = BTreeMap::new();
-    let placed = placed(request, spec.platform_split);
-    check_apart(&placed, services)?;
-    for (prefix, image) in placed {
-        let tree = tree(image, services)?;
+    let placed = placed(
+        request,
+        spec.platform_split,
+        &spec.attestation_prefix,
+        epoch,
+        services,
+    )?;
+    check_apart(&placed)?;
+    for Placed { prefix, tree, .. } in placed {
         let mut collector = Collector {
             tree: &tree,
             prefix: &prefix,
@@ -89,19 +98,25 @@ pub(super) fn export_local(
     request: &Request<'_>,
     services: &Services<'_>,
 ) -> Result<(), OutputError> {
-    let placed = placed(request, spec.platform_split);
-    check_apart(&placed, services)?;
+    let epoch = spec.epoch.or(request.epoch);
+    let placed = placed(
+        request,
+        spec.platform_split,
+        &spec.attestation_prefix,
+        epoch,
+        services,
+    )?;
+    check_apart(&placed)?;
     local::create(&spec.dest)?;
     let split = placed
         .iter()
-        .any(|(prefix, _)| !prefix.as_os_str().is_empty());
+        .any(|placed| !placed.prefix.as_os_str().is_empty());
     let mut kept = local::Kept::default();
-    for (i, (prefix, image)) in placed.iter().enumerate() {
-        let tree = tree(image, services)?;
+    for (i, Placed { prefix, tree, .. }) in placed.iter().enumerate() {
         let target = spec.dest.join(prefix);
         let options = local::Options {
             mode: spec.mode,
-            mtime: spec.epoch.or(request.epoch).map(Timestamp::from_seconds),
+            mtime: epoch.map(Timestamp::from_seconds),
             // What an earlier platform left is not to be deleted by a later one.
             only_add: !split && i > 0,
         };
@@ -120,29 +135,59 @@ pub(super) fn export_local(
     Ok(())
 }
 
-/// The images with the directories they go to; an empty path is the root.
-fn placed<'a>(request: &Request<'a>, split: Option<bool>) -> Vec<(PathBuf, &'a Image)> {
-    let split = split.unwrap_or_else(|| request.is_index());
-    request
-        .images
-        .iter()
-        .map(|image| {
-            let prefix = if split {
-                PathBuf::from(directory_name(&image.config.platform))
-            } else {
-                PathBuf::new()
-            };
-            (prefix, image)
+/// The files of an image, and where they go.
+struct Placed<'a> {
+    platform: &'a Platform,
+    /// Its directory; an empty path is the root.
+    prefix: PathBuf,
+    /// Its files, with what is said about them.
+    tree: Arc<dyn Tree>,
+}
+
+/// The images, each in its place.
+fn placed<'a>(
+    request: &Request<'a>,
+    split: Option<bool>,
+    attestation_prefix: &str,
+    epoch: Option<i64>,
+    services: &Services<'_>,
+) -> Result<Vec<Placed<'a>>, OutputError> {
+    let is_several = request.multi_platform || request.images.len() > 1;
+    let split = split.unwrap_or(is_several);
+    let made = Timestamp::from_seconds(epoch.unwrap_or(request.now));
+    let images = request.images.iter().enumerate();
+    images
+        .map(|(n, image)| {
+            let platform = &image.config.platform;
+            let directory = directory_name(platform);
+            let shared = (is_several && !split).then_some(directory.as_str());
+            let statements = request.statements_for_files(n)?;
+            let named: Vec<_> = statements
+                .into_iter()
+                .map(|(name, statement)| {
+                    let name = attested::file_name(attestation_prefix, &name, shared);
+                    (name, statement)
+                })
+                .collect();
+            let tree = services
+                .layers
+                .tree(image)
+                .map_err(|source| OutputError::Tree { source })?;
+            Ok(Placed {
+                platform,
+                tree: Attested::beside(tree, &named, made)?,
+                prefix: PathBuf::from(if split { &directory } else { "" }),
+            })
         })
         .collect()
 }
 
 /// Makes sure that no image writes over what another one has put in the same place.
-fn check_apart(placed: &[(PathBuf, &Image)], services: &Services<'_>) -> Result<(), OutputError> {
-    let shared = placed.len() > 1 && placed.iter().all(|(at, _)| at.as_os_str().is_empty());
+fn check_apart(placed: &[Placed<'_>]) -> Result<(), OutputError> {
+    let is_root = |placed: &Placed<'_>| placed.prefix.as_os_str().is_empty();
+    let shared = placed.len() > 1 && placed.iter().all(is_root);
     let mut owners = BTreeMap::new();
-    for (_, image) in placed.iter().filter(|_| shared) {
-        let tree = tree(image, services)?;
+    for Placed { platform, tree, .. } in placed.iter().filter(|_| shared) {
         let mut todo = vec![PathBuf::new()];
         while let Some(dir) = todo.pop() {
             for name in tree.names(&dir).map_err(tree_error)? {
@@ -154,13 +199,13 @@ fn check_apart(placed: &[(PathBuf, &Image)], services: &Services<'_>) -> Result<
                 }
                 match owners.entry(path) {
                     Entry::Vacant(vacant) => {
-                        vacant.insert(&image.config.platform);
+                        vacant.insert(*platform);
                     }
                     Entry::Occupied(owner) => {
                         return Err(OutputError::Overwritten {
                             path: owner.key().clone(),
                             first: owner.get().to_string(),
-                            second: image.config.platform.to_string(),
+                            second: platform.to_string(),
                         });
                     }
                 }
@@ -173,13 +218,6 @@ fn check_apart(placed: &[(PathBuf, &Image)], services: &Services<'_>) -> Result<
 /// `linux/arm/v7` as the name of a directory.
 fn directory_name(platform: &Platform) -> String {
     platform.to_string().replace('/', "_")
-}
-
-fn tree(image: &Image, services: &Services<'_>) -> Result<Arc<dyn Tree>, OutputError> {
-    services
-        .layers
-        .tree(image)
-        .map_err(|source| OutputError::Tree { source })
 }
 
 fn tree_error(error: impl std::error::Error + Send + Sync + 'static) -> OutputError {

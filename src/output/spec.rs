@@ -45,6 +45,8 @@ pub struct LocalSpec {
     pub mode: LocalMode,
     /// Whether each platform gets a directory of its own; by default when there are several.
     pub platform_split: Option<bool>,
+    /// What the names of files begin with that say something about the image.
+    pub attestation_prefix: String,
     /// `source-date-epoch`, in place of the build's.
     pub epoch: Option<i64>,
 }
@@ -66,6 +68,8 @@ pub struct TarSpec {
     pub dest: Dest,
     /// Whether each platform gets a directory of its own; by default when there are several.
     pub platform_split: Option<bool>,
+    /// What the names of files begin with that say something about the image.
+    pub attestation_prefix: String,
     /// `source-date-epoch`, in place of the build's.
     pub epoch: Option<i64>,
 }
@@ -319,12 +323,13 @@ impl OutputSpec {
         }
     }
 
-    /// Whether attestations can be attached to what it makes.
+    /// Whether there is a place in it, or beside its files, for what is said about the image.
     pub fn takes_attestations(&self) -> bool {
         match self {
             Self::Image(_) => true,
             Self::Archive(spec) => spec.format == ArchiveFormat::Oci,
-            Self::Local(_) | Self::Tar(_) | Self::CacheOnly => false,
+            Self::Local(_) | Self::Tar(_) => true,
+            Self::CacheOnly => false,
         }
     }
 

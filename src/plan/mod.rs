@@ -30,6 +30,7 @@ mod print;
 mod remote;
 mod report;
 mod run;
+mod scan;
 mod signal;
 mod stages;
 mod state;
@@ -52,6 +53,7 @@ pub use report::{
     Line, LineRange, Location, Outline, OutlineArg, OutlineNeed, SourceText, Target, Targets,
     targets,
 };
+pub use scan::{NoProgram, SCAN_RESULTS, ScanExtras, Scanner};
 
 /// The position of a stage in the Dockerfile, from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -109,6 +111,9 @@ pub struct Plan {
     /// Findings about build arguments that no `ARG` declares.
     #[serde(skip)]
     pub unused_args: Vec<Diagnostic>,
+    /// What a list of packages takes in besides the target.
+    #[serde(skip)]
+    pub extras: ScanExtras,
 }
 
 /// One stage.
@@ -137,6 +142,9 @@ pub struct Stage {
     pub image_platform: Platform,
     /// `MAINTAINER`, or the base's author.
     pub author: Option<String>,
+    /// Whether no line of the Dockerfile asks for it: it lists what the target consists of, see [`Plan::add_scan`].
+    #[serde(skip)]
+    pub is_scan: bool,
 }
 
 /// What a stage starts from.

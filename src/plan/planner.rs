@@ -299,6 +299,7 @@ impl<'a> Planner<'a> {
                 .cloned(),
             warnings,
             unused_args: args::unused(&self.build_args, &self.declared),
+            extras: self.scan_extras(target, reachable.iter().copied()),
         }
     }
 
@@ -322,6 +323,7 @@ impl<'a> Planner<'a> {
             config: state.image.config.clone(),
             image_platform: self.image_platform(at),
             author: state.image.author.clone(),
+            is_scan: false,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use jiff::fmt::rfc2822;
 use reqwest::{
     Method, StatusCode, Url,
     header::{
@@ -52,6 +53,24 @@ pub struct Download {
     pub size: u64,
     /// Their digest.
     pub digest: Digest,
+}
+
+impl Download {
+    /// When the file changed last, in seconds since 1970, if the server told.
+    pub fn modified(&self) -> Option<i64> {
+        self.last_modified.as_deref().and_then(http_date)
+    }
+}
+
+/// Seconds since 1970 of a date in a header (RFC 9110, 5.6.7); the obsolete forms are not understood.
+fn http_date(text: &str) -> Option<i64> {
+    let text = text
+        .strip_suffix("GMT")
+        .map(|date| format!("{date}+0000"))?;
+    rfc2822::DateTimeParser::new()
+        .parse_timestamp(&text)
+        .ok()
+        .map(jiff::Timestamp::as_second)
 }
 
 impl Client {
@@ -233,5 +252,19 @@ impl Transfer<'_> {
             what: self.what.clone(),
             source,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_headers_are_read() {
+        assert_eq!(
+            http_date("Wed, 21 Oct 2015 07:28:00 GMT"),
+            Some(1_445_412_480)
+        );
+        assert_eq!(http_date("yesterday"), None);
     }
 }

@@ -5,9 +5,9 @@ mod wanted;
 use std::{fs, io, path::Path, sync::Arc};
 
 use rbuild::{
-    build::{self, BuildError, BuildRequest, BuildResult, Services},
+    build::{self, BuildError, BuildRequest, BuildResult, Services, StepError},
     explain::Explanation,
-    output::{self, Engine, Exported, OutputSpec},
+    output::{self, Engine, Exported, OutputSpec, Sbom},
     progress::{Event, Reporter as _},
     registry::{Client, settings::Canceled},
     sandbox::{Cancel, IdMap, RESOLVED_CONF, Refusal, Rung, Sandbox, is_stub, resolv_conf},
@@ -253,12 +253,14 @@ impl Session<'_> {
             .provenance
             .as_ref()
             .map(|told| told.of(self.request, &result, now));
+        let sboms = self.sboms(&result)?;
         let request = output::Request {
             images: &images,
             multi_platform: self.request.platforms.len() > 1,
             names: &wanted.names,
             annotations: &wanted.annotations,
             provenance: provenance.as_ref(),
+            sboms: &sboms,
             epoch: result.epoch,
             now: now.as_second(),
         };
@@ -267,6 +269,41 @@ impl Session<'_> {
             exported.push(self.export(spec, &request, &result, engine.as_deref())?);
         }
         Ok((result, exported))
+    }
+
+    /// What the scanner says of the images; nothing where there is none.
+    fn sboms(&self, result: &BuildResult) -> Result<Vec<Sbom>, Failure> {
+        if self.request.scanner.is_none() {
+            return Ok(Vec::new());
+        }
+        let vertex = self.renderer.next_vertex();
+        let begun = std::time::Instant::now();
+        self.renderer.event(Event::Started {
+            vertex,
+            name: "[internal] reading what the scanner found".to_owned(),
+        });
+        let scans = result.images.iter().map(|image| {
+            let scan = result.scan(self.services, vertex, image)?;
+            Ok(scan.map(export::sbom))
+        });
+        match scans.collect::<Result<Option<Vec<_>>, StepError>>() {
+            Ok(sboms) => {
+                self.renderer.event(Event::Done {
+                    vertex,
+                    elapsed: begun.elapsed(),
+                });
+                Ok(sboms.unwrap_or_default())
+            }
+            Err(error) => {
+                self.renderer.event(Event::Failed {
+                    vertex,
+                    message: error.to_string(),
+                });
+                Err(self
+                    .interrupted()
+                    .unwrap_or_else(|| classify::failure(&error)))
+            }
+        }
     }
 
     fn export(
@@ -353,7 +390,13 @@ impl Session<'_> {
             }
             BuildError::Epoch { span, .. } => by_chain(error).at(source, *span),
             BuildError::Step(step) => self.interrupted().unwrap_or_else(|| {
-                let first = by_chain(&step.source).at(source, step.span);
+                let first = by_chain(&step.source);
+                let first = match step.span {
+                    Some(span) => first.at(source, span),
+                    None => first.with_hint(
+                        "no line of the Dockerfile asks for this step: it lists packages, for --sbom",
+                    ),
+                };
                 step.others.iter().fold(first, |failure, other| {
                     failure.and(by_chain(&other.source), other.span)
                 })

@@ -4,13 +4,12 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
 };
 
 use super::{GitSource, program::Git};
 use crate::{
     context::{ContextError, LocalTree, Patterns},
-    tree::{self, Last},
+    tree::{Timestamp, Tree as _},
 };
 
 /// How to reach repositories.
@@ -89,6 +88,9 @@ pub enum GitError {
     /// A checksum is no beginning of a commit's name.
     #[error("invalid checksum {0} for Git URL, expected hex commit hash")]
     InvalidChecksum(String),
+    /// What is to be fetched by the name of the commit has none.
+    #[error("fetch-by-commit requires the full name of a commit as checksum or ref")]
+    NoCommit,
     /// The commit is another one.
     #[error("expected checksum to match {expected}, got {actual}")]
     Checksum {
@@ -97,7 +99,8 @@ pub enum GitError {
         /// The commit, and the annotated tag that names it.
         actual: String,
     },
-    /// The subdirectory is not in the repository.
+    /// The subdirectory is not in the repository. Symbolic links are none, as in BuildKit: what they lead to need not be a
+    /// part of the commit.
     #[error("repository `{remote}` has no directory `{}`", subdir.display())]
     NoSubdir {
         /// The repository.
@@ -127,6 +130,13 @@ pub fn checkout(
     {
         return Err(GitError::InvalidChecksum(checksum.clone()));
     }
+    let names_a_commit = |name: &Option<String>| name.as_deref().is_some_and(is_commit);
+    if source.fetch_by_commit
+        && !names_a_commit(&source.reference)
+        && !names_a_commit(&source.checksum)
+    {
+        return Err(GitError::NoCommit);
+    }
     let git = Git {
         source,
         settings,
@@ -139,8 +149,7 @@ pub fn checkout(
             .into_iter()
             .flatten()
             .collect();
-        let wanted = expected.to_ascii_lowercase();
-        if !names.iter().any(|name| name.starts_with(&wanted)) {
+        if !names.iter().any(|name| name.starts_with(expected)) {
             return Err(GitError::Checksum {
                 expected: expected.clone(),
                 actual: names.join(" or "),
@@ -179,10 +188,7 @@ pub fn checkout(
     if source.keep_git_dir != Some(true) {
         remove_git_dirs(dir).map_err(io("remove the git directory"))?;
     }
-    let mtime = source.commit_time.then(|| {
-        let seconds = Duration::from_secs(u64::try_from(commit_time).unwrap_or(0));
-        SystemTime::UNIX_EPOCH + seconds
-    });
+    let mtime = (source.commit_time == Some(true)).then_some(commit_time);
     normalise(dir, mtime).map_err(io("set modes of files"))?;
 
     let whole = LocalTree::open(dir, Patterns::default(), None)?;
@@ -190,18 +196,22 @@ pub fn checkout(
         remote: source.display_remote(),
         subdir: source.subdir.clone(),
     };
-    let subdir = tree::resolve(&whole, &source.subdir, Last::Follow)
-        .map_err(|error| GitError::Tree(error.into()))?;
-    let tree = if subdir.as_os_str().is_empty() {
+    let mut way = PathBuf::new();
+    for name in &source.subdir {
+        way.push(name);
+        let node = whole.node(&way).map_err(ContextError::from)?;
+        if !node.is_some_and(|node| node.metadata.is_dir()) {
+            return Err(no_subdir());
+        }
+    }
+    let tree = if way.as_os_str().is_empty() {
         whole
     } else {
-        match LocalTree::open(dir.join(subdir), Patterns::default(), None) {
-            Ok(tree) => tree,
-            Err(ContextError::NotADirectory { .. } | ContextError::Read { .. }) => {
-                return Err(no_subdir());
-            }
-            Err(error) => return Err(error.into()),
-        }
+        LocalTree::open(dir.join(way), Patterns::default(), None)?
+    };
+    let tree = match source.commit_time {
+        Some(true) => tree.with_root_time(Timestamp::from_seconds(commit_time)),
+        _ => tree,
     };
     Ok(Checkout {
         commit,
@@ -213,9 +223,11 @@ pub fn checkout(
 impl Git<'_> {
     /// Fetches the commit; gives a name for it, and that of the annotated tag that stands for it.
     fn fetch(&self) -> Result<(String, Option<String>), GitError> {
-        let remote = self.source.remote.as_str();
         let reference = self.source.reference.as_deref();
-        let by_name = reference.filter(|name| is_commit(name));
+        let by_name = reference.filter(|name| is_commit(name)).or_else(|| {
+            let checksum = self.source.checksum.as_deref();
+            checksum.filter(|_| self.source.fetch_by_commit)
+        });
         let advertised = match (reference, by_name) {
             (_, Some(_)) => None,
             (None, None) if self.keeps_git_dir() => Some((self.default_branch()?, None)),
@@ -223,49 +235,84 @@ impl Git<'_> {
             (Some(name), None) => Some(self.find(name)?),
         };
         self.init(by_name.map_or(40, str::len))?;
-        if let Some((name, annotated)) = advertised {
-            // Where the repository stays, its programs look for branches and tags by their names.
-            let kept = if self.keeps_git_dir() && name.starts_with("refs/") {
-                name.clone()
-            } else {
-                "refs/rbuild/fetched".to_owned()
-            };
-            let refspec = format!("+{name}:{kept}");
-            let fetched = self.run(
-                "fetch",
-                [
-                    "fetch",
-                    "--quiet",
-                    "--update-head-ok",
-                    "--depth=1",
-                    "--no-tags",
-                    "--",
-                    remote,
-                    &refspec,
-                ],
-            );
-            match fetched {
-                Ok(_) => {}
-                // Repositories served as plain files have no shallow copies.
-                Err(GitError::Failed { message, .. }) if message.contains("shallow") => {
-                    self.run(
-                        "fetch",
-                        [
-                            "fetch",
-                            "--quiet",
-                            "--update-head-ok",
-                            "--no-tags",
-                            "--",
-                            remote,
-                            &refspec,
-                        ],
-                    )?;
+        let fetched = match (advertised, by_name) {
+            (None, Some(commit)) => self.fetch_commit(commit)?,
+            (advertised, _) => {
+                let (name, annotated) = advertised.unwrap_or_else(|| ("HEAD".to_owned(), None));
+                match self.fetch_reference(&name) {
+                    // The server tells of what kind its names are when it is too late.
+                    Err(GitError::Failed { message, .. }) if message.contains(OTHER_HASH) => {
+                        fs::remove_dir_all(self.dir.join(".git")).map_err(|source| {
+                            GitError::Io {
+                                action: "remove the git directory",
+                                remote: self.source.display_remote(),
+                                source,
+                            }
+                        })?;
+                        self.init(64)?;
+                        return Ok((self.fetch_reference(&name)?, annotated));
+                    }
+                    kept => return Ok((kept?, annotated)),
                 }
-                Err(error) => return Err(error),
             }
-            return Ok((kept, annotated));
+        };
+        if let Some(name) = reference.filter(|name| self.keeps_git_dir() && !is_commit(name)) {
+            self.run(
+                "name the commit of",
+                ["update-ref", &branch(name), &fetched],
+            )?;
         }
-        let commit = by_name.unwrap_or_default();
+        Ok((fetched, None))
+    }
+
+    /// Fetches a branch or tag; gives its name in the copy.
+    fn fetch_reference(&self, name: &str) -> Result<String, GitError> {
+        let remote = self.source.remote.as_str();
+        // Where the repository stays, its programs look for branches and tags by their names.
+        let kept = if self.keeps_git_dir() && name.starts_with("refs/") {
+            name.to_owned()
+        } else {
+            "refs/rbuild/fetched".to_owned()
+        };
+        let refspec = format!("+{name}:{kept}");
+        let fetched = self.run(
+            "fetch",
+            [
+                "fetch",
+                "--quiet",
+                "--update-head-ok",
+                "--depth=1",
+                "--no-tags",
+                "--",
+                remote,
+                &refspec,
+            ],
+        );
+        match fetched {
+            Ok(_) => {}
+            // Repositories served as plain files have no shallow copies.
+            Err(GitError::Failed { message, .. }) if message.contains("shallow") => {
+                self.run(
+                    "fetch",
+                    [
+                        "fetch",
+                        "--quiet",
+                        "--update-head-ok",
+                        "--no-tags",
+                        "--",
+                        remote,
+                        &refspec,
+                    ],
+                )?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(kept)
+    }
+
+    /// Fetches a commit; gives its name.
+    fn fetch_commit(&self, commit: &str) -> Result<String, GitError> {
+        let remote = self.source.remote.as_str();
         let direct = self.run(
             "fetch",
             [
@@ -295,7 +342,7 @@ impl Git<'_> {
                 ],
             )?;
         }
-        Ok((commit.to_owned(), None))
+        Ok(commit.to_owned())
     }
 
     fn keeps_git_dir(&self) -> bool {
@@ -337,7 +384,9 @@ impl Git<'_> {
         for candidate in candidates {
             if let Some(object) = of(&candidate) {
                 let annotated = of(&format!("{candidate}^{{}}")).map(|_| object);
-                return Ok((candidate, annotated));
+                // What an annotated tag stands for is listed, too, but cannot be asked for.
+                let fetched = candidate.trim_end_matches("^{}").to_owned();
+                return Ok((fetched, annotated));
             }
         }
         Err(GitError::NoReference {
@@ -365,9 +414,22 @@ impl Git<'_> {
     }
 }
 
-/// Whether a name is the full name of a commit.
+/// What git says of a repository whose objects have names of another kind than those of the copy.
+const OTHER_HASH: &str = "mismatched algorithms";
+
+/// Whether a name is the full name of a commit, which has small letters alone.
 fn is_commit(name: &str) -> bool {
-    matches!(name.len(), 40 | 64) && name.bytes().all(|b| b.is_ascii_hexdigit())
+    let is_digit = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    matches!(name.len(), 40 | 64) && name.bytes().all(is_digit)
+}
+
+/// The full name of a branch.
+fn branch(name: &str) -> String {
+    if name.starts_with("refs/") {
+        name.to_owned()
+    } else {
+        format!("refs/heads/{name}")
+    }
 }
 
 /// Removes `.git` here and in submodules, where it is a file.
@@ -386,13 +448,15 @@ fn remove_git_dirs(dir: &Path) -> io::Result<()> {
 }
 
 /// Gives everything below `dir`, and itself, the modes that a umask of 0022 leaves, and one time if asked.
-fn normalise(dir: &Path, mtime: Option<SystemTime>) -> io::Result<()> {
+fn normalise(dir: &Path, mtime: Option<i64>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let file_type = entry.file_type()?;
         let path = entry.path();
         if file_type.is_dir() {
             normalise(&path, mtime)?;
+        } else if file_type.is_symlink() {
+            set_time(&path, mtime)?;
         } else if file_type.is_file() {
             let is_executable = entry.metadata()?.permissions().mode() & 0o100 != 0;
             let mode = if is_executable { 0o755 } else { 0o644 };
@@ -404,11 +468,22 @@ fn normalise(dir: &Path, mtime: Option<SystemTime>) -> io::Result<()> {
     set_time(dir, mtime)
 }
 
-fn set_time(path: &Path, mtime: Option<SystemTime>) -> io::Result<()> {
-    match mtime {
-        Some(time) => fs::File::open(path)?.set_modified(time),
-        None => Ok(()),
-    }
+fn set_time(path: &Path, mtime: Option<i64>) -> io::Result<()> {
+    let Some(seconds) = mtime else {
+        return Ok(());
+    };
+    let time = rustix::fs::Timespec {
+        tv_sec: seconds,
+        tv_nsec: 0,
+    };
+    let times = rustix::fs::Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    // Of a symbolic link, its own.
+    let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags)?;
+    Ok(())
 }
 
 #[cfg(test)]

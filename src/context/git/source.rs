@@ -29,7 +29,9 @@ pub struct GitSource {
     /// Whether submodules are fetched.
     pub submodules: bool,
     /// Whether files take the time of the commit instead of that of the checkout.
-    pub commit_time: bool,
+    pub commit_time: Option<bool>,
+    /// Whether the commit that the checksum names is taken whatever the reference stands for.
+    pub fetch_by_commit: bool,
 }
 
 /// A git source with a query that makes no sense.
@@ -96,17 +98,24 @@ impl GitSource {
             checksum: None,
             keep_git_dir: None,
             submodules: true,
-            commit_time: false,
+            commit_time: None,
+            fetch_by_commit: false,
         };
-        source.take_query(query)?;
+        source.take_query(query, subdir)?;
         Ok(source)
     }
 
-    fn take_query(&mut self, query: &str) -> Result<(), GitSourceError> {
+    /// `subdir` is what the fragment says, as it is written.
+    fn take_query(&mut self, query: &str, subdir: &str) -> Result<(), GitSourceError> {
         let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            values.entry(decode(key)).or_default().push(decode(value));
+            // What Go's reader of queries does not understand it drops.
+            if let (false, Some(key), Some(value)) =
+                (pair.contains(';'), decode(key), decode(value))
+            {
+                values.entry(key).or_default().push(value);
+            }
         }
         let (mut tag, mut branch) = (None, None);
         for (key, mut values) in values {
@@ -125,25 +134,21 @@ impl GitSource {
                 "tag" => tag = Some(prefixed("refs/tags/", value)),
                 "branch" => branch = Some(prefixed("refs/heads/", value)),
                 "subdir" => {
-                    let subdir = tree::clean(Path::new(&value));
-                    if !self.subdir.as_os_str().is_empty() && self.subdir != subdir {
+                    if !subdir.is_empty() && subdir != value {
                         return Err(GitSourceError::Conflict {
                             what: "subdir",
-                            first: self.subdir.display().to_string(),
+                            first: subdir.to_owned(),
                             second: value,
                         });
                     }
-                    self.subdir = subdir;
+                    self.subdir = tree::clean(Path::new(&value));
                 }
                 "checksum" | "commit" => self.checksum = Some(value),
                 "keep-git-dir" => self.keep_git_dir = Some(switch(key, value)?),
                 "submodules" => self.submodules = switch(key, value)?,
-                // A commit that is named is always fetched by its name.
-                "fetch-by-commit" => {
-                    switch(key, value)?;
-                }
-                "mtime" if value == "checkout" => self.commit_time = false,
-                "mtime" if value == "commit" => self.commit_time = true,
+                "fetch-by-commit" => self.fetch_by_commit = switch(key, value)?,
+                "mtime" if value == "checkout" => self.commit_time = Some(false),
+                "mtime" if value == "commit" => self.commit_time = Some(true),
                 "mtime" => return Err(GitSourceError::InvalidValue { key, value }),
                 _ => return Err(GitSourceError::UnknownKey(key)),
             }
@@ -245,25 +250,23 @@ fn prefixed(prefix: &str, name: String) -> String {
     }
 }
 
-/// A part of a query as it is meant.
-fn decode(text: &str) -> String {
+/// A part of a query as it is meant; `None` where a `%` has not two digits behind it.
+fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
-        let escaped = (first == b'%')
-            .then(|| tail.get(..2))
-            .flatten()
-            .and_then(|hex| std::str::from_utf8(hex).ok())
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        if let Some(byte) = escaped {
-            bytes.push(byte);
+        if first == b'%' {
+            let digits = tail.get(..2)?;
+            let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+            let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
             rest = &tail[2..];
         } else {
             bytes.push(if first == b'+' { b' ' } else { first });
             rest = tail;
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -331,11 +334,15 @@ mod tests {
         assert_eq!(source.subdir, Path::new("d"));
         assert_eq!(source.checksum.as_deref(), Some("abc"));
         assert_eq!(source.keep_git_dir, Some(true));
-        assert!(!source.submodules && source.commit_time);
+        assert!(!source.submodules && source.commit_time == Some(true));
         let source = parse("git@host:a?branch=refs/heads/x");
         assert_eq!(source.remote, "git@host:a");
         assert_eq!(source.reference.as_deref(), Some("refs/heads/x"));
         assert_eq!(parse("git@host:a#:sub").reference, None);
+        // As Go reads queries: what is none is no part of it.
+        let source = parse("https://h/a.git?what=%zz&ref=v1;subdir=a&fetch-by-commit&submodules=0");
+        assert_eq!((source.reference, source.fetch_by_commit), (None, true));
+        assert!(!source.submodules);
     }
 
     #[test]
@@ -345,6 +352,7 @@ mod tests {
             ("?tag=a&branch=b", "branch conflicts with tag"),
             ("?tag=a#b", "ref conflicts: \"b\" vs \"refs/tags/a\""),
             ("?subdir=a#b:c", "subdir conflicts: \"c\" vs \"a\""),
+            ("?subdir=a#b:a/", "subdir conflicts: \"a/\" vs \"a\""),
             ("?what=1", "unexpected query \"what\""),
             ("?ref=a&ref=b", "query \"ref\" has multiple values"),
             ("?ref=", "query \"ref\" has no value"),

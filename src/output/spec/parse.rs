@@ -82,6 +82,7 @@ fn shorthand(field: &str) -> OutputSpec {
         OutputSpec::Tar(TarSpec {
             dest: Dest::Stdout,
             platform_split: None,
+            attestation_prefix: String::new(),
             epoch: None,
         })
     } else {
@@ -89,6 +90,7 @@ fn shorthand(field: &str) -> OutputSpec {
             dest: field.into(),
             mode: LocalMode::Copy,
             platform_split: None,
+            attestation_prefix: String::new(),
             epoch: None,
         })
     }
@@ -161,23 +163,38 @@ impl Options {
                     Some(other) => return Err(wrong("mode", other, "expected copy or delete")),
                 };
                 let platform_split = self.flag("platform-split")?;
+                let attestation_prefix = self.attestation_prefix();
                 let epoch = self.epoch()?;
-                self.done(&["dest", "mode", "platform-split", "source-date-epoch"])?;
+                self.done(&[
+                    "dest",
+                    "mode",
+                    "platform-split",
+                    "attestation-prefix",
+                    "source-date-epoch",
+                ])?;
                 Ok(OutputSpec::Local(LocalSpec {
                     dest,
                     mode,
                     platform_split,
+                    attestation_prefix,
                     epoch,
                 }))
             }
             "tar" => {
                 let dest = self.dest()?.unwrap_or(Dest::Stdout);
                 let platform_split = self.flag("platform-split")?;
+                let attestation_prefix = self.attestation_prefix();
                 let epoch = self.epoch()?;
-                self.done(&["dest", "platform-split", "source-date-epoch"])?;
+                self.done(&[
+                    "dest",
+                    "platform-split",
+                    "attestation-prefix",
+                    "source-date-epoch",
+                ])?;
                 Ok(OutputSpec::Tar(TarSpec {
                     dest,
                     platform_split,
+                    attestation_prefix,
                     epoch,
                 }))
             }
@@ -411,6 +428,10 @@ impl Options {
                 wrong("source-date-epoch", &text, "expected seconds since 1970")
             }),
         }
+    }
+
+    fn attestation_prefix(&mut self) -> String {
+        self.take("attestation-prefix").unwrap_or_default()
     }
 
     fn dest(&mut self) -> Result<Option<Dest>, SpecProblem> {

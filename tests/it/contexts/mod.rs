@@ -91,6 +91,29 @@ fn an_archive_on_standard_input_is_the_context() {
 }
 
 #[test]
+fn the_time_of_an_archive_is_that_of_its_newest_file() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM scratch\nARG SOURCE_DATE_EPOCH\nCOPY <<EOF /time\n$SOURCE_DATE_EPOCH\nEOF\n",
+    );
+    let here = env.path("context/Dockerfile").display().to_string();
+    let text = std::fs::read(&here).expect("written");
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, time) in [("Dockerfile", 1_500_000_000), ("dir/new", 1_600_000_000)] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(time);
+        tar.append_data(&mut header, path, &*text)
+            .expect("memory takes it");
+    }
+    let archive = tar.into_inner().expect("memory takes it");
+    let args = ["--build-arg", "SOURCE_DATE_EPOCH=context", "-"];
+    build_from_stdin(&env, &args, &archive).success();
+    assert_eq!(output(&env, "time"), "1600000000\n");
+}
+
+#[test]
 fn packed_archives_are_contexts_too() {
     let gzip = |bytes: &[u8]| {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -117,6 +140,7 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 
 #[test]
 fn an_archive_on_the_web_is_the_context() {
+    const DOCKERFILE: &str = "FROM scratch\nCOPY --from=files mine /web\nCOPY . /beside/\n";
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
     let server = std::thread::spawn(move || {
@@ -125,6 +149,8 @@ fn an_archive_on_the_web_is_the_context() {
             "context.tar",
             "context.tar",
             "Dockerfile",
+            "Dockerfile",
+            "context.tar",
             "gone",
         ] {
             let (mut connection, _) = listener.accept().expect("a connection");
@@ -134,7 +160,7 @@ fn an_archive_on_the_web_is_the_context() {
             assert!(request[..n].starts_with(wanted.as_bytes()));
             let body = match path {
                 "context.tar" => archive(),
-                "Dockerfile" => b"FROM scratch\nCOPY mine /web\n".to_vec(),
+                "Dockerfile" => DOCKERFILE.as_bytes().to_vec(),
                 _ => {
                     let head =
                         b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -158,18 +184,37 @@ fn an_archive_on_the_web_is_the_context() {
         .says("#1 context ")
         .says("#1 DONE");
     assert_eq!(output(&env, "data"), "from the archive\n");
-    env.dockerfile("FROM scratch\nCOPY --from=files data /named\n");
+    // A named one is a file, unless it is a repository: BuildKit unpacks it as little.
+    env.dockerfile("FROM scratch\nCOPY --from=files . /named/\n");
     let named = format!("files={url}");
     build_from_stdin(&env, &["--build-context", &named, "context"], b"").success();
-    assert_eq!(output(&env, "named"), "from the archive\n");
+    let file = std::fs::read(env.path("out/named/context")).expect("a file of the image");
+    assert_eq!(file, archive());
     // Another Dockerfile of the archive.
     build_from_stdin(&env, &["-f", "other/Dockerfile.x", &url], b"").success();
     assert_eq!(output(&env, "elsewhere"), "from the archive\n");
-    // A Dockerfile of the web, for files of this machine.
+    // A Dockerfile of the web, for files of this machine; and as a context, which has it.
     env.file("mine", "local\n");
     let dockerfile = format!("http://{address}/Dockerfile");
-    build_from_stdin(&env, &["-f", &dockerfile, "context"], b"").success();
+    let files = format!("files={}", env.path("context").display());
+    let args = ["--build-context", &files, "-f", &dockerfile, "context"];
+    build_from_stdin(&env, &args, b"").success();
     assert_eq!(output(&env, "web"), "local\n");
+    assert_eq!(output(&env, "beside/mine"), "local\n");
+    let args = [
+        "--build-context",
+        &files,
+        "-f",
+        "not looked at",
+        &dockerfile,
+    ];
+    build_from_stdin(&env, &args, b"").success();
+    assert_eq!(output(&env, "beside/context"), DOCKERFILE);
+    // Its whole path says that a Dockerfile is one of this machine.
+    let here = env.path("here").display().to_string();
+    std::fs::write(&here, "FROM scratch\nCOPY data /here\n").expect("written");
+    build_from_stdin(&env, &["-f", &here, &url], b"").success();
+    assert_eq!(output(&env, "here"), "from the archive\n");
     build_from_stdin(&env, &[&format!("http://{address}/gone")], b"")
         .exits(4)
         .says("gone: not found");

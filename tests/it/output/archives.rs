@@ -209,6 +209,7 @@ fn one_platform_can_be_an_index_too() {
         names: &[],
         annotations: &[],
         provenance: None,
+        sboms: &[],
         epoch: None,
         now: 0,
     };

@@ -45,6 +45,7 @@ fn load(fixture: &Fixture, socket: &Path) -> Result<Exported, OutputError> {
         names: &names,
         annotations: &[],
         provenance: None,
+        sboms: &[],
         epoch: None,
         now: MTIME,
     };

@@ -248,6 +248,7 @@ fn the_judge_finds_faults() {
             names: &[],
             annotations: &[],
             provenance: None,
+            sboms: &[],
             epoch: None,
             now: 0,
         };

@@ -15,6 +15,7 @@ mod loading;
 mod program;
 mod provenance;
 mod pushing;
+mod sbom;
 
 use std::{
     io::Write as _,
@@ -156,6 +157,7 @@ impl Fixture {
             names,
             annotations,
             provenance: None,
+            sboms: &[],
             epoch,
             now: MTIME + 5,
         };

@@ -104,6 +104,7 @@ fn push_to(registry: &StrictRegistry, store: &Store, spec: &str, images: &[Image
         names: &[],
         annotations: &[],
         provenance: None,
+        sboms: &[],
         epoch: None,
         now: 0,
     };

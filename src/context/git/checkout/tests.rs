@@ -3,7 +3,6 @@
 use std::process::Command;
 
 use super::*;
-use crate::tree::Tree as _;
 
 fn settings() -> GitSettings {
     GitSettings {
@@ -53,6 +52,7 @@ fn repository() -> Option<(tempfile::TempDir, [String; 2])> {
     git(&["init", "-q"])?;
     put("README", "one");
     put("sub/f", "f");
+    std::os::unix::fs::symlink("sub", dir.path().join("link")).unwrap();
     git(&["add", "."]);
     git(&["commit", "-qm", "1"]);
     let first = git(&["rev-parse", "HEAD"]).unwrap();
@@ -74,7 +74,8 @@ fn source(dir: &tempfile::TempDir, reference: Option<&str>) -> GitSource {
         checksum: None,
         keep_git_dir: None,
         submodules: true,
-        commit_time: false,
+        commit_time: None,
+        fetch_by_commit: false,
     }
 }
 
@@ -113,15 +114,102 @@ fn a_directory_of_it_can_be_taken_with_the_time_of_the_commit() {
     let work = tempfile::tempdir().unwrap();
     let mut source = source(&dir, None);
     source.subdir = "sub".into();
-    source.commit_time = true;
+    source.commit_time = Some(true);
     let out = checkout(&source, &settings(), work.path()).unwrap();
     assert_eq!(out.tree.names(Path::new("")).unwrap(), ["f"]);
     let node = out.tree.node(Path::new("f")).unwrap().unwrap();
     assert_eq!(node.metadata.mtime.seconds, 1_577_836_800);
+    let time = out.tree.root_time().map(|time| time.seconds);
+    assert_eq!(time, Some(1_577_836_800));
     source.subdir = "none".into();
     let work = tempfile::tempdir().unwrap();
     let error = checkout(&source, &settings(), work.path()).unwrap_err();
     assert!(matches!(error, GitError::NoSubdir { .. }), "{error}");
+    // A symbolic link is none, even where it leads to one.
+    source.subdir = "link".into();
+    let work = tempfile::tempdir().unwrap();
+    let error = checkout(&source, &settings(), work.path()).unwrap_err();
+    assert!(matches!(error, GitError::NoSubdir { .. }), "{error}");
+    source.subdir = PathBuf::new();
+    let work = tempfile::tempdir().unwrap();
+    let out = checkout(&source, &settings(), work.path()).unwrap();
+    let link = out.tree.node(Path::new("link")).unwrap().unwrap();
+    assert_eq!(link.metadata.mtime.seconds, 1_577_836_800);
+}
+
+#[test]
+fn a_commit_can_be_taken_whatever_its_branch_has_become() {
+    let Some((dir, [first, second])) = repository() else {
+        return;
+    };
+    let mut source = source(&dir, Some("main"));
+    source.fetch_by_commit = true;
+    source.keep_git_dir = Some(true);
+    let fetch = |source: &GitSource| {
+        let work = tempfile::tempdir().unwrap();
+        checkout(source, &settings(), work.path()).map(|out| {
+            let head = out.tree.open(Path::new(".git/refs/heads/main")).unwrap();
+            (out.commit, io::read_to_string(head).unwrap())
+        })
+    };
+    let error = fetch(&source).unwrap_err();
+    assert!(matches!(error, GitError::NoCommit), "{error}");
+    source.checksum = Some(first[..8].to_owned());
+    let error = fetch(&source).unwrap_err();
+    assert!(matches!(error, GitError::NoCommit), "{error}");
+    source.checksum = Some(first.clone());
+    assert_eq!(
+        fetch(&source).unwrap(),
+        (first.clone(), format!("{first}\n"))
+    );
+    source.fetch_by_commit = false;
+    let error = fetch(&source).unwrap_err();
+    assert!(
+        error.to_string().ends_with(&format!("got {second}")),
+        "{error}"
+    );
+}
+
+#[test]
+fn names_of_commits_have_small_letters() {
+    let Some((dir, [first, _])) = repository() else {
+        return;
+    };
+    let capital = first.to_ascii_uppercase();
+    let work = tempfile::tempdir().unwrap();
+    let error = checkout(&source(&dir, Some(&capital)), &settings(), work.path()).unwrap_err();
+    assert!(matches!(error, GitError::NoReference { .. }), "{error}");
+    let mut source = source(&dir, Some("v1"));
+    source.checksum = Some(capital);
+    let error = checkout(&source, &settings(), work.path()).unwrap_err();
+    assert!(matches!(error, GitError::Checksum { .. }), "{error}");
+}
+
+#[test]
+fn repositories_whose_names_are_of_sha256_are_fetched() {
+    let dir = tempfile::tempdir().unwrap();
+    let git = |args: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(dir.path()).args(args);
+        git.output().is_ok_and(|output| output.status.success())
+    };
+    if !git(&["init", "-q", "--object-format=sha256"]) {
+        skip();
+        return;
+    }
+    fs::write(dir.path().join("f"), "f").unwrap();
+    assert!(git(&["add", "."]));
+    let commit = Command::new("git")
+        .arg("-C")
+        .arg(dir.path())
+        .args(["-c", "user.name=x", "-c", "user.email=x@y"])
+        .args(["-c", "commit.gpgsign=false", "commit", "-qm", "1"])
+        .status();
+    assert!(commit.unwrap().success());
+    let work = tempfile::tempdir().unwrap();
+    let out = checkout(&source(&dir, None), &settings(), work.path()).unwrap();
+    assert_eq!(out.commit.len(), 64);
+    assert_eq!(out.tree.names(Path::new("")).unwrap(), ["f"]);
 }
 
 #[test]
