@@ -1,7 +1,7 @@
 //! `--provenance` and `--attest`: what the command line wants to be told of a build, and what there is to tell.
 //!
 //! ```text
-//! --provenance[=true|false|FIELD,…]        --attest type=provenance[,FIELD…]
+//! --provenance[=true|false|FIELD,…]        --attest type=provenance[,FIELD…]        --build-arg BUILDKIT_ATTEST_PROVENANCE=FIELD,…
 //! FIELD: mode=min|max  builder-id=TEXT  reproducible=BOOL  inline-only=BOOL  filename=NAME  version=v1  disabled=BOOL
 //! ```
 //! As in BuildKit, provenance that is asked for by name is `mode=max`: it tells arguments and the Dockerfile. It is attached to
@@ -19,7 +19,7 @@ use rbuild::{
     used::UsedSource,
 };
 
-use super::{build_args::BuildArgs, diagnostics::Failure, sbom};
+use super::{build_args::BuildArgs, diagnostics::Failure, sbom, values::Pair};
 
 /// Which attestations an image gets.
 #[derive(Debug, Args)]
@@ -67,9 +67,13 @@ const FILE_NAME: &str = "provenance.json";
 
 impl AttestArgs {
     /// What is wanted; the last word counts. All outputs must have a place for it.
-    pub(crate) fn wish(&self, outputs: &[OutputSpec]) -> Result<Option<Wish>, Failure> {
+    pub(crate) fn wish(
+        &self,
+        build_args: &[Pair],
+        outputs: &[OutputSpec],
+    ) -> Result<Option<Wish>, Failure> {
         let mut wish = None;
-        for text in &self.attest {
+        for text in &self.attest(build_args) {
             let refuse = |reason: &str| Failure::usage(format!("--attest {text}: {reason}"));
             let mut fields: Vec<&str> = text.split(',').collect();
             let kind = fields.iter().position(|field| field.starts_with("type="));
@@ -95,7 +99,7 @@ impl AttestArgs {
         let has_no_place =
             |spec: &&OutputSpec| !spec.takes_attestations() && **spec != OutputSpec::CacheOnly;
         let without_place = outputs.iter().find(has_no_place);
-        if self.scanner()?.is_some()
+        if self.scanner(build_args)?.is_some()
             && let Some(output) = without_place
         {
             return Err(Failure::usage(format!(
@@ -119,8 +123,22 @@ impl AttestArgs {
     }
 
     /// Who is to list packages.
-    pub(crate) fn scanner(&self) -> Result<Option<Scanner>, Failure> {
-        sbom::scanner(&self.sbom, &self.attest)
+    pub(crate) fn scanner(&self, build_args: &[Pair]) -> Result<Option<Scanner>, Failure> {
+        sbom::scanner(&self.sbom, &self.attest(build_args))
+    }
+
+    /// All that `--attest` says, after what build arguments say in its place.
+    fn attest(&self, build_args: &[Pair]) -> Vec<String> {
+        let argued = build_args.iter().filter_map(|Pair { key, value }| {
+            let kind = key.strip_prefix("BUILDKIT_ATTEST_")?.to_ascii_lowercase();
+            let fields = match value.as_deref()? {
+                "" | "true" | "1" => String::new(),
+                "false" | "0" => ",disabled=true".to_owned(),
+                fields => format!(",{fields}"),
+            };
+            Some(format!("type={kind}{fields}"))
+        });
+        argued.chain(self.attest.iter().cloned()).collect()
     }
 }
 
@@ -330,7 +348,7 @@ mod tests {
             attest: owned(attest),
             sbom: Vec::new(),
         }
-        .wish(&[OutputSpec::registry()])
+        .wish(&[], &[OutputSpec::registry()])
     }
 
     #[test]
@@ -400,8 +418,33 @@ mod tests {
             sbom: Vec::new(),
         };
         let files = OutputSpec::parse("out").expect("valid");
-        assert!(only_files.wish(&[files]).is_ok());
+        assert!(only_files.wish(&[], &[files]).is_ok());
         let docker = OutputSpec::engine();
-        assert!(only_files.wish(&[docker]).is_err());
+        assert!(only_files.wish(&[], &[docker]).is_err());
+    }
+    #[test]
+    fn build_arguments_stand_for_options() {
+        let asked = |name: &str, value: &str| {
+            let pair = Pair {
+                key: format!("BUILDKIT_ATTEST_{name}"),
+                value: Some(value.to_owned()),
+            };
+            let args = AttestArgs {
+                provenance: Vec::new(),
+                attest: Vec::new(),
+                sbom: Vec::new(),
+            };
+            let wish = args.wish(std::slice::from_ref(&pair), &[]).expect("valid");
+            let scanner = args.scanner(&[pair]).expect("valid");
+            (
+                wish.map(|wish| wish.is_full),
+                scanner.map(|scanner| scanner.image),
+            )
+        };
+        assert_eq!(asked("PROVENANCE", "mode=min"), (Some(false), None));
+        assert_eq!(asked("PROVENANCE", ""), (Some(true), None));
+        assert_eq!(asked("PROVENANCE", "false"), (None, None));
+        let scanner = Some("r.io/scan:2".to_owned());
+        assert_eq!(asked("SBOM", "generator=r.io/scan:2"), (None, scanner));
     }
 }

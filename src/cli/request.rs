@@ -65,7 +65,7 @@ pub(crate) fn request(
         shm_size: args.shm_size.map(|size| size.0),
         ulimits: args.ulimit.iter().map(|limit| limit.0.clone()).collect(),
         hostname: None,
-        scanner: args.attest.scanner()?,
+        scanner: args.attest.scanner(&args.build_arg)?,
         git_env: inputs::git_env(env),
         context_time,
         // Who asks for the host's network on the command line allows it with that, as in Docker.

@@ -54,8 +54,8 @@ pub use push::{Destination, Pusher};
 pub use save::{SavedImage, save};
 pub use sbom::Sbom;
 pub use spec::{
-    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, ImageOptions, ImageSpec,
-    LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecError, SpecProblem, TarSpec,
+    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, FilesOptions, ImageOptions,
+    ImageSpec, LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecError, SpecProblem, TarSpec,
 };
 
 pub use validate::{Fault, FaultKind, validate};

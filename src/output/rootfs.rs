@@ -18,7 +18,7 @@ use std::{
 
 use self::attested::Attested;
 use super::{
-    Dest, LocalSpec, OutputError, Request, Services, TarSpec,
+    Dest, FilesOptions, LocalSpec, OutputError, Request, Services, TarSpec,
     archive::{self, ArchiveError},
 };
 use crate::{
@@ -34,17 +34,9 @@ pub(super) fn export_tar(
     services: &Services<'_>,
     stdout: &mut dyn Write,
 ) -> Result<(), OutputError> {
-    let epoch = spec.epoch.or(request.epoch);
+    let epoch = spec.files.epoch.or(request.epoch);
     let mut entries = BTreeMap::new();
-    let placed = placed(
-        request,
-        spec.platform_split,
-        &spec.attestation_prefix,
-        epoch,
-        services,
-    )?;
-    check_apart(&placed)?;
-    for Placed { prefix, tree, .. } in placed {
+    for Placed { prefix, tree, .. } in placed(request, &spec.files, services)? {
         let mut collector = Collector {
             tree: &tree,
             prefix: &prefix,
@@ -98,15 +90,8 @@ pub(super) fn export_local(
     request: &Request<'_>,
     services: &Services<'_>,
 ) -> Result<(), OutputError> {
-    let epoch = spec.epoch.or(request.epoch);
-    let placed = placed(
-        request,
-        spec.platform_split,
-        &spec.attestation_prefix,
-        epoch,
-        services,
-    )?;
-    check_apart(&placed)?;
+    let epoch = spec.files.epoch.or(request.epoch);
+    let placed = placed(request, &spec.files, services)?;
     local::create(&spec.dest)?;
     let split = placed
         .iter()
@@ -144,19 +129,18 @@ struct Placed<'a> {
     tree: Arc<dyn Tree>,
 }
 
-/// The images, each in its place.
+/// The images, each in its place, where none writes over another.
 fn placed<'a>(
     request: &Request<'a>,
-    split: Option<bool>,
-    attestation_prefix: &str,
-    epoch: Option<i64>,
+    options: &FilesOptions,
     services: &Services<'_>,
 ) -> Result<Vec<Placed<'a>>, OutputError> {
     let is_several = request.multi_platform || request.images.len() > 1;
-    let split = split.unwrap_or(is_several);
+    let split = options.platform_split.unwrap_or(is_several);
+    let epoch = options.epoch.or(request.epoch);
     let made = Timestamp::from_seconds(epoch.unwrap_or(request.now));
     let images = request.images.iter().enumerate();
-    images
+    let placed: Vec<_> = images
         .map(|(n, image)| {
             let platform = &image.config.platform;
             let directory = directory_name(platform);
@@ -165,7 +149,7 @@ fn placed<'a>(
             let named: Vec<_> = statements
                 .into_iter()
                 .map(|(name, statement)| {
-                    let name = attested::file_name(attestation_prefix, &name, shared);
+                    let name = attested::file_name(&options.attestation_prefix, &name, shared);
                     (name, statement)
                 })
                 .collect();
@@ -179,7 +163,9 @@ fn placed<'a>(
                 prefix: PathBuf::from(if split { &directory } else { "" }),
             })
         })
-        .collect()
+        .collect::<Result<_, OutputError>>()?;
+    check_apart(&placed)?;
+    Ok(placed)
 }
 
 /// Makes sure that no image writes over what another one has put in the same place.

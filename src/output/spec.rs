@@ -43,12 +43,8 @@ pub struct LocalSpec {
     pub dest: PathBuf,
     /// What happens to files that are there and not in the image.
     pub mode: LocalMode,
-    /// Whether each platform gets a directory of its own; by default when there are several.
-    pub platform_split: Option<bool>,
-    /// What the names of files begin with that say something about the image.
-    pub attestation_prefix: String,
-    /// `source-date-epoch`, in place of the build's.
-    pub epoch: Option<i64>,
+    /// How the files are laid out.
+    pub files: FilesOptions,
 }
 
 /// What `type=local` does with a directory's earlier content.
@@ -61,17 +57,24 @@ pub enum LocalMode {
     Delete,
 }
 
-/// `type=tar`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TarSpec {
-    /// The archive.
-    pub dest: Dest,
+/// How files are laid out that come out as files.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FilesOptions {
     /// Whether each platform gets a directory of its own; by default when there are several.
     pub platform_split: Option<bool>,
     /// What the names of files begin with that say something about the image.
     pub attestation_prefix: String,
     /// `source-date-epoch`, in place of the build's.
     pub epoch: Option<i64>,
+}
+
+/// `type=tar`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TarSpec {
+    /// The archive.
+    pub dest: Dest,
+    /// How the files are laid out.
+    pub files: FilesOptions,
 }
 
 /// `type=oci` and `type=docker`.

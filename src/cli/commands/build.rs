@@ -8,7 +8,7 @@ use rbuild::{
     build::{self, BuildError, BuildRequest, BuildResult, Services, StepError},
     explain::Explanation,
     output::{self, Engine, Exported, OutputSpec, Sbom},
-    progress::{Event, Reporter as _},
+    progress::{Event, Reporter as _, Vertex},
     registry::{Client, settings::Canceled},
     sandbox::{Cancel, IdMap, RESOLVED_CONF, Refusal, Rung, Sandbox, is_stub, resolv_conf},
     snapshot::{Marks, Owners, Snapshots, Style},
@@ -276,23 +276,35 @@ impl Session<'_> {
         if self.request.scanner.is_none() {
             return Ok(Vec::new());
         }
+        self.line("[internal] reading what the scanner found", |vertex| {
+            let scans = result.images.iter().map(|image| {
+                let scan = result.scan(self.services, vertex, image)?;
+                Ok(scan.map(export::sbom))
+            });
+            let sboms = scans.collect::<Result<Option<_>, StepError>>()?;
+            Ok::<_, StepError>(sboms.unwrap_or_default())
+        })
+    }
+
+    /// Does something that is a line of work for users.
+    fn line<T, E: std::error::Error + 'static>(
+        &self,
+        name: &str,
+        work: impl FnOnce(Vertex) -> Result<T, E>,
+    ) -> Result<T, Failure> {
         let vertex = self.renderer.next_vertex();
         let begun = std::time::Instant::now();
         self.renderer.event(Event::Started {
             vertex,
-            name: "[internal] reading what the scanner found".to_owned(),
+            name: name.to_owned(),
         });
-        let scans = result.images.iter().map(|image| {
-            let scan = result.scan(self.services, vertex, image)?;
-            Ok(scan.map(export::sbom))
-        });
-        match scans.collect::<Result<Option<Vec<_>>, StepError>>() {
-            Ok(sboms) => {
+        match work(vertex) {
+            Ok(done) => {
                 self.renderer.event(Event::Done {
                     vertex,
                     elapsed: begun.elapsed(),
                 });
-                Ok(sboms.unwrap_or_default())
+                Ok(done)
             }
             Err(error) => {
                 self.renderer.event(Event::Failed {
@@ -316,49 +328,28 @@ impl Session<'_> {
         if *spec == OutputSpec::CacheOnly {
             return Ok(Exported::default());
         }
-        let vertex = self.renderer.next_vertex();
-        let begun = std::time::Instant::now();
-        self.renderer.event(Event::Started {
-            vertex,
-            name: export_name(spec).to_owned(),
-        });
-        let export = Export {
-            result,
-            services: self.services,
-            renderer: self.renderer,
-            vertex,
-        };
-        let is_canceled = || self.services.cancel.is_canceled();
-        let services = output::Services {
-            store: self.services.store,
-            layers: &export,
-            pusher: Some(&export),
-            engine: engine.map(|socket| Engine {
-                socket,
-                is_canceled: &is_canceled,
-            }),
-            reporter: &**self.renderer,
-            vertex,
-        };
-        let mut out = stdout::Patient::new(&is_canceled);
-        match output::export(spec, request, &services, &mut out) {
-            Ok(exported) => {
-                self.renderer.event(Event::Done {
-                    vertex,
-                    elapsed: begun.elapsed(),
-                });
-                Ok(exported)
-            }
-            Err(error) => {
-                self.renderer.event(Event::Failed {
-                    vertex,
-                    message: error.to_string(),
-                });
-                Err(self
-                    .interrupted()
-                    .unwrap_or_else(|| classify::failure(&error)))
-            }
-        }
+        self.line(export_name(spec), |vertex| {
+            let export = Export {
+                result,
+                services: self.services,
+                renderer: self.renderer,
+                vertex,
+            };
+            let is_canceled = || self.services.cancel.is_canceled();
+            let services = output::Services {
+                store: self.services.store,
+                layers: &export,
+                pusher: Some(&export),
+                engine: engine.map(|socket| Engine {
+                    socket,
+                    is_canceled: &is_canceled,
+                }),
+                reporter: &**self.renderer,
+                vertex,
+            };
+            let mut out = stdout::Patient::new(&is_canceled);
+            output::export(spec, request, &services, &mut out)
+        })
     }
 
     /// What a signal makes of an error that it caused.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, ImageOptions, ImageSpec,
-    LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecProblem, TarSpec,
+    Annotation, AnnotationPlace, ArchiveFormat, ArchiveSpec, Dest, FilesOptions, ImageOptions,
+    ImageSpec, LayerOptions, LocalMode, LocalSpec, OutputSpec, SpecProblem, TarSpec,
 };
 use crate::{layer::Compression, oci::Platform, reference::Reference, source::suggest};
 
@@ -36,7 +36,7 @@ const IMAGE_KEYS: [&str; 10] = [
 const UNSUPPORTED: [(&str, &str); 5] = [
     (
         "attestation-prefix",
-        "attestations are not written as files",
+        "attestations are files in `type=local` and `type=tar` alone",
     ),
     (
         "attestation-inline",
@@ -81,17 +81,13 @@ fn shorthand(field: &str) -> OutputSpec {
     if field == "-" {
         OutputSpec::Tar(TarSpec {
             dest: Dest::Stdout,
-            platform_split: None,
-            attestation_prefix: String::new(),
-            epoch: None,
+            files: FilesOptions::default(),
         })
     } else {
         OutputSpec::Local(LocalSpec {
             dest: field.into(),
             mode: LocalMode::Copy,
-            platform_split: None,
-            attestation_prefix: String::new(),
-            epoch: None,
+            files: FilesOptions::default(),
         })
     }
 }
@@ -162,9 +158,7 @@ impl Options {
                     Some("delete") => LocalMode::Delete,
                     Some(other) => return Err(wrong("mode", other, "expected copy or delete")),
                 };
-                let platform_split = self.flag("platform-split")?;
-                let attestation_prefix = self.attestation_prefix();
-                let epoch = self.epoch()?;
+                let files = self.files_options()?;
                 self.done(&[
                     "dest",
                     "mode",
@@ -172,31 +166,18 @@ impl Options {
                     "attestation-prefix",
                     "source-date-epoch",
                 ])?;
-                Ok(OutputSpec::Local(LocalSpec {
-                    dest,
-                    mode,
-                    platform_split,
-                    attestation_prefix,
-                    epoch,
-                }))
+                Ok(OutputSpec::Local(LocalSpec { dest, mode, files }))
             }
             "tar" => {
                 let dest = self.dest()?.unwrap_or(Dest::Stdout);
-                let platform_split = self.flag("platform-split")?;
-                let attestation_prefix = self.attestation_prefix();
-                let epoch = self.epoch()?;
+                let files = self.files_options()?;
                 self.done(&[
                     "dest",
                     "platform-split",
                     "attestation-prefix",
                     "source-date-epoch",
                 ])?;
-                Ok(OutputSpec::Tar(TarSpec {
-                    dest,
-                    platform_split,
-                    attestation_prefix,
-                    epoch,
-                }))
+                Ok(OutputSpec::Tar(TarSpec { dest, files }))
             }
             "oci" => self.archive(ArchiveFormat::Oci),
             "docker" => self.archive(ArchiveFormat::Docker),
@@ -430,8 +411,12 @@ impl Options {
         }
     }
 
-    fn attestation_prefix(&mut self) -> String {
-        self.take("attestation-prefix").unwrap_or_default()
+    fn files_options(&mut self) -> Result<FilesOptions, SpecProblem> {
+        Ok(FilesOptions {
+            platform_split: self.flag("platform-split")?,
+            attestation_prefix: self.take("attestation-prefix").unwrap_or_default(),
+            epoch: self.epoch()?,
+        })
     }
 
     fn dest(&mut self) -> Result<Option<Dest>, SpecProblem> {

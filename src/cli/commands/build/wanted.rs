@@ -100,7 +100,7 @@ impl Wanted {
             return Err(Failure::usage("--iidfile needs an output that is an image"));
         }
         Ok(Self {
-            provenance: args.attest.wish(&outputs)?,
+            provenance: args.attest.wish(&args.build_arg, &outputs)?,
             outputs,
             engines,
             names,
