@@ -44,6 +44,16 @@ pub(super) struct ResolvedImage {
     pub(super) root: OnceLock<Arc<Root>>,
 }
 
+impl ResolvedImage {
+    /// The digest of what the registry has under the name: the index when there are images for several platforms. This is
+    /// what pins a base in a Dockerfile.
+    pub(super) fn published_digest(&self) -> Digest {
+        let reference = Reference::parse(&self.name).ok();
+        let published = reference.as_ref().and_then(Reference::digest);
+        published.unwrap_or(self.digest)
+    }
+}
+
 /// Why an image cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -157,10 +167,9 @@ impl Images {
                 let cell = cell.lock().unwrap_or_else(PoisonError::into_inner);
                 let image = cell.as_ref()?;
                 let reference = Reference::parse(&image.name).ok();
-                let root = reference.as_ref().and_then(Reference::digest);
                 Some(UsedImage {
                     is_layout: reference.is_none(),
-                    digest: root.unwrap_or(image.digest),
+                    digest: image.published_digest(),
                     name: reference.map_or_else(
                         || source.name.clone(),
                         |reference| reference.without_digest().familiar(),

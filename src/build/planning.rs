@@ -119,7 +119,7 @@ fn options(session: &Session<'_>, platform: &Platform) -> Options {
         platform: platform.clone(),
         platform_explicit: request.platform_explicit,
         contexts: contexts.collect(),
-        multi_platform: request.platforms.len() > 1,
+        multi_platform: request.multi_platform,
         hostname: request.hostname.clone(),
         ignore: match &request.context {
             ContextSource::Directory { patterns, .. } => patterns.clone(),

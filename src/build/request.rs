@@ -29,6 +29,8 @@ pub struct BuildRequest {
     pub target: Option<String>,
     /// `--platform`; never empty.
     pub platforms: Vec<Platform>,
+    /// Whether the result is for several platforms, though there may be one: it is an index then.
+    pub multi_platform: bool,
     /// Whether the user asked for that platform.
     pub platform_explicit: bool,
     /// `--build-arg`, those without a value already looked up.

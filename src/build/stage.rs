@@ -138,7 +138,13 @@ fn base(
             };
             let image = session.images.get(session, source).map_err(failed)?;
             if let Some(label) = &stage.from_label {
-                let task = session.task(format!("{label}@{}", image.digest));
+                let digest = image.published_digest();
+                let pinned = label.ends_with(&format!("@{digest}"));
+                let task = session.task(if pinned {
+                    label.clone()
+                } else {
+                    format!("{label}@{digest}")
+                });
                 task.cached();
             }
             let root = image_root(session, &image);

@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::{
     build_args::BuildArgs, cache_args::CacheArgs, cache_spec::CacheFrom,
-    registry_args::RegistryArgs, run_args::RunArgs, values::Pair,
+    registry_args::RegistryArgs, run_args::RunArgs, switches, values::Pair,
 };
 
 const AFTER_HELP: &str = "\
@@ -393,7 +393,7 @@ pub(crate) fn with_default_command(args: impl IntoIterator<Item = OsString>) -> 
 
 /// Reads a command line. As with `docker buildx`, an option of a build that needs a value takes the next word, whatever it looks
 /// like: `--build-arg -v=1`.
-pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
+pub(crate) fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     use clap::{CommandFactory as _, FromArgMatches as _};
     let takes_any = |arg: clap::Arg| {
         let one = arg.get_num_args().is_none_or(|n| n == 1.into());
@@ -404,10 +404,10 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Cli, clap::Error> {
         }
     };
     let mut command = Cli::command();
-    for name in ["build", "explain"] {
+    for name in switches::LIKE_DOCKER {
         command = command.mut_subcommand(name, |c| c.mut_args(takes_any));
     }
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = switches::matches(&mut command, arguments)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
@@ -440,18 +440,14 @@ mod tests {
     #[test]
     fn a_value_may_look_like_an_option() {
         let words = ["rbuild", "build", "--target", "-1", "--label", "--x=y", "."];
-        let cli = parse(words.map(OsString::from).to_vec()).unwrap();
+        let cli = parse(&words.map(OsString::from)).unwrap();
         let Command::Build(build) = cli.command else {
             panic!("another command");
         };
         assert_eq!(build.target.as_deref(), Some("-1"));
         assert!(
-            parse(
-                ["rbuild", "build", "--call", "check", "--nope", "."]
-                    .map(OsString::from)
-                    .to_vec()
-            )
-            .is_err()
+            parse(&["rbuild", "build", "--call", "check", "--nope", "."].map(OsString::from))
+                .is_err()
         );
     }
 

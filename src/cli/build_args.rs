@@ -132,7 +132,12 @@ pub(crate) struct BuildArgs {
     )]
     pub(crate) network: String,
     /// Another line in /etc/hosts; the address may be `host-gateway`
-    #[arg(long, value_name = "HOST:IP", help_heading = "RUN steps")]
+    #[arg(
+        long,
+        value_name = "HOST:IP",
+        value_delimiter = ',',
+        help_heading = "RUN steps"
+    )]
     pub(crate) add_host: Vec<Host>,
     /// Size of /dev/shm
     #[arg(long, value_name = "SIZE", help_heading = "RUN steps")]
@@ -160,7 +165,8 @@ pub(crate) struct BuildArgs {
     /// Look for mistakes in the Dockerfile and build nothing; short for `--call check`
     #[arg(long, help_heading = "Talk")]
     pub(crate) check: bool,
-    /// What to do with the Dockerfile: build, check, outline or targets, with `,format=json` for programs
+    /// What to do with the Dockerfile: build, check, outline, targets or subrequests.describe, with `,format=json` for
+    /// programs
     #[arg(
         long,
         value_name = "METHOD",

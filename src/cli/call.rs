@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use serde_json::{Value, json};
+
 use super::args::DataFormat;
 
 /// A method and how to print what it finds.
@@ -24,6 +26,50 @@ pub(crate) enum Method {
     Outline,
     /// List the stages.
     Targets,
+    /// List the methods, as BuildKit's frontend lists its own.
+    Describe,
+}
+
+/// What [`Method::Describe`] tells: names, and what they do.
+const DESCRIBED: [(&str, &str); 3] = [
+    (
+        "outline",
+        "List all parameters current build target supports",
+    ),
+    ("targets", "List all targets current build supports"),
+    ("subrequests.describe", "List available subrequest types"),
+];
+const VERSION: &str = "1.0.0";
+
+/// The methods as a table.
+pub(crate) fn described() -> String {
+    let head = ("NAME", "VERSION", "DESCRIPTION");
+    let rows = DESCRIBED.map(|(name, description)| (name, VERSION, description));
+    let lines: Vec<String> = [head]
+        .into_iter()
+        .chain(rows)
+        .map(|(name, version, description)| format!("{name:20} {version:7} {description}"))
+        .collect();
+    lines.join("\n") + "\n"
+}
+
+/// The methods as BuildKit's document.
+pub(crate) fn described_json() -> Value {
+    let method = |(name, description): (&str, &str)| {
+        let named =
+            |name: &str, description: &str| json!({"name": name, "description": description});
+        let opts = match name {
+            "outline" => json!([named("target", "Target build stage")]),
+            "targets" => json!([]),
+            _ => Value::Null,
+        };
+        json!({
+            "name": format!("frontend.{name}"), "version": VERSION, "type": "rpc", "description": description,
+            "opts": opts, "inputs": null, "refs": null,
+            "metadata": [named("result.json", ""), named("result.txt", "")],
+        })
+    };
+    DESCRIBED.into_iter().map(method).collect()
 }
 
 impl FromStr for Call {
@@ -37,6 +83,7 @@ impl FromStr for Call {
             "check" | "lint" => Method::Check,
             "outline" => Method::Outline,
             "targets" => Method::Targets,
+            "subrequests.describe" => Method::Describe,
             _ => {
                 let near = rbuild::source::suggest(word, ["build", "check", "outline", "targets"]);
                 let near = near.map_or(String::new(), |near| format!("; did you mean `{near}`?"));
@@ -62,5 +109,27 @@ impl FromStr for Call {
             }
         }
         Ok(call)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_described_as_by_buildkit() {
+        assert_eq!(
+            described(),
+            "NAME                 VERSION DESCRIPTION\n\
+             outline              1.0.0   List all parameters current build target supports\n\
+             targets              1.0.0   List all targets current build supports\n\
+             subrequests.describe 1.0.0   List available subrequest types\n"
+        );
+        let found = described_json();
+        assert_eq!(found[0]["name"], "frontend.outline");
+        assert_eq!(found[0]["opts"][0]["name"], "target");
+        assert_eq!(found[2]["opts"], Value::Null);
+        let call: Call = "subrequests.describe,format=json".parse().unwrap();
+        assert_eq!(call.method, Method::Describe);
     }
 }

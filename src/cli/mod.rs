@@ -24,6 +24,7 @@ mod explain;
 mod export;
 mod inputs;
 mod namespace;
+mod other_builders;
 mod ports;
 mod progress;
 mod provenance;
@@ -37,6 +38,7 @@ mod secret;
 mod settings;
 mod signals;
 mod stdout;
+mod switches;
 mod sys;
 mod terminal;
 mod transfer;
@@ -53,7 +55,7 @@ pub(crate) fn run() -> ExitCode {
     std::panic::set_hook(Box::new(report_panic));
     let env = Environment::of_process();
     let arguments = args::with_default_command(std::env::args_os());
-    let cli = match args::parse(arguments) {
+    let cli = match args::parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to standard output; a reader that has gone away has read enough.

@@ -116,8 +116,20 @@ impl AttestArgs {
                 output.kind()
             ))
             .with_hint(
-                "inline-only=true attaches it to the other outputs: --push, type=image, type=oci",
+                "inline-only=true attaches it to images in the store and in registries alone",
             ));
+        }
+        let types = |spec: &&OutputSpec| {
+            spec.image_options()
+                .is_some_and(|image| !image.oci_media_types)
+        };
+        if wish.as_ref().is_some_and(|wish| !wish.inline_only)
+            && let Some(output) = outputs.iter().find(types)
+        {
+            return Err(Failure::usage(format!(
+                "provenance needs OCI media types; type={} has oci-mediatypes=false",
+                output.kind()
+            )));
         }
         Ok(wish)
     }
@@ -210,7 +222,6 @@ impl Told<'_> {
         };
         Provenance {
             builder_id: self.wish.builder_id.clone(),
-            inline_only: self.wish.inline_only,
             file_name: self.wish.file_name.clone(),
             reproducible: self.wish.reproducible,
             version: env!("CARGO_PKG_VERSION"),
@@ -228,6 +239,7 @@ impl Told<'_> {
             locals: self.locals(request),
             secrets: ids(request.secrets.keys().collect()),
             agents: ids(request.ssh.keys().collect()),
+            inline_only: self.wish.inline_only,
             dockerfile: is_full.then(|| request.dockerfile.clone()),
             invocation: result.epoch.is_none().then(|| Invocation {
                 id: unique(),

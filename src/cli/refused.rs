@@ -1,23 +1,28 @@
-//! Options of Docker that rbuild does not have, or not yet. Each is refused by name: an option that is silently
-//! dropped gives another result than the one asked for.
+//! Options of Docker, kaniko and buildah that rbuild does not have, or not yet. Each is refused by name, and with what stands for
+//! it here: an option that is silently dropped gives another result than the one asked for.
 //!
 //! Options that ask for what is so anyway (`--rm`, `--squash=false`) are taken and do nothing.
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
 
+use super::other_builders;
+
 /// An option, when it is fine all the same, and what to say when it is not.
-struct Refusal {
-    name: &'static str,
-    short: Option<char>,
+pub(super) struct Refusal {
+    /// What it is among the options of a build; it differs from the name where a positional argument has that.
+    pub(super) id: &'static str,
+    pub(super) name: &'static str,
+    pub(super) short: Option<char>,
     /// A switch may stand alone and is then `true`.
-    switch: bool,
+    pub(super) switch: bool,
     /// The values that ask for what is so anyway.
-    fine: fn(&str) -> bool,
-    reason: &'static str,
+    pub(super) fine: fn(&str) -> bool,
+    pub(super) reason: &'static str,
 }
 
-const fn valued(name: &'static str, reason: &'static str) -> Refusal {
+pub(super) const fn valued(name: &'static str, reason: &'static str) -> Refusal {
     Refusal {
+        id: name,
         name,
         short: None,
         switch: false,
@@ -26,8 +31,13 @@ const fn valued(name: &'static str, reason: &'static str) -> Refusal {
     }
 }
 
-const fn switch(name: &'static str, fine: fn(&str) -> bool, reason: &'static str) -> Refusal {
+pub(super) const fn switch(
+    name: &'static str,
+    fine: fn(&str) -> bool,
+    reason: &'static str,
+) -> Refusal {
     Refusal {
+        id: name,
         name,
         short: None,
         switch: true,
@@ -36,11 +46,11 @@ const fn switch(name: &'static str, fine: fn(&str) -> bool, reason: &'static str
     }
 }
 
-fn off(value: &str) -> bool {
+pub(super) fn off(value: &str) -> bool {
     matches!(value, "false" | "0")
 }
 
-fn on(value: &str) -> bool {
+pub(super) fn on(value: &str) -> bool {
     matches!(value, "true" | "1")
 }
 
@@ -94,7 +104,16 @@ const OPTIONS: &[Refusal] = &[
     switch("rm", on, "nothing of a step is ever kept"),
     switch("force-rm", |value| on(value) || off(value), ""),
     switch("compress", |value| on(value) || off(value), ""),
+    switch(
+        "disable-content-trust",
+        on,
+        "signatures of images are not looked at",
+    ),
 ];
+
+fn all() -> impl Iterator<Item = &'static Refusal> {
+    OPTIONS.iter().chain(other_builders::OPTIONS)
+}
 
 /// Stands for all of them among the options of a build; reading it refuses what was given.
 #[derive(Debug, Clone, Copy)]
@@ -102,8 +121,8 @@ pub(crate) struct Refused;
 
 impl Args for Refused {
     fn augment_args(command: Command) -> Command {
-        OPTIONS.iter().fold(command, |command, option| {
-            let mut arg = Arg::new(option.name)
+        all().fold(command, |command, option| {
+            let mut arg = Arg::new(option.id)
                 .long(option.name)
                 .action(ArgAction::Append)
                 .value_name("VALUE")
@@ -128,23 +147,23 @@ impl Args for Refused {
 
 impl FromArgMatches for Refused {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        for option in OPTIONS {
-            let values = matches
-                .get_many::<String>(option.name)
-                .into_iter()
-                .flatten();
-            for value in values {
-                if !(option.fine)(value) {
-                    let shown = match (option.switch, value.as_str()) {
-                        (true, "true") => String::new(),
-                        _ => format!("={value}"),
-                    };
-                    return Err(clap::Error::raw(
-                        ErrorKind::InvalidValue,
-                        format!("--{}{shown} is refused: {}", option.name, option.reason),
-                    ));
-                }
-            }
+        let refused: Vec<String> = all()
+            .filter_map(|option| {
+                let mut values = matches.get_many::<String>(option.id)?;
+                let value = values.find(|value| !(option.fine)(value))?;
+                let shown = match (option.switch, value.as_str()) {
+                    (true, "true") => String::new(),
+                    _ => format!("={value}"),
+                };
+                let (name, reason) = (option.name, option.reason);
+                Some(format!("--{name}{shown} is refused: {reason}"))
+            })
+            .collect();
+        if !refused.is_empty() {
+            return Err(clap::Error::raw(
+                ErrorKind::InvalidValue,
+                refused.join("\n"),
+            ));
         }
         Ok(Self)
     }

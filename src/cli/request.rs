@@ -52,6 +52,11 @@ pub(crate) fn request(
         named_contexts: named_contexts(&args.build_context, fetcher)?,
         target: args.target.clone().filter(|target| !target.is_empty()),
         platforms: settings::platforms(&args.platform, env)?,
+        multi_platform: settings::wants_index(
+            &args.platform,
+            &settings::build_args(&args.build_arg, env),
+            env,
+        ),
         platform_explicit: settings::platform_is_explicit(&args.platform, env),
         build_args: settings::build_args(&args.build_arg, env),
         labels: pairs(&args.label),

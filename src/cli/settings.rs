@@ -135,19 +135,34 @@ pub(crate) fn proxy_build_args(env: &Environment) -> BTreeMap<String, String> {
     args
 }
 
-/// `--platform`, or its variable, or this machine.
-pub(crate) fn platforms(given: &[String], env: &Environment) -> Result<Vec<Platform>, Failure> {
+/// The platforms that are asked for, as they are written.
+fn named_platforms(given: &[String], env: &Environment) -> Vec<String> {
     let variable: Vec<String> = env
         .text("DOCKER_DEFAULT_PLATFORM")
         .map(|text| text.split(',').map(ToOwned::to_owned).collect())
         .unwrap_or_default();
     let texts = if given.is_empty() { &variable } else { given };
+    let texts = texts.iter().map(|text| text.trim().to_owned());
+    texts.filter(|text| !text.is_empty()).collect()
+}
+
+/// Whether the result is an index even for one platform: the same one twice makes one, too, as does a build argument.
+pub(crate) fn wants_index(
+    given: &[String],
+    build_args: &BTreeMap<String, String>,
+    env: &Environment,
+) -> bool {
+    let asked = build_args
+        .get("BUILDKIT_MULTI_PLATFORM")
+        .map(String::as_str);
+    named_platforms(given, env).len() > 1
+        || matches!(asked, Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
+}
+
+/// `--platform`, or its variable, or this machine.
+pub(crate) fn platforms(given: &[String], env: &Environment) -> Result<Vec<Platform>, Failure> {
     let mut platforms: Vec<Platform> = Vec::new();
-    for text in texts
-        .iter()
-        .map(|text| text.trim())
-        .filter(|text| !text.is_empty())
-    {
+    for text in named_platforms(given, env) {
         let platform: Platform = text
             .parse()
             .map_err(|e: PlatformError| Failure::usage(e.to_string()))?;
@@ -433,6 +448,24 @@ mod tests {
         let args = build_args(&pairs, &env);
         let got: Vec<(&str, &str)> = args.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(got, [("A", "env"), ("B", "1"), ("SOURCE_DATE_EPOCH", "7")]);
+    }
+
+    #[test]
+    fn an_index_is_wanted_by_several_platforms_or_outright() {
+        let wanted = |given: &[&str], build_args: &[(&str, &str)], variable: &str| {
+            let env = Environment::of(&[("DOCKER_DEFAULT_PLATFORM", variable)], 0);
+            let given: Vec<String> = given.iter().map(|&text| text.to_owned()).collect();
+            let args = build_args
+                .iter()
+                .map(|&(k, v)| (k.to_owned(), v.to_owned()));
+            wants_index(&given, &args.collect(), &env)
+        };
+        let arg = "BUILDKIT_MULTI_PLATFORM";
+        assert!(!wanted(&[], &[], ""));
+        assert!(!wanted(&["linux/amd64"], &[(arg, "0")], "a/b,c/d"));
+        assert!(wanted(&["linux/amd64"], &[(arg, "1")], ""));
+        assert!(wanted(&["linux/amd64", "linux/amd64"], &[], ""));
+        assert!(wanted(&[], &[], "linux/amd64,linux/arm64"));
     }
 
     #[test]

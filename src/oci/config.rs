@@ -32,7 +32,7 @@ pub struct ConfigFile {
     /// How each layer, and each change of the config, came to be; base first.
     #[serde(
         default,
-        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "null_if_empty",
         deserialize_with = "null_is_default"
     )]
     pub history: Vec<History>,
@@ -43,6 +43,16 @@ pub struct ConfigFile {
         skip_serializing_if = "Option::is_none"
     )]
     pub cache: Option<serde_json::Value>,
+}
+
+/// What Go writes for a list that was never made, as BuildKit's history of an image without steps.
+fn null_if_empty<S: serde::Serializer>(
+    history: &[History],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    (!history.is_empty())
+        .then_some(history)
+        .serialize(serializer)
 }
 
 /// How to run an image. Names are Docker's, which the spec took over.

@@ -38,15 +38,20 @@ pub(super) struct Named {
 #[derive(Debug)]
 pub(super) struct Contents {
     blobs: Vec<Descriptor>,
+    /// The entries of `index.json`.
+    entries: Vec<Descriptor>,
     files: Vec<(&'static str, Vec<u8>)>,
 }
+
+const INDEX: &str = "index.json";
 
 /// One image of `manifest.json`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct DockerImage {
     config: String,
-    repo_tags: Vec<String>,
+    /// `null` where there are none, as Go writes it.
+    repo_tags: Option<Vec<String>>,
     layers: Vec<String>,
 }
 
@@ -90,13 +95,14 @@ impl Contents {
                 docker.push(docker_image(store, image)?);
             }
         }
-        let mut files = vec![("index.json", to_json(&Index::new(entries)))];
+        let mut files = vec![(INDEX, to_json(&Index::new(entries.clone())))];
         if format == ArchiveFormat::Docker {
             files.push(("manifest.json", to_json(&docker)));
         }
         files.push(("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#.to_vec()));
         Ok(Self {
             blobs: blobs.into_values().collect(),
+            entries,
             files,
         })
     }
@@ -138,7 +144,8 @@ impl Contents {
         Ok(())
     }
 
-    /// Writes a directory, which may be there: blobs are added, the documents beside them replaced.
+    /// Writes a directory, which may be there: blobs are added, and images to its index. One without a name is `latest` there,
+    /// and one of a name that the index has takes its place, as in BuildKit.
     pub(super) fn write_dir(&self, store: &Store, dir: &Path) -> Result<(), OutputError> {
         let blobs = dir.join("blobs/sha256");
         fs::create_dir_all(&blobs).at("create", &blobs)?;
@@ -150,11 +157,47 @@ impl Contents {
             let mut source = store.open_blob(&blob.digest)?;
             replace(&path, |file| copy_exactly(&mut source, file, blob))?;
         }
-        // The index comes last but for the mark, so that what it names is there.
+        // The index comes last but for the mark, so that what it names is there. Whoever writes another one meanwhile waits.
+        let lock = File::open(dir).at("open", dir)?;
+        lock.lock().at("lock", dir)?;
         for (name, bytes) in &self.files {
+            let merged;
+            let bytes = if *name == INDEX {
+                merged = to_json(&self.merged(&dir.join(name))?);
+                &merged
+            } else {
+                bytes
+            };
             replace(&dir.join(name), |file| Ok(file.write_all(bytes)?))?;
         }
         Ok(())
+    }
+
+    /// The index at `path` with the images of this one.
+    fn merged(&self, path: &Path) -> Result<Index, OutputError> {
+        let mut index = match fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(io::Error::from)
+                .at("read", path)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Index::new(Vec::new()),
+            Err(e) => return Err(e).at("read", path),
+        };
+        for entry in &self.entries {
+            let mut entry = entry.clone();
+            let annotations = &mut entry.annotations;
+            annotations
+                .entry(ANNOTATION_REF_NAME.to_owned())
+                .or_insert_with(|| "latest".to_owned());
+            let names = |of: &Descriptor| {
+                [ANNOTATION_REF_NAME, ANNOTATION_IMAGE_NAME]
+                    .map(|key| of.annotations.get(key).cloned())
+            };
+            index
+                .manifests
+                .retain(|there| names(there) != names(&entry));
+            index.manifests.push(entry);
+        }
+        Ok(index)
     }
 }
 
@@ -206,14 +249,13 @@ fn docker_image(store: &Store, image: &Named) -> Result<DockerImage, OutputError
     }
     let manifest: Manifest = store.read_json(&image.root)?;
     let path = |blob: &Descriptor| format!("blobs/sha256/{}", blob.digest.hex());
+    let tagged = image.names.iter().filter(|name| name.tag().is_some());
+    let tags: Vec<String> = tagged
+        .map(|name| name.clone().without_digest().familiar())
+        .collect();
     Ok(DockerImage {
         config: path(&manifest.config),
-        repo_tags: image
-            .names
-            .iter()
-            .filter(|name| name.tag().is_some())
-            .map(|name| name.clone().without_digest().familiar())
-            .collect(),
+        repo_tags: (!tags.is_empty()).then_some(tags),
         layers: manifest.layers.iter().map(path).collect(),
     })
 }

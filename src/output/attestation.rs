@@ -46,22 +46,21 @@ impl Statement {
     }
 }
 
-/// Puts into the store what is said about a manifest that has these names.
+/// Puts into the store what is said about a manifest that has these names: as an artifact that names the manifest as its subject, or in
+/// the older form, as an image for an unknown platform.
 pub(super) fn write(
     store: &Store,
     about: &Descriptor,
     names: &[Reference],
     statements: &[Statement],
+    as_artifact: bool,
 ) -> Result<Written, OutputError> {
     let platform = about.platform.clone().unwrap_or_else(Platform::host);
     let digest = json!({"sha256": about.digest.hex()});
-    let mut subjects: Vec<Value> = names
+    let subjects: Vec<Value> = names
         .iter()
         .map(|name| json!({"name": package_url("docker", &name.familiar(), None, &platform), "digest": digest}))
         .collect();
-    if subjects.is_empty() {
-        subjects.push(json!({"name": "_", "digest": digest}));
-    }
     let put = |media_type: &'static str, bytes: &[u8]| -> Result<Descriptor, OutputError> {
         let digest = store.put_bytes(bytes)?;
         let media_type = MediaType::new(media_type);
@@ -77,19 +76,33 @@ pub(super) fn write(
         );
         layers.push(layer);
     }
-    let mut config = put("application/vnd.oci.empty.v1+json", EMPTY)?;
-    config
-        .other
-        .insert("data".to_owned(), STANDARD.encode(EMPTY).into());
+    let config = if as_artifact {
+        let mut config = put("application/vnd.oci.empty.v1+json", EMPTY)?;
+        config
+            .other
+            .insert("data".to_owned(), STANDARD.encode(EMPTY).into());
+        config
+    } else {
+        let digests: Vec<_> = layers.iter().map(|layer| layer.digest).collect();
+        let image = json!({
+            "architecture": "unknown",
+            "os": "unknown",
+            "config": {},
+            "rootfs": {"type": "layers", "diff_ids": digests},
+        });
+        put("application/vnd.oci.image.config.v1+json", &to_json(&image))?
+    };
     let mut manifest = Manifest::new(config.clone(), layers.clone());
-    manifest.artifact_type = Some(MediaType::new(
-        "application/vnd.docker.attestation.manifest.v1+json",
-    ));
-    manifest.subject = Some(Descriptor::new(
-        about.media_type.clone(),
-        about.digest,
-        about.size,
-    ));
+    if as_artifact {
+        manifest.artifact_type = Some(MediaType::new(
+            "application/vnd.docker.attestation.manifest.v1+json",
+        ));
+        manifest.subject = Some(Descriptor::new(
+            about.media_type.clone(),
+            about.digest,
+            about.size,
+        ));
+    }
     let mut descriptor = put(
         "application/vnd.oci.image.manifest.v1+json",
         &to_json(&manifest),

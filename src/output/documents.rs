@@ -52,7 +52,7 @@ pub(super) fn write(
         .iter()
         .chain(&options.annotations)
         .collect();
-    let with_index = request.is_index();
+    let with_index = request.is_index(images);
     check(&annotations, images, options, with_index)?;
     let mut manifests = images
         .iter()
@@ -62,9 +62,16 @@ pub(super) fn write(
     let names = request.names(options);
     for (n, image) in images.iter().enumerate() {
         let statements = request.statements(n, image)?;
-        if !statements.is_empty() {
+        // As in BuildKit, nothing is said of what has no files.
+        if !image.layers.is_empty() && !statements.is_empty() {
             let about = &manifests[n].descriptor;
-            manifests.push(attestation::write(store, about, &names, &statements)?);
+            manifests.push(attestation::write(
+                store,
+                about,
+                &names,
+                &statements,
+                options.artifacts,
+            )?);
         }
     }
     let root = match &manifests[..] {

@@ -171,6 +171,9 @@ pub enum OutputError {
         /// The platform.
         platform: Platform,
     },
+    /// Docker's media types have no attestations.
+    #[error("attestations need OCI media types; leave out `oci-mediatypes=false`")]
+    NoAttestations,
     /// Docker's documents have no annotations.
     #[error("annotation `{key}` needs OCI media types; leave out `oci-mediatypes=false`")]
     NoAnnotations {

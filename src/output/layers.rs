@@ -97,6 +97,9 @@ fn read_toc(store: &Store, layer: &ImageLayer) -> Result<Toc, OutputError> {
     Ok(toc)
 }
 
+/// The annotation of a layer whose times were changed: the latest that one can be.
+const REWRITTEN: &str = "buildkit/rewritten-timestamp";
+
 /// The image with its layers, and its config, as the options ask.
 pub(super) fn convert(
     image: &Image,
@@ -136,6 +139,13 @@ pub(super) fn convert(
             to_estargz(layer, diff_id, options.compression, services)?;
         } else if let Some(diff_id) = diff_id {
             *diff_id = record.diff_id;
+        }
+        if let Some(limit) = limit.filter(|_| oci_media_types) {
+            // As BuildKit tells it of such layers.
+            layer
+                .descriptor
+                .annotations
+                .insert(REWRITTEN.to_owned(), limit.to_string());
         }
     }
     Ok(converted)

@@ -115,8 +115,10 @@ pub struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn is_index(&self) -> bool {
-        self.multi_platform || self.images.len() > 1 || self.is_attested()
+    /// Whether these images are exported in an index.
+    fn is_index(&self, images: &[Image]) -> bool {
+        let with_files = || images.iter().any(|image| !image.layers.is_empty());
+        self.multi_platform || images.len() > 1 || (self.is_attested() && with_files())
     }
 
     /// Whether something is attached to images.
@@ -258,6 +260,13 @@ fn export_image(
     if spec.push && names.is_empty() {
         return Err(OutputError::NoName);
     }
+    let mut request = *request;
+    if spec.image.inline_attestations == Some(false) {
+        request.provenance = request
+            .provenance
+            .filter(|provenance| !provenance.inline_only);
+    }
+    let request = &request;
     let (images, documents) = prepare(&spec.image, request, services)?;
     if spec.store {
         // A name in the store promises that the image can be used offline.
@@ -297,9 +306,13 @@ fn export_archive(
         // What `docker load` reads has no place for it.
         request.provenance = None;
         request.sboms = &[];
-        if request.is_index() {
+        if request.is_index(request.images) {
             return Err(OutputError::DockerIndex);
         }
+    } else if spec.image.inline_attestations != Some(true) {
+        request.provenance = request
+            .provenance
+            .filter(|provenance| !provenance.inline_only);
     }
     let request = &request;
     let names = request.names(&spec.image);
@@ -357,10 +370,9 @@ fn prepare(
     services: &Services<'_>,
 ) -> Result<(Vec<Image>, Documents), OutputError> {
     services.status("exporting layers");
-    let mut options = options.clone();
-    // Docker's types know no attestations.
-    options.oci_media_types |= request.is_attested();
-    let options = &options;
+    if request.is_attested() && !options.oci_media_types {
+        return Err(OutputError::NoAttestations);
+    }
     let epoch = options.epoch.or(request.epoch);
     if options.layers.rewrite_timestamp && epoch.is_none() {
         services.reporter.event(Event::Warning {
@@ -441,7 +453,7 @@ fn ensure_all(images: &[Image], services: &Services<'_>) -> Result<(), OutputErr
 
 fn exported(request: &Request<'_>, documents: &Documents, names: Vec<Reference>) -> Exported {
     let config = match documents.images() {
-        [only] if !request.is_index() => Some(only.config.digest),
+        [only] if !documents.root.media_type.is_index() => Some(only.config.digest),
         _ => None,
     };
     Exported {
@@ -452,7 +464,9 @@ fn exported(request: &Request<'_>, documents: &Documents, names: Vec<Reference>)
             .provenance
             .iter()
             .flat_map(|provenance| {
-                let platforms = request.images.iter().map(|image| &image.config.platform);
+                let images = request.images.iter();
+                let images = images.filter(|image| !image.layers.is_empty());
+                let platforms = images.map(|image| &image.config.platform);
                 platforms.map(|platform| (platform.clone(), provenance.predicate(platform)))
             })
             .collect(),

@@ -95,7 +95,6 @@ impl Provenance {
             config_source["uri"] = context.uri.clone().into();
             config_source["digest"] = context.digest();
         }
-        let is_whole = self.dockerfile.is_some();
         let mut request = json!({"frontend": "dockerfile.v0"});
         if !self.args.is_empty() {
             request["args"] = json!(self.args);
@@ -133,24 +132,27 @@ impl Provenance {
         metadata.insert(
             "buildkit_completeness".to_owned(),
             // Steps may use the network.
-            json!({"request": is_whole, "resolvedDependencies": false}),
+            json!({"request": true, "resolvedDependencies": false}),
         );
         if self.reproducible {
             metadata.insert("buildkit_reproducible".to_owned(), true.into());
         }
-        json!({
-            "buildDefinition": {
-                "buildType": BUILD_TYPE,
-                "resolvedDependencies": dependencies,
-                "externalParameters": {
-                    "configSource": config_source,
-                    "request": request,
-                },
-                "internalParameters": {
-                    "builderPlatform": self.builder_platform.to_string(),
-                    "rbuildVersion": self.version,
-                },
+        let mut definition = json!({
+            "buildType": BUILD_TYPE,
+            "externalParameters": {
+                "configSource": config_source,
+                "request": request,
             },
+            "internalParameters": {
+                "builderPlatform": self.builder_platform.to_string(),
+                "rbuildVersion": self.version,
+            },
+        });
+        if !dependencies.is_empty() {
+            definition["resolvedDependencies"] = dependencies.into();
+        }
+        json!({
+            "buildDefinition": definition,
             "runDetails": {
                 "builder": {"id": self.builder_id},
                 "metadata": metadata,

@@ -137,6 +137,10 @@ pub struct ImageOptions {
     pub annotations: Vec<Annotation>,
     /// `source-date-epoch`, in place of the build's.
     pub epoch: Option<i64>,
+    /// Whether attestations are artifacts of the image (`oci-artifact`), or images themselves.
+    pub artifacts: bool,
+    /// Whether attestations that are for images alone are attached (`attestation-inline`); `None` leaves it to the type of output.
+    pub inline_attestations: Option<bool>,
 }
 
 /// How the layers of an image that is exported are compressed.
@@ -326,6 +330,15 @@ impl OutputSpec {
         }
     }
 
+    /// How its image is made, if it makes one.
+    pub const fn image_options(&self) -> Option<&ImageOptions> {
+        match self {
+            Self::Image(spec) => Some(&spec.image),
+            Self::Archive(spec) => Some(&spec.image),
+            Self::Local(_) | Self::Tar(_) | Self::CacheOnly => None,
+        }
+    }
+
     /// Whether there is a place in it, or beside its files, for what is said about the image.
     pub fn takes_attestations(&self) -> bool {
         match self {
@@ -407,6 +420,8 @@ impl ImageOptions {
             oci_media_types: true,
             annotations: Vec::new(),
             epoch: None,
+            artifacts: true,
+            inline_attestations: None,
         }
     }
 }

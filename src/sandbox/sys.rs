@@ -265,11 +265,20 @@ pub(super) fn read_signal(fd: BorrowedFd<'_>) -> io::Result<Option<Received>> {
 
 /// Gives all signals their default action and unblocks them, as a new program expects.
 pub(super) fn reset_signals() {
-    // SAFETY: signal numbers and a null handler only; failures (SIGKILL, SIGSTOP) change nothing. The set is
-    // initialised before it is used.
+    // The system call and not `signal`, which refuses the two signals that C libraries keep for their threads: glibc ignores
+    // them in programs that it spawns, and that is inherited. All zeros is the default action, on every machine.
+    let default = [0_usize; 8];
+    // SAFETY: the array is longer than the kernel's structure and lives on; failures (SIGKILL, SIGSTOP) change nothing.
     unsafe {
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+        for signal in 1..=64_usize {
+            let nothing = ptr::null_mut::<libc::c_void>();
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                nothing,
+                8_usize,
+            );
         }
     }
     unblock_signals();

@@ -409,6 +409,30 @@ fn a_step_begins_after_the_stages_that_it_needs() {
 }
 
 #[test]
+fn a_step_for_another_platform_runs_what_this_machine_can() {
+    let env = TestEnv::new();
+    // An image for one platform may well have programs for another.
+    env.dockerfile(
+        "FROM --platform=$BUILDPLATFORM base AS native\nFROM scratch\nCOPY --from=native / /\n\
+         RUN echo it ran\nCOPY --chmod=755 garbage /\nRUN [\"/garbage\"]\n",
+    )
+    .file("garbage", "\u{7f}ELF, and nothing more");
+    let outcome = with_base(&env, &["--platform=linux/s390x"]);
+    if outcome.stderr.contains("RUN needs namespaces") {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    let outcome = outcome.says("it ran");
+    // With an interpreter, it is a program of the other kind that is broken.
+    if !fs::exists("/proc/sys/fs/binfmt_misc/qemu-s390x").unwrap_or(false) {
+        outcome
+            .exits(3)
+            .says("error: RUN for linux/s390x needs an interpreter")
+            .says(" --> Dockerfile:6:1");
+    }
+}
+
+#[test]
 fn a_mount_below_another_is_not_hidden_by_it() {
     let env = TestEnv::new();
     env.dockerfile("FROM base\nRUN --mount=source=a,target=/dir/f --mount=type=tmpfs,target=/dir echo got $(cat /dir/f)\n")

@@ -83,3 +83,31 @@ fn a_misspelt_base_is_told_the_nearest_stage_or_image() {
         );
     }
 }
+
+#[test]
+fn a_base_is_shown_by_the_digest_that_pins_it_on_every_platform() {
+    let registry = FakeRegistry::start();
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY a /\n").file("a", "a");
+    let name = format!("{}/base:1", registry.host());
+    let metadata = env.path("metadata.json");
+    env.build(&[
+        "--push",
+        "-t",
+        &name,
+        "--platform=linux/amd64,linux/arm64",
+        "--metadata-file",
+        metadata.to_str().expect("text"),
+    ])
+    .success();
+    let told: serde_json::Value =
+        serde_json::from_slice(&fs::read(&metadata).expect("written")).expect("JSON");
+    let index = told["containerimage.digest"].as_str().expect("a digest");
+    let pinned = format!("{name}@{index}");
+    for from in [&name, &pinned] {
+        env.dockerfile(&format!("FROM {from}\nCOPY a /b\n"));
+        let built = env.build(&[]).success();
+        let line = format!("[1/2] FROM {pinned}\n");
+        assert!(built.stderr.contains(&line), "{line}{}", built.stderr);
+    }
+}

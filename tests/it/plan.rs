@@ -204,6 +204,32 @@ fn a_plan_is_json_too() {
 }
 
 #[test]
+fn an_outline_tells_of_the_stages_that_the_target_needs() {
+    let text = "\
+FROM scratch AS other
+ARG OTHER=1
+RUN --mount=type=secret,id=other --mount=type=ssh,id=other x
+FROM scratch AS used
+ARG USED=1
+RUN --mount=type=secret,id=used x
+FROM scratch
+ARG OWN
+COPY --from=used / /
+";
+    let outline = analyse(text, &options(text)).outline.unwrap();
+    assert_eq!(
+        outline.to_string(),
+        "\
+BUILD ARG   VALUE   DESCRIPTION
+USED        1       \n\
+OWN                 \n
+SECRET   REQUIRED
+used     \n
+"
+    );
+}
+
+#[test]
 fn outline_and_targets_are_buildkits() {
     let text = "\
 # VERSION is what is built

@@ -256,7 +256,7 @@ impl Session<'_> {
         let sboms = self.sboms(&result)?;
         let request = output::Request {
             images: &images,
-            multi_platform: self.request.platforms.len() > 1,
+            multi_platform: self.request.multi_platform,
             names: &wanted.names,
             annotations: &wanted.annotations,
             provenance: provenance.as_ref(),

@@ -13,7 +13,7 @@ use super::build::Session;
 use crate::cli::{
     args::DataFormat,
     build_args::BuildArgs,
-    call::{Call, Method},
+    call::{self, Call, Method},
     diagnostics::{self, Failure, Kind, Source},
     stdout,
     terminal::Colour,
@@ -30,6 +30,10 @@ pub(crate) fn run(args: &BuildArgs, session: &Session<'_>, colour: Colour) -> Re
     match method {
         Method::Targets => targets(session, call.format),
         Method::Outline => outline(session, call.format),
+        Method::Describe => match call.format {
+            DataFormat::Json => stdout::print_json(&call::described_json()),
+            DataFormat::Text => stdout::print(&call::described()),
+        },
         Method::Check | Method::Build => check(session, call, colour),
     }
 }

@@ -19,7 +19,7 @@ const TYPES: [&str; 7] = [
 ];
 
 /// The keys of images, for every type that writes one.
-const IMAGE_KEYS: [&str; 10] = [
+const IMAGE_KEYS: [&str; 12] = [
     "name",
     "compression",
     "compression-level",
@@ -30,19 +30,16 @@ const IMAGE_KEYS: [&str; 10] = [
     "annotation",
     "annotation-manifest",
     "annotation-index",
+    "attestation-inline",
+    "oci-artifact",
 ];
 
 /// What BuildKit has and this program does not, and why.
-const UNSUPPORTED: [(&str, &str); 5] = [
+const UNSUPPORTED: [(&str, &str); 3] = [
     (
         "attestation-prefix",
         "attestations are files in `type=local` and `type=tar` alone",
     ),
-    (
-        "attestation-inline",
-        "attestations are always in the image's index",
-    ),
-    ("oci-artifact", "attestations are always artifacts"),
     ("prefer-nondist-layers", "all layers are distributed"),
     (
         "compatibility-version",
@@ -286,6 +283,15 @@ impl Options {
         }
         // As in BuildKit: what makes a layer eStargz for its readers are annotations, which Docker's types do not have.
         options.oci_media_types |= options.layers.estargz;
+        options.inline_attestations = self.flag("attestation-inline")?;
+        if let Some(artifacts) = self.flag("oci-artifact")? {
+            options.artifacts = artifacts;
+            if artifacts && !options.oci_media_types {
+                let reason =
+                    "Docker's media types have no artifacts; leave out `oci-mediatypes=false`";
+                return Err(unsupported("oci-artifact", "true", reason));
+            }
+        }
         options.epoch = self.epoch()?;
         options.annotations = self.annotations()?;
         Ok(options)
@@ -387,9 +393,11 @@ impl Options {
                 place,
                 AnnotationPlace::Manifest | AnnotationPlace::ManifestDescriptor
             );
-            if key.is_empty() || (platform.is_some() && !for_one) {
+            if key.is_empty() {
                 return Err(wrong(&name, &value, form));
             }
+            // There is one index for all.
+            let platform = platform.filter(|_| for_one);
             annotations.push(Annotation {
                 place,
                 platform,

@@ -45,20 +45,27 @@ pub(super) fn run(
         let refused = "give all capabilities, as `security=insecure` asks, without namespaces";
         return Err(Failure::new(refused, rustix::io::Errno::PERM));
     }
-    let mut furniture = Furniture::new(root, work, Owning::Real)?;
-    let result = furnish(&mut furniture, spec)
-        .and_then(|kept| run_in(&mut furniture, spec, root, kept, (socket, signals, streams)));
+    furnished(spec, (root, work), Owning::Real, |furniture, kept| {
+        run_in(furniture, spec, root, kept, (socket, signals, streams))
+    })
+}
+
+/// Puts what a step finds into the directory `root`, has it run, and takes everything out again. `work` is another directory beside it.
+pub(super) fn furnished(
+    spec: &ProcessSpec,
+    (root, work): (&Path, &Path),
+    owning: Owning,
+    run: impl FnOnce(&mut Furniture, keeper::Kept) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let mut furniture = Furniture::new(root, work, owning)?;
+    let result = furnish(&mut furniture, spec).and_then(|kept| run(&mut furniture, kept));
     // Also when it failed: what was moved in has to get back.
     let taken_out = furniture.take_out();
     let exit = result?;
     taken_out.map(|()| exit)
 }
 
-/// Puts what a step finds into its root.
-pub(super) fn furnish(
-    furniture: &mut Furniture,
-    spec: &ProcessSpec,
-) -> Result<keeper::Kept, Failure> {
+fn furnish(furniture: &mut Furniture, spec: &ProcessSpec) -> Result<keeper::Kept, Failure> {
     let kept = keeper::Kept {
         proc: furniture.kernel_dir("proc")?,
         sys: furniture.kernel_dir("sys")?,

@@ -37,7 +37,10 @@ impl Emulator {
             Call::Lsetxattr | Call::Lgetxattr | Call::Llistxattr | Call::Lremovexattr => {
                 (here, Some(0), false)
             }
-            _ => (caller.signed(0), None, true),
+            _ => {
+                caller.is_to_use(caller.signed(0))?;
+                (caller.signed(0), None, true)
+            }
         };
         let thing = self.thing(caller, object)?;
         match call {
@@ -95,6 +98,9 @@ impl Emulator {
             return Err(Errno::TOOBIG);
         }
         let value = caller.read(caller.word(2), size)?;
+        if name == CAPABILITY.as_bytes() && !is_capability(&value) {
+            return Err(Errno::INVAL);
+        }
         let flags = XattrFlags::from_bits_retain(caller.number(4));
         fs::setxattr(record::name(thing.fd.as_fd()), &*name, &value, flags)?;
         Ok(0)
@@ -106,6 +112,14 @@ impl Emulator {
         fs::removexattr(record::name(thing.fd.as_fd()), &*name)?;
         Ok(0)
     }
+}
+
+/// Whether the kernel would take this for `struct vfs_cap_data` of revision 1 to 3, whose lengths differ.
+fn is_capability(value: &[u8]) -> bool {
+    const LENGTHS: [usize; 3] = [12, 20, 24];
+    let revision = value.get(3).map(|byte| usize::from(*byte));
+    let known = revision.and_then(|revision| LENGTHS.get(revision.checked_sub(1)?));
+    value.is_empty() || known == Some(&value.len())
 }
 
 fn list(caller: &Tracee, thing: &Thing) -> Result<i64, Errno> {

@@ -79,6 +79,7 @@ pub(super) enum Call {
     Uname,
     Capget,
     Capset,
+    Prctl,
 }
 
 /// When a call is announced.
@@ -87,9 +88,11 @@ enum When {
     Always,
     /// Unless this argument is 0.
     Named(u32),
+    /// If this argument is among these.
+    Among(u32, &'static [u32]),
 }
 
-use When::{Always, Named};
+use When::{Always, Among, Named};
 
 /// The calls and their numbers on 64-bit x86 and on 64-bit ARM; -1 where there is none.
 #[rustfmt::skip]
@@ -162,6 +165,7 @@ const CALLS: &[(Call, When, [i32; 2])] = &[
     (Call::Uname, Always, [63, 160]),
     (Call::Capget, Always, [125, 90]),
     (Call::Capset, Always, [126, 91]),
+    (Call::Prctl, Among(0, ANSWERED), [157, 167]),
 ];
 
 /// Calls that fail, with an error that programs expect of a system without them.
@@ -187,11 +191,12 @@ const REFUSED: &[(i32, [i32; 2])] = &[
     (libc::ENOSYS, [469, 469]),
 ];
 
-/// `prctl`, and what of it is said to have been done: giving up being looked into, which would keep us out, capabilities, and bits that
-/// say what root may do. There are none to give up.
-const PRCTL: [u32; 2] = [157, 167];
-const PRETENDED: &[u32] = &[
+/// What of `prctl` is answered: giving up being looked into, which would keep us out, capabilities, and bits that say what root may do.
+const ANSWERED: &[u32] = &[
     libc::PR_SET_DUMPABLE.cast_unsigned(),
+    libc::PR_GET_KEEPCAPS.cast_unsigned(),
+    libc::PR_SET_KEEPCAPS.cast_unsigned(),
+    libc::PR_CAPBSET_READ.cast_unsigned(),
     libc::PR_CAPBSET_DROP.cast_unsigned(),
     libc::PR_SET_SECUREBITS.cast_unsigned(),
 ];
@@ -237,6 +242,9 @@ pub(super) fn filter(pass: u64, offline: bool) -> Vec<Instruction> {
             Named(index) => {
                 section.judge_argument(number, *index, &[0], [Action::Allow, Action::Notify]);
             }
+            Among(index, values) => {
+                section.judge_argument(number, *index, values, [Action::Notify, Action::Allow]);
+            }
         }
     }
     for (errno, numbers) in REFUSED {
@@ -244,8 +252,6 @@ pub(super) fn filter(pass: u64, offline: bool) -> Vec<Instruction> {
             section.answer(number, Action::Errno(*errno));
         }
     }
-    let pretended = [Action::Errno(0), Action::Allow];
-    section.judge_argument(PRCTL[column], 0, PRETENDED, pretended);
     for number in supervisor::numbers_of_identity(ARCHITECTURE) {
         section.answer(number, Action::Notify);
     }
@@ -292,7 +298,7 @@ mod tests {
         assert_eq!(verdict(libc::SYS_chroot, 0), fails(libc::EPERM));
         assert_eq!(verdict(libc::SYS_ptrace, 0), fails(libc::EPERM));
         assert_eq!(verdict(425, 0), fails(libc::ENOSYS), "io_uring_setup");
-        assert_eq!(verdict(libc::SYS_prctl, 4), fails(0), "PR_SET_DUMPABLE");
+        assert_eq!(verdict(libc::SYS_prctl, 4), notify, "PR_SET_DUMPABLE");
         assert_eq!(verdict(libc::SYS_prctl, 15), allow, "PR_SET_NAME");
         assert_eq!(verdict(libc::SYS_socket, 1), allow, "AF_UNIX");
         assert_eq!(verdict(libc::SYS_socket, 2), fails(libc::EAFNOSUPPORT));

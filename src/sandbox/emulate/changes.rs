@@ -22,9 +22,21 @@ use super::{
 const NOW: i64 = libc::UTIME_NOW;
 
 impl Emulator {
-    /// What a thing looks like, and where it lies; `None` for what is not the step's to change, such as a pipe or a device of the host.
-    fn of_step<'a>(&self, thing: &'a Thing) -> Option<(Known, &'a std::path::Path)> {
-        Some((self.known(thing), thing.path.as_deref()?))
+    /// What a thing that is to be changed looks like, and where it lies. `None` is what is not the step's, such as a pipe or a device of the
+    /// host: root is told that it has been done.
+    fn to_change<'a>(
+        &self,
+        who: &Identity,
+        thing: &'a Thing,
+    ) -> Result<Option<(Known, &'a std::path::Path)>, Errno> {
+        match thing.path.as_deref() {
+            Some(path) => {
+                self.writable(path)?;
+                Ok(Some((self.known(thing), path)))
+            }
+            None if who.is_root() => Ok(None),
+            None => Err(Errno::PERM),
+        }
     }
 
     pub(super) fn chmod(
@@ -38,14 +50,9 @@ impl Emulator {
             return Err(Errno::OPNOTSUPP);
         }
         let who = self.who(caller);
-        let Some((known, path)) = self.of_step(&thing) else {
-            return if who.is_root() {
-                Ok(())
-            } else {
-                Err(Errno::PERM)
-            };
+        let Some((known, path)) = self.to_change(&who, &thing)? else {
+            return Ok(());
         };
-        self.writable(path)?;
         if !who.is_root() && known.uid != who.user() {
             return Err(Errno::PERM);
         }
@@ -67,14 +74,9 @@ impl Emulator {
     ) -> Result<(), Errno> {
         let thing = self.thing(caller, object)?;
         let who = self.who(caller);
-        let Some((now, path)) = self.of_step(&thing) else {
-            return if who.is_root() {
-                Ok(())
-            } else {
-                Err(Errno::PERM)
-            };
+        let Some((now, path)) = self.to_change(&who, &thing)? else {
+            return Ok(());
         };
-        self.writable(path)?;
         let chosen = |argument, now| match caller.number(argument) {
             KEEP => now,
             id => id,
@@ -89,13 +91,25 @@ impl Emulator {
         }
         if !thing.is_dir() && !thing.is_link() {
             // What a program may do goes with its owner.
-            known.mode &= !libc::S_ISUID;
-            if known.mode & libc::S_IXGRP != 0 {
-                known.mode &= !libc::S_ISGID;
-            }
+            known = without_set_ids(known);
             let _none = fs::removexattr(record::name(thing.fd.as_fd()), CAPABILITY);
         }
         self.looks.set(thing.fd.as_fd(), &thing.stat, path, known)
+    }
+
+    /// A program that is emptied loses its capabilities, and when somebody else than root does it, its set-ID bits. The kernel does so
+    /// at each write, of which we hear nothing.
+    pub(super) fn after_truncation(&self, caller: &Tracee, thing: &Thing) -> Result<(), Errno> {
+        if thing.stat.st_mode & 0o111 == 0 {
+            return Ok(());
+        }
+        let _none = fs::removexattr(record::name(thing.fd.as_fd()), CAPABILITY);
+        let known = self.known(thing);
+        let stripped = without_set_ids(known);
+        if stripped == known || self.who(caller).is_root() {
+            return Ok(());
+        }
+        stripped.give(thing.fd.as_fd(), &thing.stat)
     }
 
     pub(super) fn dates(&mut self, call: Call, caller: &Tracee) -> Result<(), Errno> {
@@ -105,7 +119,7 @@ impl Emulator {
             Call::Utime | Call::Utimes => ((here, Some(0), true), 1),
             Call::Futimesat if caller.word(1) == 0 => ((dir, None, true), 2),
             Call::Futimesat => ((dir, Some(1), true), 2),
-            _ => (object_of(caller, 3)?, 2),
+            _ => (object_of(caller, 3, 0)?, 2),
         };
         let thing = self.thing(caller, object)?;
         let times = times(call, caller, argument)?;
@@ -132,7 +146,8 @@ impl Emulator {
         let path = thing.path.as_deref().ok_or(Errno::INVAL)?;
         self.writable(path)?;
         self.may(&self.who(caller), &thing, WRITE)?;
-        if !fs::FileType::from_raw_mode(thing.stat.st_mode).is_file() {
+        let is_file = fs::FileType::from_raw_mode(thing.stat.st_mode).is_file();
+        if !is_file || self.known(&thing).device.is_some() {
             return Err(Errno::INVAL);
         }
         let length = caller.word(1);
@@ -141,7 +156,8 @@ impl Emulator {
         }
         let name = format!("/proc/self/fd/{}", thing.fd.as_raw_fd());
         let file = fs::open(name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-        fs::ftruncate(file, length)
+        fs::ftruncate(file, length)?;
+        self.after_truncation(caller, &thing)
     }
 }
 
@@ -189,6 +205,15 @@ fn times(call: Call, caller: &Tracee, argument: usize) -> Result<Timestamps, Err
         last_access,
         last_modification,
     })
+}
+
+/// What a program's look becomes when it changes hands or contents.
+fn without_set_ids(mut known: Known) -> Known {
+    known.mode &= !libc::S_ISUID;
+    if known.mode & libc::S_IXGRP != 0 {
+        known.mode &= !libc::S_ISGID;
+    }
+    known
 }
 
 /// Whether a thread may change an owner: root to anything, others their own files to a group of theirs.

@@ -99,13 +99,13 @@ fn program(head: &[u8]) -> Option<Kind> {
 /// The first line of a script, as far as the kernel reads it.
 fn script(head: &[u8]) -> Option<Kind> {
     use std::os::unix::ffi::OsStringExt as _;
-    /// `BINPRM_BUF_SIZE`
+    /// `BINPRM_BUF_SIZE`, the last byte of which has to be the end of the line to be looked at.
     const MAX: usize = 256;
     let is_space = |b: &u8| matches!(b, b' ' | b'\t');
     let line = &head[2..head.len().min(MAX)];
     let (line, whole) = match line.iter().position(|b| matches!(b, b'\n' | 0)) {
         Some(end) => (&line[..end], true),
-        None => (line, head.len() < MAX),
+        None => (&line[..line.len().min(MAX - 3)], head.len() < MAX),
     };
     let start = line.iter().position(|b| !is_space(b))?;
     let end = line.iter().rposition(|b| !is_space(b))? + 1;
@@ -228,6 +228,6 @@ mod tests {
         assert_eq!(read("#!   "), None);
         assert_eq!(read(&format!("#!/{}", "a".repeat(300))), None);
         let long = format!("#!/bin/x {}", "a".repeat(300));
-        assert_eq!(read(&long).unwrap().1.unwrap().len(), 256 - 9);
+        assert_eq!(read(&long).unwrap().1.unwrap().len(), 255 - 9);
     }
 }

@@ -55,7 +55,16 @@ struct Key {
 #[derive(Debug)]
 pub(super) struct Programs {
     dir: PathBuf,
-    known: HashMap<Key, PathBuf>,
+    count: usize,
+    known: HashMap<Key, Program>,
+}
+
+/// A copy of a program.
+#[derive(Debug, Clone)]
+struct Program {
+    /// The directory that it is alone in, by several names.
+    dir: PathBuf,
+    inode: (u64, u64),
 }
 
 impl Programs {
@@ -64,16 +73,17 @@ impl Programs {
         Self {
             dir,
             known: HashMap::new(),
+            count: 0,
         }
     }
 
-    /// The directory with a copy of `thing`, which has `name` there.
+    /// A copy of `thing`, which has `name` in its directory.
     fn copy(
         &mut self,
         thing: &Thing,
         (kind, interpreter): (Option<Interpreter>, Option<PathBuf>),
         name: &OsStr,
-    ) -> Result<PathBuf, Errno> {
+    ) -> Result<Program, Errno> {
         let Stat {
             st_dev,
             st_ino,
@@ -88,15 +98,19 @@ impl Programs {
             changed: (st_ctime, st_ctime_nsec),
             interpreter,
         };
-        let dir = if let Some(dir) = self.known.get(&key) {
-            dir.clone()
+        let program = if let Some(program) = self.known.get(&key) {
+            program.clone()
         } else {
-            let dir = self.dir.join(self.known.len().to_string());
+            let dir = self.dir.join(self.count.to_string());
+            // Also what fails half-way has taken its name.
+            self.count += 1;
             let to = key.interpreter.as_deref();
-            write_copy(thing, &dir, kind.zip(to)).map_err(errno)?;
-            self.known.insert(key, dir.clone());
-            dir
+            let inode = write_copy(thing, &dir, kind.zip(to)).map_err(errno)?;
+            let program = Program { dir, inode };
+            self.known.insert(key, program.clone());
+            program
         };
+        let dir = &program.dir;
         if name != COPY && !name.is_empty() {
             match std::fs::hard_link(dir.join(COPY), dir.join(name)) {
                 Ok(()) => {}
@@ -104,7 +118,7 @@ impl Programs {
                 Err(error) => return Err(errno(error)),
             }
         }
-        Ok(dir)
+        Ok(program)
     }
 }
 
@@ -113,12 +127,13 @@ fn errno(error: io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
-/// Makes the directory `dir` with a copy of a program, which asks for another interpreter if one is given.
+/// Makes the directory `dir` with a copy of a program, which asks for another interpreter if one is given; gives the copy's device and
+/// inode.
 fn write_copy(
     thing: &Thing,
     dir: &Path,
     interpreter: Option<(Interpreter, &Path)>,
-) -> io::Result<()> {
+) -> io::Result<(u64, u64)> {
     let mut from = File::open(format!("/proc/self/fd/{}", thing.fd.as_raw_fd()))?;
     fs::mkdir(dir, Mode::RWXU)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
@@ -133,7 +148,8 @@ fn write_copy(
             to.write_all_at(&bytes, at)?;
         }
     }
-    Ok(())
+    let stat = fs::fstat(&to)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// A program that can be started.
@@ -158,6 +174,11 @@ impl Emulator {
         let called = called.unwrap_or_default();
         let thing = self.thing(caller, object)?;
         let runnable = self.runnable(caller, thing, &called_by(dir, &called))?;
+        let by_descriptor = dir != libc::AT_FDCWD && !called.as_bytes().starts_with(b"/");
+        if by_descriptor && !runnable.front.is_empty() && caller.closes_on_exec(dir) {
+            // The interpreter would not find the script.
+            return Err(Errno::NOENT);
+        }
         let start = called.as_bytes().iter().rposition(|b| *b == b'/');
         let start = start.map_or(0, |at| at + 1);
         let name = OsStr::from_bytes(&called.as_bytes()[start..]);
@@ -166,20 +187,15 @@ impl Emulator {
             None => None,
         };
         let wanted = (runnable.interpreter, interpreter);
-        let copies = self.programs.copy(&runnable.thing, wanted, name)?;
-        if let Some(path) = &runnable.thing.path {
-            let programs = &self.keeper.view.programs;
-            let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
-            programs.insert(copies.clone(), path.clone());
-        }
+        let copy = self.copy(&runnable.thing, wanted, name)?;
         let (given, address, flags) = if let Some(argument) = argument {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let given = fs::open(&copies, flags, Mode::empty())?;
+            let given = fs::open(&copy.dir, flags, Mode::empty())?;
             (given, caller.word(argument) + start as u64, 0)
         } else {
             // By a descriptor alone: so is the copy, by an empty path, which is not looked at where there is none.
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let given = fs::open(copies.join(COPY), flags, Mode::empty())?;
+            let given = fs::open(copy.dir.join(COPY), flags, Mode::empty())?;
             (given, caller.word(1), libc::AT_EMPTY_PATH.cast_unsigned())
         };
         let [argv, envp] = vectors.map(|index| caller.word(index));
@@ -187,10 +203,26 @@ impl Emulator {
             caller,
             id,
             &runnable,
-            &given,
+            (&given, copy.inode),
             (address, flags),
             [argv, envp],
         )
+    }
+
+    /// A copy of `thing`, which is known for that from now on.
+    fn copy(
+        &mut self,
+        thing: &Thing,
+        wanted: (Option<Interpreter>, Option<PathBuf>),
+        name: &OsStr,
+    ) -> Result<Program, Errno> {
+        let copy = self.programs.copy(thing, wanted, name)?;
+        if let Some(path) = &thing.path {
+            let programs = &self.keeper.view.programs;
+            let mut programs = programs.lock().unwrap_or_else(PoisonError::into_inner);
+            programs.insert(copy.dir.clone(), path.clone());
+        }
+        Ok(copy)
     }
 
     fn start(
@@ -198,7 +230,7 @@ impl Emulator {
         caller: &Tracee,
         id: u64,
         runnable: &Runnable,
-        given: &OwnedFd,
+        (given, inode): (&OwnedFd, (u64, u64)),
         (address, flags): (u64, u32),
         [argv, envp]: [u64; 2],
     ) -> Verdict {
@@ -215,8 +247,10 @@ impl Emulator {
         };
         let started = session.exec([number, address, argv, envp, flags.into()]);
         let _gone = match started {
+            // The name is in the caller's memory, which another thread may have changed: no other program gets to run.
+            Ok(Started::Yes) if program_of(process) != Some(inode) => session.kill(),
             Ok(Started::Yes) => {
-                let mut identity = before.clone();
+                let mut identity = before.in_new_program();
                 let known = self.known(&runnable.thing);
                 if runnable.front.is_empty() && known.mode & libc::S_ISUID != 0 {
                     identity.users[1] = known.uid;
@@ -303,9 +337,10 @@ impl Emulator {
         }
     }
 
-    /// The path on the host of a dynamic program's interpreter.
+    /// The path of a copy of a dynamic program's interpreter. A name in the root would be looked up by the kernel, after the step may have
+    /// put a link at it.
     fn interpreter(
-        &self,
+        &mut self,
         caller: &Tracee,
         thing: &Thing,
         found: Interpreter,
@@ -319,9 +354,15 @@ impl Emulator {
         }
         let loader = self.thing_at(caller, OsStr::from_bytes(&name))?;
         self.may(&self.who(caller), &loader, EXECUTE)?;
-        let inside = loader.path.ok_or(Errno::ACCESS)?;
-        Ok(self.keeper.view.path.join(inside))
+        let copy = self.copy(&loader, (None, None), OsStr::new(""))?;
+        Ok(copy.dir.join(COPY))
     }
+}
+
+/// Device and inode of the program that a process runs.
+fn program_of(process: i32) -> Option<(u64, u64)> {
+    let stat = fs::stat(format!("{process}/exe")).ok()?;
+    Some((stat.st_dev, stat.st_ino))
 }
 
 /// The name of a script for its interpreter.

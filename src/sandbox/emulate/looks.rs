@@ -34,6 +34,10 @@ impl Emulator {
             gid: known.gid,
             mode: Some(known.mode),
             device: known.device.filter(|_| thing.stat.st_size == 0),
+            file_system: thing
+                .path
+                .as_deref()
+                .and_then(|path| self.keeper.file_system(path)),
         }
     }
 
@@ -47,8 +51,16 @@ impl Emulator {
     }
 
     pub(super) fn statx(&self, caller: &Tracee) -> Verdict {
-        let thing = self.thing(caller, object_of(caller, 2)?)?;
+        /// `AT_STATX_SYNC_TYPE`: at most one of its bits.
+        const SYNC: i32 = libc::AT_STATX_FORCE_SYNC | libc::AT_STATX_DONT_SYNC;
+        /// `STATX__RESERVED`
+        const RESERVED: u32 = 0x8000_0000;
         let (flags, mask) = (caller.signed(2), caller.number(3));
+        let object = object_of(caller, 2, SYNC | libc::AT_NO_AUTOMOUNT)?;
+        if flags & SYNC == SYNC || mask & RESERVED != 0 {
+            return Err(Errno::INVAL);
+        }
+        let thing = self.thing(caller, object)?;
         let mut raw = RawStatx::of(thing.fd.as_fd(), flags, mask).map_err(|_gone| Errno::NOENT)?;
         raw.change(self.changed(&thing));
         caller.write(caller.word(4), &raw.0)?;
@@ -111,7 +123,12 @@ impl Emulator {
             return give_link(caller, &target, buffer);
         }
         let place = match self.find(caller, (dir, &path), Last::Keep)? {
-            Found::File { path, .. } => Place::Root(path),
+            Found::File { path, dir_only } => {
+                if dir_only && !self.open_thing(&path)?.is_dir() {
+                    return Err(Errno::NOTDIR);
+                }
+                Place::Root(path)
+            }
             Found::Shown(place) => place,
         };
         if matches!(&place, Place::Root(path) if path.as_os_str().is_empty()) {

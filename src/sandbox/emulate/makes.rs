@@ -13,20 +13,11 @@ use super::{
         supervisor::{identity::Identity, tracee::Tracee},
     },
     owners::{Known, absolute, carries, real_mode},
-    paths::{Found, Name},
-    serve::{At, Emulator},
+    paths::{Found, Name, READ, Thing, WRITE},
+    serve::{At, Emulator, only},
 };
 
 impl Emulator {
-    /// Refuses a name that is taken, as the kernel does before it asks who may.
-    fn free(name: &Name) -> Result<(), Errno> {
-        if name.last == "." || fs::statat(&name.dir, &name.last, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-        {
-            return Err(Errno::EXIST);
-        }
-        Ok(())
-    }
-
     /// Gives what was made at a name its look.
     fn look_made(&mut self, name: &Name, known: Known) -> Result<(), Errno> {
         let thing = self.open_thing(&name.path)?;
@@ -40,9 +31,8 @@ impl Emulator {
 
     pub(super) fn mkdir(&mut self, caller: &Tracee, at: At, mode: u32) -> Result<(), Errno> {
         let name = self.name(caller, at)?;
-        Self::free(&name)?;
         let who = self.who(caller);
-        self.may_change(&who, &name)?;
+        self.may_make(&who, &name)?;
         let mode = mode & 0o1777 & !caller.umask();
         let known = self.of_new(&who, &name, mode, true)?;
         fs::mkdirat(&name.dir, &name.last, real_mode(known.mode, true))?;
@@ -60,15 +50,13 @@ impl Emulator {
         if name.dir_only {
             return Err(Errno::NOENT);
         }
-        Self::free(&name)?;
         let who = self.who(caller);
-        self.may_change(&who, &name)?;
+        self.may_make(&who, &name)?;
         let kind = match FileType::from_raw_mode(mode) {
             // Nothing said is a regular file.
             FileType::Unknown if mode & libc::S_IFMT == 0 => FileType::RegularFile,
-            FileType::Directory | FileType::Symlink | FileType::Unknown => {
-                return Err(Errno::INVAL);
-            }
+            FileType::Directory => return Err(Errno::PERM),
+            FileType::Symlink | FileType::Unknown => return Err(Errno::INVAL),
             kind => kind,
         };
         let is_device = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
@@ -97,9 +85,8 @@ impl Emulator {
         if name.dir_only {
             return Err(Errno::NOENT);
         }
-        Self::free(&name)?;
         let who = self.who(caller);
-        self.may_change(&who, &name)?;
+        self.may_make(&who, &name)?;
         let known = self.of_new(&who, &name, 0o777, false)?;
         fs::symlinkat(&target, &name.dir, &name.last)?;
         self.look_made(&name, known)
@@ -117,10 +104,20 @@ impl Emulator {
                 return Err(Errno::NOTEMPTY);
             }
         }
-        let name = self.name(caller, at).map_err(|error| match error {
-            Errno::EXIST => Errno::PERM,
-            other => other,
-        })?;
+        let name = match self.name_or_place(caller, at)? {
+            Ok(name) => name,
+            Err(Place::Sys(_)) => return Err(Errno::ROFS),
+            Err(Place::Proc(path)) if is_dir && path.as_os_str().is_empty() => {
+                return Err(Errno::BUSY);
+            }
+            Err(place) => {
+                return Err(self
+                    .keeper
+                    .look(caller, &place, false)
+                    .err()
+                    .unwrap_or(Errno::PERM));
+            }
+        };
         if name.last == "." {
             return Err(if is_dir { Errno::BUSY } else { Errno::ISDIR });
         }
@@ -131,10 +128,10 @@ impl Emulator {
             (false, false) if name.dir_only => return Err(Errno::NOTDIR),
             _ => {}
         }
-        self.may_replace(&self.who(caller), &name)?;
         if self.keeper.is_place(&name.path) {
             return Err(Errno::BUSY);
         }
+        self.may_replace(&self.who(caller), &name)?;
         let flags = if is_dir {
             AtFlags::REMOVEDIR
         } else {
@@ -150,13 +147,12 @@ impl Emulator {
         to: At,
         flags: u32,
     ) -> Result<(), Errno> {
-        let busy = |error| match error {
-            // To or from what is shown: another file system.
-            Errno::EXIST | Errno::ROFS => Errno::XDEV,
-            other => other,
+        // To or from what is shown: another file system.
+        let name = |at| {
+            self.name_or_place(caller, at)?
+                .map_err(|_shown| Errno::XDEV)
         };
-        let from = self.name(caller, from).map_err(busy)?;
-        let to = self.name(caller, to).map_err(busy)?;
+        let (from, to) = (name(from)?, name(to)?);
         if from.last == "." || to.last == "." {
             return Err(Errno::BUSY);
         }
@@ -164,13 +160,13 @@ impl Emulator {
         if (from.dir_only || to.dir_only) && !old.is_dir() {
             return Err(Errno::NOTDIR);
         }
+        if self.keeper.is_place(&from.path) || self.keeper.is_place(&to.path) {
+            return Err(Errno::BUSY);
+        }
         let who = self.who(caller);
         self.may_replace(&who, &from)?;
         self.may_replace(&who, &to)?;
         self.same_place(&from, &to)?;
-        if self.keeper.is_place(&from.path) || self.keeper.is_place(&to.path) {
-            return Err(Errno::BUSY);
-        }
         let flags = RenameFlags::from_bits_retain(flags);
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL);
@@ -204,8 +200,9 @@ impl Emulator {
         to: At,
         flags: i32,
     ) -> Result<(), Errno> {
+        only(flags, libc::AT_SYMLINK_FOLLOW | libc::AT_EMPTY_PATH)?;
         let to = self.name(caller, to)?;
-        if to.dir_only {
+        if to.dir_only && to.last != "." {
             return Err(Errno::NOENT);
         }
         let who = self.who(caller);
@@ -217,7 +214,7 @@ impl Emulator {
         } else {
             let last = if follow { Last::Follow } else { Last::Keep };
             match self.find(caller, (from.0, &path), last)? {
-                Found::File { path, .. } => Some(self.name_in_root(path, false)?),
+                Found::File { path, dir_only } => Some(self.name_in_root(path, dir_only)?),
                 // A file that was made without a name, by the link to its descriptor.
                 Found::Shown(Place::Proc(_)) => None,
                 Found::Shown(_) => return Err(Errno::XDEV),
@@ -227,11 +224,15 @@ impl Emulator {
             let thing = self.thing(caller, (from.0, (!nameless).then_some(from.1), follow))?;
             return self.name_the_nameless(&who, &thing.fd, &to);
         };
-        if self.open_thing(&old.path)?.is_dir() {
+        let thing = self.open_thing(&old.path)?;
+        if old.dir_only && !thing.is_dir() {
+            return Err(Errno::NOTDIR);
+        }
+        self.may_make(&who, &to)?;
+        if thing.is_dir() {
             return Err(Errno::PERM);
         }
-        Self::free(&to)?;
-        self.may_change(&who, &to)?;
+        self.may_link(&who, &thing)?;
         self.same_place(&old, &to)?;
         fs::linkat(&old.dir, &old.last, &to.dir, &to.last, AtFlags::empty())?;
         let (old, new) = (absolute(&old.path), absolute(&to.path));
@@ -241,14 +242,29 @@ impl Emulator {
         self.looks.by_path.linked(&old, &new)
     }
 
+    /// Who is not root gives names only to files that are his, or that he may read and write: `protected_hardlinks`, which all systems
+    /// with containers have.
+    fn may_link(&self, who: &Identity, thing: &Thing) -> Result<(), Errno> {
+        let known = self.known(thing);
+        if who.is_root() || known.uid == who.user() {
+            return Ok(());
+        }
+        let set_group = libc::S_ISGID | libc::S_IXGRP;
+        let is_special = known.mode & libc::S_ISUID != 0 || known.mode & set_group == set_group;
+        if is_special || !FileType::from_raw_mode(thing.stat.st_mode).is_file() {
+            return Err(Errno::PERM);
+        }
+        self.may(who, thing, READ | WRITE)
+            .map_err(|_closed| Errno::PERM)
+    }
+
     fn name_the_nameless(
         &self,
         who: &Identity,
         fd: &std::os::fd::OwnedFd,
         to: &Name,
     ) -> Result<(), Errno> {
-        Self::free(to)?;
-        self.may_change(who, to)?;
+        self.may_make(who, to)?;
         let source = format!("/proc/self/fd/{}", fd.as_raw_fd());
         fs::linkat(CWD, &*source, &to.dir, &to.last, AtFlags::SYMLINK_FOLLOW)
     }

@@ -11,6 +11,7 @@
 //! calls   which are announced        paths   what a path means, who may reach it     exec    starting programs
 //! serve   the loop                   owners  what files look like                    elf     copies of programs
 //! opens   looks   makes   changes   attributes   sockets: the calls, by kind         stack   their arguments
+//! powers  capabilities
 //! told    what `/proc` says of it     birth   from the fork to its program            trace   calls made by the thread itself
 //! trial   whether all this works here
 //! ```
@@ -32,6 +33,7 @@ mod makes;
 mod opens;
 mod owners;
 mod paths;
+mod powers;
 mod serve;
 mod sockets;
 mod stack;
@@ -91,20 +93,10 @@ pub(super) fn run(
         let refused = "give all capabilities, as `security=insecure` asks, where there are none";
         return Err(Failure::new(refused, rustix::io::Errno::PERM));
     }
-    let mut furniture = Furniture::new(root, work, Owning::Recorded)?;
-    let result = chroot::furnish(&mut furniture, spec).and_then(|kept| {
-        run_in(
-            &mut furniture,
-            spec,
-            (root, work),
-            kept,
-            (socket, signals, streams),
-        )
-    });
-    // Also when it failed: what was moved in has to get back.
-    let taken_out = furniture.take_out();
-    let exit = result?;
-    taken_out.map(|()| exit)
+    chroot::furnished(spec, (root, work), Owning::Recorded, |furniture, kept| {
+        let line = (socket, signals, streams);
+        run_in(furniture, spec, (root, work), kept, line)
+    })
 }
 
 fn run_in(

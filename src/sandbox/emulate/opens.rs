@@ -107,7 +107,7 @@ impl Emulator {
         let kind = FileType::from_raw_mode(thing.stat.st_mode);
         let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC);
         match kind {
-            FileType::Symlink => return Err(Errno::LOOP),
+            FileType::Symlink if !flags.contains(OFlags::DIRECTORY) => return Err(Errno::LOOP),
             FileType::Directory if writes || flags.contains(OFlags::CREATE) => {
                 return Err(Errno::ISDIR);
             }
@@ -130,6 +130,9 @@ impl Emulator {
                 wanted |= WRITE;
             }
             self.may(&who, thing, wanted)?;
+            if flags.contains(OFlags::NOATIME) && self.known(thing).uid != who.user() {
+                return Err(Errno::PERM);
+            }
         }
         let rest = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let again = flags.difference(rest) | OFlags::CLOEXEC | OFlags::NOCTTY;
@@ -160,6 +163,9 @@ impl Emulator {
             return Ok(None);
         }
         let file = fs::open(name, again, Mode::empty())?;
+        if flags.contains(OFlags::TRUNC) && kind.is_file() {
+            self.after_truncation(caller, thing)?;
+        }
         self.hand_over(&file, flags, id)
     }
 
@@ -172,10 +178,7 @@ impl Emulator {
     ) -> Result<OwnedFd, Errno> {
         let name = self.name_in_root(path.to_owned(), false)?;
         let who = self.who(caller);
-        if fs::statat(&name.dir, &name.last, fs::AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            return Err(Errno::EXIST);
-        }
-        self.may_change(&who, &name)?;
+        self.may_make(&who, &name)?;
         let known = self.of_new(&who, &name, mode & !caller.umask(), false)?;
         let flags = flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let real = real_mode(known.mode, false);

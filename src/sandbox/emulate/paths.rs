@@ -13,14 +13,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, Mode, OFlags, ResolveFlags, Stat},
+    fs::{self, AtFlags, Mode, OFlags, ResolveFlags, Stat},
     io::Errno,
 };
 
 use super::{
     super::{
-        keeper::view::{Last, Place, Spot},
-        supervisor::{identity::Identity, tracee::Tracee},
+        keeper::view::{Last, Place, Spot, read_link},
+        supervisor::{identity::Identity, record, tracee::Tracee},
     },
     owners::Known,
     serve::{At, Emulator, Object, named},
@@ -157,21 +157,24 @@ impl Emulator {
             Found::Shown(place) => {
                 let fd = self.keeper.look(caller, &place, follow)?;
                 let stat = fs::fstat(&fd)?;
-                Ok(Thing {
-                    fd,
-                    stat,
-                    path: None,
-                })
+                // A link of `/proc` to a file of the root, such as that of a descriptor, is as good as its name.
+                let path = match &place {
+                    Place::Proc(_) if follow => {
+                        let host = read_link(Path::new(&record::name(fd.as_fd())))?;
+                        self.keeper.view.inside(&host).map(Path::to_owned)
+                    }
+                    _ => None,
+                };
+                Ok(Thing { fd, stat, path })
             }
         }
     }
 
     /// The name that a call makes, replaces or takes away.
     pub(super) fn name(&self, caller: &Tracee, (dir, path): At) -> Result<Name, Errno> {
-        let path = caller.path(path)?;
-        match self.find(caller, (dir, &path), Last::Keep)? {
-            Found::File { path, dir_only } => self.name_in_root(path, dir_only),
-            Found::Shown(place) => {
+        match self.name_or_place(caller, (dir, path))? {
+            Ok(name) => Ok(name),
+            Err(place) => {
                 // What is there cannot be made anew, and what is not there not at all.
                 let is_there = self.keeper.look(caller, &place, false).is_ok();
                 Err(match place {
@@ -181,6 +184,37 @@ impl Emulator {
                 })
             }
         }
+    }
+
+    /// The same, or what only the keeper can show. A link at the end is never followed, whatever slashes come after it.
+    pub(super) fn name_or_place(
+        &self,
+        caller: &Tracee,
+        (dir, path): At,
+    ) -> Result<Result<Name, Place>, Errno> {
+        let path = caller.path(path)?;
+        let bytes = path.as_bytes();
+        let end = bytes
+            .iter()
+            .rposition(|b| *b != b'/')
+            .map_or(0, |at| at + 1);
+        let last = bytes[..end].rsplit(|b| *b == b'/').next();
+        if matches!(last, None | Some(b"" | b"." | b"..")) {
+            return Ok(match self.find(caller, (dir, &path), Last::Follow)? {
+                Found::File { path, .. } => Ok(Name {
+                    dir: self.open_thing(&path)?.fd,
+                    last: ".".into(),
+                    path: path.join("."),
+                    dir_only: true,
+                }),
+                Found::Shown(place) => Err(place),
+            });
+        }
+        let trimmed = OsStr::from_bytes(&bytes[..end]);
+        Ok(match self.find(caller, (dir, trimmed), Last::Keep)? {
+            Found::File { path, .. } => Ok(self.name_in_root(path, end < bytes.len())?),
+            Found::Shown(place) => Err(place),
+        })
     }
 
     pub(super) fn name_in_root(&self, path: PathBuf, dir_only: bool) -> Result<Name, Errno> {
@@ -232,6 +266,15 @@ impl Emulator {
             return Ok(());
         }
         self.may(who, &Self::dir_of(name)?, WRITE | EXECUTE)
+    }
+
+    /// Refuses a name that is taken, as the kernel does before it asks who may, and to put one where `who` may not.
+    pub(super) fn may_make(&self, who: &Identity, name: &Name) -> Result<(), Errno> {
+        if name.last == "." || fs::statat(&name.dir, &name.last, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+        {
+            return Err(Errno::EXIST);
+        }
+        self.may_change(who, name)
     }
 
     /// The same for what is there already: in a sticky directory it is for its owner.

@@ -101,6 +101,7 @@ impl Emulator {
             return self.answer(call, &caller, id);
         }
         if let Some(call) = members::Call::from_number(ARCHITECTURE, number) {
+            self.may_signal(call, &caller)?;
             return self.keeper.view.members.decide(call, &caller).map(Some);
         }
         let identities = &mut self.identities;
@@ -119,14 +120,18 @@ impl Emulator {
             Call::Stat => self.stat(caller, (here, Some(0), true), 1),
             Call::Lstat => self.stat(caller, (here, Some(0), false), 1),
             Call::Fstat => self.stat(caller, (dir, None, true), 1),
-            Call::Newfstatat => self.stat(caller, object_of(caller, 3)?, 2),
+            Call::Newfstatat => {
+                let object = object_of(caller, 3, libc::AT_NO_AUTOMOUNT)?;
+                self.stat(caller, object, 2)
+            }
             Call::Statx => self.statx(caller),
             Call::Statfs => self.statfs(caller),
             Call::Access => self.access(caller, (here, Some(0), true), caller.number(1), false),
             Call::Faccessat => self.access(caller, (dir, Some(1), true), caller.number(2), false),
             Call::Faccessat2 => {
                 let effective = caller.signed(3) & libc::AT_EACCESS != 0;
-                self.access(caller, object_of(caller, 3)?, caller.number(2), effective)
+                let object = object_of(caller, 3, libc::AT_EACCESS)?;
+                self.access(caller, object, caller.number(2), effective)
             }
             Call::Readlink => self.readlink(caller, (here, 0), 1),
             Call::Readlinkat => self.readlink(caller, (dir, 1), 2),
@@ -138,6 +143,7 @@ impl Emulator {
             Call::Unlink => self.unlink(caller, (here, 0), false).map(done),
             Call::Unlinkat => {
                 let is_dir = caller.signed(2) & libc::AT_REMOVEDIR != 0;
+                only(caller.signed(2), libc::AT_REMOVEDIR)?;
                 self.unlink(caller, (dir, 1), is_dir).map(done)
             }
             Call::Rename => self.rename(caller, (here, 0), (here, 1), 0).map(done),
@@ -160,26 +166,33 @@ impl Emulator {
             Call::Mknod => self.mknod(caller, (here, 0), 1).map(done),
             Call::Mknodat => self.mknod(caller, (dir, 1), 2).map(done),
             Call::Chmod => self.chmod(caller, (here, Some(0), true), 1).map(done),
-            Call::Fchmod => self.chmod(caller, (dir, None, true), 1).map(done),
+            Call::Fchmod => {
+                caller.is_to_use(dir)?;
+                self.chmod(caller, (dir, None, true), 1).map(done)
+            }
             Call::Fchmodat => self.chmod(caller, (dir, Some(1), true), 2).map(done),
-            Call::Fchmodat2 => self.chmod(caller, object_of(caller, 3)?, 2).map(done),
+            Call::Fchmodat2 => self.chmod(caller, object_of(caller, 3, 0)?, 2).map(done),
             Call::Chown => self.chown(caller, (here, Some(0), true), 1).map(done),
             Call::Lchown => self.chown(caller, (here, Some(0), false), 1).map(done),
-            Call::Fchown => self.chown(caller, (dir, None, true), 1).map(done),
-            Call::Fchownat => self.chown(caller, object_of(caller, 4)?, 2).map(done),
+            Call::Fchown => {
+                caller.is_to_use(dir)?;
+                self.chown(caller, (dir, None, true), 1).map(done)
+            }
+            Call::Fchownat => self.chown(caller, object_of(caller, 4, 0)?, 2).map(done),
             Call::Utime | Call::Utimes | Call::Futimesat | Call::Utimensat => {
                 self.dates(call, caller).map(done)
             }
             Call::Truncate => self.truncate(caller).map(done),
             Call::Execve => self.exec(caller, (here, Some(0), true), [1, 2], id),
-            Call::Execveat => self.exec(caller, object_of(caller, 4)?, [2, 3], id),
+            Call::Execveat => self.exec(caller, object_of(caller, 4, 0)?, [2, 3], id),
             Call::InotifyAddWatch => self.watch(caller, id),
             Call::Bind | Call::Connect | Call::Sendto | Call::Sendmsg | Call::Sendmmsg => {
                 self.socket(call, caller, id)
             }
             Call::Uname => self.keeper.uname(caller),
             Call::Capget => self.capget(caller),
-            Call::Capset => Ok(Some(Answer::Value(0))),
+            Call::Capset => self.capset(caller),
+            Call::Prctl => self.prctl(caller),
             _ => self.attributes(call, caller),
         }
     }
@@ -187,6 +200,26 @@ impl Emulator {
     /// Who a thread is.
     pub(super) fn who(&self, caller: &Tracee) -> Identity {
         self.identities.of(caller.thread()).clone()
+    }
+
+    /// Refuses signals to a process of another user.
+    fn may_signal(&self, call: members::Call, caller: &Tracee) -> Result<(), Errno> {
+        let Ok(target) = u32::try_from(caller.signed(0)) else {
+            return Ok(());
+        };
+        if call != members::Call::Kill || target == 0 || target == caller.thread() {
+            return Ok(());
+        }
+        let [real, effective, _] = self.who(caller).users;
+        let [theirs, _, saved] = self.identities.of(target).users;
+        let may = [theirs, saved]
+            .iter()
+            .any(|id| [real, effective].contains(id));
+        if effective == 0 || may {
+            Ok(())
+        } else {
+            Err(Errno::PERM)
+        }
     }
 
     /// The step's root directory.
@@ -201,38 +234,6 @@ impl Emulator {
         } else {
             Ok(())
         }
-    }
-
-    /// What root may do: as much as it could with real ids.
-    fn capget(&self, caller: &Tracee) -> Verdict {
-        /// `_LINUX_CAPABILITY_VERSION_1` to 3, of which the last is the one to use.
-        const VERSIONS: [(u32, usize); 3] = [(0x1998_0330, 1), (0x2007_1026, 2), (0x2008_0522, 2)];
-        let header = caller.read(caller.word(0), 4)?;
-        let version = u32::from_ne_bytes(std::array::from_fn(|i| header[i]));
-        let Some((_, words)) = VERSIONS.into_iter().find(|(known, _)| *known == version) else {
-            caller.write(caller.word(0), &VERSIONS[2].0.to_ne_bytes())?;
-            return if caller.word(1) == 0 {
-                Ok(Some(Answer::Value(0)))
-            } else {
-                Err(Errno::INVAL)
-            };
-        };
-        if caller.word(1) == 0 {
-            return Ok(Some(Answer::Value(0)));
-        }
-        let all = if self.who(caller).is_root() {
-            super::super::caps::DOCKER.bits()
-        } else {
-            0
-        };
-        let mut bytes = Vec::new();
-        for half in [all & 0xffff_ffff, all >> 32].into_iter().take(words) {
-            let half = u32::try_from(half).unwrap_or(0).to_ne_bytes();
-            // Effective, permitted, inheritable.
-            bytes.extend([half, half, [0; 4]].concat());
-        }
-        caller.write(caller.word(1), &bytes)?;
-        Ok(Some(Answer::Value(0)))
     }
 }
 
@@ -253,16 +254,26 @@ fn reap(first: Pid) -> Result<Option<i32>, Failure> {
 }
 
 /// The object of an `…at` call: descriptor, argument of the path (`None`: the descriptor itself), whether a link at the end is
-/// followed. `flags` is the argument with the flags.
-pub(super) fn object_of(
-    caller: &Tracee,
-    flags: usize,
-) -> Result<(i32, Option<usize>, bool), Errno> {
+/// followed. `flags` is the argument with the flags, which besides those that say this may be `more`.
+pub(super) fn object_of(caller: &Tracee, flags: usize, more: i32) -> Result<Object, Errno> {
     let flags = caller.signed(flags);
+    only(
+        flags,
+        libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH | more,
+    )?;
     let follow = flags & libc::AT_SYMLINK_NOFOLLOW == 0;
     let empty =
         flags & libc::AT_EMPTY_PATH != 0 && (caller.word(1) == 0 || caller.path(1)?.is_empty());
     Ok((caller.signed(0), (!empty).then_some(1), follow))
+}
+
+/// Refuses flags that a call does not know.
+pub(super) fn only(flags: i32, known: i32) -> Result<(), Errno> {
+    if flags & !known == 0 {
+        Ok(())
+    } else {
+        Err(Errno::INVAL)
+    }
 }
 
 /// Ends this process as the step's first process has ended.

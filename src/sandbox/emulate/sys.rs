@@ -224,13 +224,12 @@ pub(super) enum Stop {
     Gone,
 }
 
-/// Waits for one of `threads`, of which the first that comes is given; without `patient`, comes back with `None` at once when none is
-/// there. Threads of this process's other threads are not waited for.
+/// Waits for a thread that this thread traces; without `patient`, comes back with `None` at once when it has nothing to tell.
 pub(super) fn wait(thread: i32, patient: bool) -> Result<Option<Stop>, Errno> {
     /// `PTRACE_EVENT_STOP`
     const EVENT_STOP: i32 = 128;
     let mut status = 0;
-    let flags = libc::__WALL | if patient { 0 } else { libc::WNOHANG };
+    let flags = libc::__WALL | libc::__WNOTHREAD | if patient { 0 } else { libc::WNOHANG };
     // SAFETY: `status` is valid for writes.
     match check(unsafe { libc::waitpid(thread, &raw mut status, flags) }.into()) {
         Ok(0) => return Ok(None),
@@ -254,7 +253,7 @@ pub(super) fn wait(thread: i32, patient: bool) -> Result<Option<Stop>, Errno> {
 /// looked at.
 pub(super) fn reap() -> Result<Option<(i32, i32)>, Errno> {
     let mut status = 0;
-    let flags = libc::WNOHANG | libc::__WNOTHREAD;
+    let flags = libc::WNOHANG | libc::__WNOTHREAD | libc::__WALL;
     // SAFETY: `status` is valid for writes.
     let pid = check(unsafe { libc::waitpid(-1, &raw mut status, flags) }.into())?;
     let pid = i32::try_from(pid).map_err(|_odd| Errno::CHILD)?;

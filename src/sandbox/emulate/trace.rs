@@ -8,7 +8,10 @@
 
 use std::os::fd::BorrowedFd;
 
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    process::{self, Pid, Signal},
+};
 
 use super::{
     super::supervisor::{
@@ -49,16 +52,15 @@ impl Session {
         let process = caller.process().ok_or(Errno::SRCH)?;
         sys::seize(thread)?;
         sys::interrupt(thread)?;
-        notify::send(listener, id, Answer::Value(0)).map_err(|_gone| Errno::SRCH)?;
-        loop {
-            match sys::wait(thread, true)? {
-                Some(Stop::Asked) => break,
-                Some(Stop::Gone) => return Err(Errno::SRCH),
-                Some(Stop::Signal(signal)) => sys::go_on(thread, signal)?,
-                Some(Stop::Call | Stop::Exec) => sys::go_on(thread, 0)?,
-                None => {}
-            }
+        if notify::send(listener, id, Answer::Value(0)).is_err() {
+            // Its call is over, by a signal; or it is gone, and this is another thread that has its number by now.
+            let stop = Self::first_stop(thread);
+            return Err(match stop.and_then(|()| sys::detach(thread)) {
+                Ok(()) | Err(Errno::SRCH) => Errno::SRCH,
+                Err(error) => error,
+            });
         }
+        Self::first_stop(thread)?;
         let session = Self {
             thread,
             process,
@@ -70,10 +72,24 @@ impl Session {
         Ok(session)
     }
 
-    /// Waits for the beginning or the end of a call.
-    fn next(&self) -> Result<Stop, Errno> {
+    /// Waits until a thread that was asked to stop has done so.
+    fn first_stop(thread: i32) -> Result<(), Errno> {
         loop {
-            let stop = if self.thread == self.process {
+            match sys::wait(thread, true)? {
+                Some(Stop::Asked) => return Ok(()),
+                Some(Stop::Gone) => return Err(Errno::SRCH),
+                Some(Stop::Signal(signal)) => sys::go_on(thread, signal)?,
+                Some(Stop::Call | Stop::Exec) => sys::go_on(thread, 0)?,
+                None => {}
+            }
+        }
+    }
+
+    /// Waits for the beginning or the end of a call.
+    fn next(&self, number: i64) -> Result<Stop, Errno> {
+        loop {
+            // Only a new program makes a thread the first of its process.
+            let stop = if self.thread == self.process || number != number::EXECVEAT {
                 sys::wait(self.thread, true)?
             } else {
                 self.next_of_either()?
@@ -113,9 +129,9 @@ impl Session {
     fn make(&self, number: i64, arguments: [u64; 6]) -> Result<Stop, Errno> {
         sys::set_registers(self.thread, &self.saved.calling(number, arguments))?;
         sys::go_on(self.thread, 0)?;
-        self.next()?;
+        self.next(number)?;
         sys::go_on(self.thread, 0)?;
-        self.next()
+        self.next(number)
     }
 
     /// Makes a call, with at most five arguments; gives its result.
@@ -168,6 +184,15 @@ impl Session {
 
     /// Lets the new program go, with `front` instead of its first argument unless that is empty.
     pub(super) fn release(self, front: &[std::ffi::OsString]) -> Result<(), Errno> {
+        let released = self.try_release(front);
+        if released.is_err() {
+            // There is no way back to the old program, and it would wait for ever.
+            self.kill()?;
+        }
+        released
+    }
+
+    fn try_release(&self, front: &[std::ffi::OsString]) -> Result<(), Errno> {
         let process = self.process;
         if !front.is_empty() {
             let program = Tracee::of(self.number());
@@ -180,6 +205,12 @@ impl Session {
         }
         sys::block(process, self.blocked)?;
         sys::detach(process)
+    }
+
+    /// Kills the process.
+    pub(super) fn kill(self) -> Result<(), Errno> {
+        let process = Pid::from_raw(self.process).ok_or(Errno::SRCH)?;
+        process::kill_process(process, Signal::KILL)
     }
 
     /// Lets the thread go on as if its call had had this result.

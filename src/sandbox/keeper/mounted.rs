@@ -63,14 +63,15 @@ impl Keeper {
         ];
         lines.extend(self.mounted.iter().map(Mounted::line));
         let stat = fs::fstat(&self.view.root)?;
-        let device = format!("{}:{}", fs::major(stat.st_dev), fs::minor(stat.st_dev));
+        let real = (fs::major(stat.st_dev), fs::minor(stat.st_dev));
         let mut text = String::new();
-        for (number, (source, place, kind, flags, options)) in (1..).zip(&lines) {
+        for (index, (source, place, kind, flags, options)) in lines.iter().enumerate() {
             let all = [flags.as_str(), options].join(if options.is_empty() { "" } else { "," });
             let written = match file {
                 b"mounts" => writeln!(text, "{source} {place} {kind} {all} 0 0"),
                 b"mountinfo" => {
-                    let above = i32::from(number > 1);
+                    let above = i32::from(index > 0);
+                    let (major, minor) = if index == 0 { real } else { device(index) };
                     let access = if options.is_empty() {
                         "rw".to_owned()
                     } else {
@@ -78,7 +79,8 @@ impl Keeper {
                     };
                     writeln!(
                         text,
-                        "{number} {above} {device} / {place} {flags} - {kind} {source} {access}"
+                        "{} {above} {major}:{minor} / {place} {flags} - {kind} {source} {access}",
+                        index + 1
                     )
                 }
                 _ => writeln!(
@@ -99,6 +101,15 @@ impl Keeper {
             || self.readonly.iter().any(|readonly| readonly == place)
     }
 
+    /// The device number, major and minor, of what `place` would be in if that were mounted; `None`: what it has.
+    pub(in crate::sandbox) fn file_system(&self, place: &Path) -> Option<(u32, u32)> {
+        let above = |mounted: &Mounted| place.starts_with(&mounted.place);
+        match self.mounted.iter().rposition(above) {
+            Some(index) => Some(device(FIXED + index)),
+            None => place.starts_with("dev").then(|| device(FIXED - 1)),
+        }
+    }
+
     /// Where the file system begins that `place` would be in; `None`: at the root.
     pub(in crate::sandbox) fn mount_of(&self, place: &Path) -> Option<&Path> {
         let above = |mounted: &&Mounted| place.starts_with(&mounted.place);
@@ -115,6 +126,16 @@ impl Keeper {
             Mounting::Disk { .. } => None,
         }
     }
+}
+
+/// How many lines come before those of what would be mounted; that of `/dev` is the last of them.
+const FIXED: usize = 4;
+
+/// The device number of the file system of a line: of the kind that those without a device have, and higher than any of them.
+fn device(line: usize) -> (u32, u32) {
+    /// Minor numbers have twenty bits.
+    const HIGH: u32 = 0xf_0000;
+    (0, HIGH + u32::try_from(line).unwrap_or(0))
 }
 
 impl Mounted {

@@ -33,6 +33,10 @@ pub(in crate::sandbox) struct Identity {
     pub(in crate::sandbox) groups: [u32; 3],
     /// Supplementary groups.
     pub(in crate::sandbox) supplementary: Vec<u32>,
+    /// Whether it has asked to keep its capabilities when it stops being root (`PR_SET_KEEPCAPS`).
+    pub(in crate::sandbox) keeps: bool,
+    /// Whether it has kept them.
+    pub(in crate::sandbox) capable: bool,
 }
 
 /// An argument that means "as it is".
@@ -45,6 +49,8 @@ impl Identity {
             users: [uid; 3],
             groups: [gid; 3],
             supplementary,
+            keeps: false,
+            capable: false,
         }
     }
 
@@ -60,7 +66,27 @@ impl Identity {
 
     /// Whether it may take on any id and give files to anybody.
     pub(in crate::sandbox) fn is_root(&self) -> bool {
-        self.user() == 0
+        self.user() == 0 || self.capable
+    }
+
+    /// Changes the users. Capabilities go with the last one that is root, unless they are kept.
+    fn set_users(
+        &mut self,
+        set: impl FnOnce(&mut [u32; 3], bool) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let root = self.is_root();
+        set(&mut self.users, root)?;
+        self.capable = root && self.keeps && !self.users.contains(&0);
+        Ok(())
+    }
+
+    /// What it is in a new program, without what it has kept for itself.
+    pub(in crate::sandbox) fn in_new_program(&self) -> Self {
+        Self {
+            keeps: false,
+            capable: false,
+            ..self.clone()
+        }
     }
 
     /// `setuid` (with `users`) and `setgid` (with `groups`) of a thread that is root or not.
@@ -112,8 +138,7 @@ impl Identity {
     }
 
     pub(in crate::sandbox) fn setuid(&mut self, id: u32) -> Result<(), Errno> {
-        let root = self.is_root();
-        Self::set_one(&mut self.users, id, root)
+        self.set_users(|users, root| Self::set_one(users, id, root))
     }
 
     pub(in crate::sandbox) fn setgid(&mut self, id: u32) -> Result<(), Errno> {
@@ -122,8 +147,7 @@ impl Identity {
     }
 
     pub(in crate::sandbox) fn setreuid(&mut self, ids: [u32; 2]) -> Result<(), Errno> {
-        let root = self.is_root();
-        Self::set_two(&mut self.users, ids, root)
+        self.set_users(|users, root| Self::set_two(users, ids, root))
     }
 
     pub(in crate::sandbox) fn setregid(&mut self, ids: [u32; 2]) -> Result<(), Errno> {
@@ -132,8 +156,7 @@ impl Identity {
     }
 
     pub(in crate::sandbox) fn setresuid(&mut self, ids: [u32; 3]) -> Result<(), Errno> {
-        let root = self.is_root();
-        Self::set_three(&mut self.users, ids, root)
+        self.set_users(|users, root| Self::set_three(users, ids, root))
     }
 
     pub(in crate::sandbox) fn setresgid(&mut self, ids: [u32; 3]) -> Result<(), Errno> {
@@ -264,6 +287,17 @@ mod tests {
         assert_eq!(id.users, [33; 3]);
         assert_eq!(id.setuid(0), Err(Errno::PERM));
         assert_eq!(id.setgid(KEEP), Err(Errno::INVAL));
+    }
+
+    #[test]
+    fn who_keeps_capabilities_may_still_change_groups() {
+        let mut id = Identity::new(0, 0, vec![]);
+        id.keeps = true;
+        id.setresuid([33, 33, 33]).unwrap();
+        assert_eq!(id.user(), 33);
+        id.setresgid([34, 34, 34]).unwrap();
+        let mut next = id.in_new_program();
+        assert_eq!(next.setresgid([35, 35, 35]), Err(Errno::PERM));
     }
 
     #[test]

@@ -120,6 +120,7 @@ impl Supervisor {
         let empty_file =
             FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size == 0;
         let changed = Changed {
+            file_system: None,
             uid: record.uid,
             gid: record.gid,
             mode: None,

@@ -176,6 +176,50 @@ pub(in crate::sandbox) fn send_fd(
     send(listener, id, Answer::Value(number.into()))
 }
 
+/// Reads from the memory of a thread's process, as many bytes of `into` as there are from `address` on.
+pub(in crate::sandbox) fn read_memory(
+    thread: u32,
+    address: u64,
+    into: &mut [u8],
+) -> io::Result<usize> {
+    let ours = libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: into.len(),
+    };
+    transfer(libc::SYS_process_vm_readv, thread, address, ours)
+}
+
+/// Writes to it; gives how many bytes were written. Unlike `/proc/PID/mem` it respects what may not be written.
+pub(in crate::sandbox) fn write_memory(
+    thread: u32,
+    address: u64,
+    from: &[u8],
+) -> io::Result<usize> {
+    let ours = libc::iovec {
+        iov_base: from.as_ptr().cast_mut().cast(),
+        iov_len: from.len(),
+    };
+    transfer(libc::SYS_process_vm_writev, thread, address, ours)
+}
+
+fn transfer(call: libc::c_long, thread: u32, address: u64, ours: libc::iovec) -> io::Result<usize> {
+    // An address of another process, which only the kernel uses.
+    let theirs = [address, ours.iov_len as u64];
+    // SAFETY: `ours` describes memory that is valid for the call; `theirs` has the layout of a `struct iovec` of 64 bits.
+    let count = unsafe {
+        libc::syscall(
+            call,
+            thread,
+            ptr::from_ref(&ours),
+            1_u64,
+            theirs.as_ptr(),
+            1_u64,
+            0_u64,
+        )
+    };
+    usize::try_from(count).map_err(|_negative| io::Error::last_os_error())
+}
+
 /// `struct stat` of the kernel as bytes, and where it has the fields that the supervisor changes.
 #[derive(Debug, Clone)]
 pub(in crate::sandbox) struct RawStat(pub(in crate::sandbox) [u8; STAT_LEN]);
@@ -187,6 +231,7 @@ mod layout {
     pub(super) const UID: usize = 28;
     pub(super) const GID: usize = 32;
     pub(super) const RDEV: usize = 40;
+    pub(super) const DEV: usize = 0;
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -196,6 +241,7 @@ mod layout {
     pub(super) const UID: usize = 24;
     pub(super) const GID: usize = 28;
     pub(super) const RDEV: usize = 32;
+    pub(super) const DEV: usize = 0;
 }
 
 use layout::STAT_LEN;
@@ -209,6 +255,8 @@ pub(in crate::sandbox) struct Changed {
     pub(in crate::sandbox) mode: Option<u32>,
     /// Type bits of the mode, and device number.
     pub(in crate::sandbox) device: Option<(u32, u32, u32)>,
+    /// Device number of the file system that it seems to be in, major and minor.
+    pub(in crate::sandbox) file_system: Option<(u32, u32)>,
 }
 
 impl RawStat {
@@ -249,6 +297,10 @@ impl RawStat {
             self.put(at, &mode.to_ne_bytes());
             let device = rustix::fs::makedev(major, minor);
             self.put(layout::RDEV, &device.to_ne_bytes());
+        }
+        if let Some((major, minor)) = changed.file_system {
+            let device = rustix::fs::makedev(major, minor);
+            self.put(layout::DEV, &device.to_ne_bytes());
         }
     }
 
@@ -335,6 +387,10 @@ impl RawStatx {
             self.put(28, &mode.to_ne_bytes());
             self.put(128, &major.to_ne_bytes());
             self.put(132, &minor.to_ne_bytes());
+        }
+        if let Some((major, minor)) = changed.file_system {
+            self.put(136, &major.to_ne_bytes());
+            self.put(140, &minor.to_ne_bytes());
         }
     }
 

@@ -109,13 +109,29 @@ impl Tracee {
         result
     }
 
+    /// Reads as many bytes at an address as there are.
+    fn read_some(&self, address: u64, into: &mut [u8]) -> Result<usize, Errno> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        match sys::read_memory(self.thread, address, into) {
+            Ok(n) => Ok(n),
+            Err(error) if is_refused(&error) => self
+                .memory(false)?
+                .read_at(into, address)
+                .map_err(|_unmapped| Errno::FAULT),
+            Err(_) => Err(Errno::FAULT),
+        }
+    }
+
     /// Reads `length` bytes at the address in an argument.
     pub(in crate::sandbox) fn read(&self, address: u64, length: usize) -> Result<Vec<u8>, Errno> {
         let mut bytes = vec![0; length];
-        self.memory(false)?
-            .read_exact_at(&mut bytes, address)
-            .map_err(|_unmapped| Errno::FAULT)?;
-        Ok(bytes)
+        if self.read_some(address, &mut bytes)? == length {
+            Ok(bytes)
+        } else {
+            Err(Errno::FAULT)
+        }
     }
 
     /// Reads as many bytes of `length` at an address as there are, at least one.
@@ -125,26 +141,28 @@ impl Tracee {
         length: usize,
     ) -> Result<Vec<u8>, Errno> {
         let mut bytes = vec![0; length];
-        let n = self
-            .memory(false)?
-            .read_at(&mut bytes, address)
-            .map_err(|_unmapped| Errno::FAULT)?;
+        let n = self.read_some(address, &mut bytes)?;
         bytes.truncate(n);
         if n == 0 { Err(Errno::FAULT) } else { Ok(bytes) }
     }
 
     /// Writes bytes at an address.
     pub(in crate::sandbox) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
-        self.memory(true)?
-            .write_all_at(bytes, address)
-            .map_err(|_unmapped| Errno::FAULT)
+        match sys::write_memory(self.thread, address, bytes) {
+            Ok(n) if n == bytes.len() => Ok(()),
+            Ok(_) => Err(Errno::FAULT),
+            Err(error) if is_refused(&error) => self
+                .memory(true)?
+                .write_all_at(bytes, address)
+                .map_err(|_unmapped| Errno::FAULT),
+            Err(_) => Err(Errno::FAULT),
+        }
     }
 
     /// The path at the address in argument `index`.
     pub(in crate::sandbox) fn path(&self, index: usize) -> Result<OsString, Errno> {
         const PAGE: u64 = 4096;
         let address = self.arguments[index];
-        let memory = self.memory(false)?;
         let mut path = vec![0; PATH_MAX];
         let mut length = 0;
         // Page by page: the page after the path's end may not be there.
@@ -152,9 +170,7 @@ impl Tracee {
             let at = address.wrapping_add(length as u64);
             let rest = usize::try_from(PAGE - at % PAGE).unwrap_or(PATH_MAX);
             let end = (length + rest).min(PATH_MAX);
-            let n = memory
-                .read_at(&mut path[length..end], at)
-                .map_err(|_unmapped| Errno::FAULT)?;
+            let n = self.read_some(at, &mut path[length..end])?;
             if n == 0 {
                 return Err(Errno::FAULT);
             }
@@ -193,6 +209,25 @@ impl Tracee {
             other => other,
         })?;
         Ok(OsString::from_vec(target.into_bytes()).into())
+    }
+
+    /// Fails where its descriptor is open only to look at (`O_PATH`): then the link in `/proc` has no rights.
+    pub(in crate::sandbox) fn is_to_use(&self, descriptor: i32) -> Result<(), Errno> {
+        let link = format!("{}/fd/{descriptor}", self.thread);
+        match fs::lstat(&*link) {
+            Ok(stat) if stat.st_mode & 0o600 == 0 => Err(Errno::BADF),
+            // Whoever looks at the descriptor finds that out.
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a descriptor is closed when it starts a program.
+    pub(in crate::sandbox) fn closes_on_exec(&self, descriptor: i32) -> bool {
+        let path = format!("{}/fdinfo/{descriptor}", self.thread);
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let flags = text.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|text| i32::from_str_radix(text.trim(), 8).ok());
+        flags.is_some_and(|flags| flags & libc::O_CLOEXEC != 0)
     }
 
     /// Its root directory.
@@ -320,8 +355,18 @@ impl Tracee {
             users: first_three(&ids("Uid:")),
             groups: first_three(&ids("Gid:")),
             supplementary: ids("Groups:"),
+            keeps: false,
+            capable: false,
         }
     }
+}
+
+/// Whether a filter, or who a process has become, keeps one out of its memory by the shorter way.
+fn is_refused(error: &std::io::Error) -> bool {
+    let refused = [libc::EPERM, libc::EACCES, libc::ENOSYS];
+    error
+        .raw_os_error()
+        .is_some_and(|number| refused.contains(&number))
 }
 
 impl Place {

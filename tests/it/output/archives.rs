@@ -8,6 +8,8 @@ use rbuild::{
     output::{AnnotationPlace, ArchiveFormat, Dest, SavedImage, save},
 };
 
+use serde_json::Value;
+
 use super::*;
 
 /// The files of an archive, in order, as the `tar` crate reads them.
@@ -132,6 +134,37 @@ fn an_oci_directory_unpacks_with_umoci() {
         assert_eq!(text(&bundle.join("rootfs/etc/motd")), "welcome\n");
         assert!(!bundle.join("rootfs/etc/gone").try_exists().unwrap());
     }
+}
+
+#[test]
+fn a_directory_keeps_the_images_that_it_has() {
+    let fixture = Fixture::new();
+    let image = fixture.image("linux/amd64");
+    let layout = fixture.path("layout");
+    let names = || -> Vec<Value> {
+        let index: Value = serde_json::from_str(&text(&layout.join("index.json"))).expect("JSON");
+        let entries = index["manifests"].as_array().expect("a list").iter();
+        entries
+            .map(|entry| entry["annotations"]["org.opencontainers.image.ref.name"].clone())
+            .collect()
+    };
+    let export = |attributes: &str| {
+        let spec = format!("type=oci,tar=false,dest={}{attributes}", layout.display());
+        fixture.export(&spec, std::slice::from_ref(&image));
+    };
+    // As in BuildKit, what has no name is the latest.
+    export("");
+    assert_eq!(names(), ["latest"]);
+    export(",name=app:v1");
+    export(",name=app:v2");
+    export("");
+    export(",name=app:v1");
+    assert_eq!(names(), ["v2", "latest", "v1"]);
+    fs::write(layout.join("index.json"), "{").unwrap();
+    let spec = format!("type=oci,tar=false,dest={}", layout.display());
+    let images = [image];
+    let result = fixture.try_export(&spec, &images, &[], &[], None);
+    assert!(result.is_err(), "a broken index is not replaced");
 }
 
 #[test]

@@ -62,7 +62,10 @@ fn statements(layout: &std::path::Path) -> Vec<Value> {
         let statement = blob(layout, &layer["digest"]);
         assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
         let hex = digest.as_str().expect("a digest").replace("sha256:", "");
-        assert_eq!(statement["subject"][0]["digest"], json!({"sha256": hex}));
+        // As many as the image has names.
+        for subject in statement["subject"].as_array().expect("a list") {
+            assert_eq!(subject["digest"], json!({"sha256": hex}));
+        }
         statement
     };
     images.iter().zip(attestations).map(statement).collect()
@@ -249,4 +252,68 @@ fn each_build_says_which_it_was_unless_its_time_is_fixed() {
         assert!(first[field].is_string(), "{first}");
         assert_ne!(first[field], second[field]);
     }
+}
+
+/// What the index of a layout made by a build with these arguments points to.
+fn exported(env: &TestEnv, name: &str, args: &[&str], attributes: &str) -> Vec<Value> {
+    let layout = env.path(name);
+    let spec = format!("type=oci,tar=false,dest={}{attributes}", layout.display());
+    let mut all = args.to_vec();
+    all.extend(["-o", &spec]);
+    env.build(&all).success();
+    let index: Value =
+        serde_json::from_slice(&fs::read(layout.join("index.json")).expect("a layout"))
+            .expect("JSON");
+    let root = blob(&layout, &index["manifests"][0]["digest"]);
+    let entries = root["manifests"].as_array().cloned().unwrap_or_default();
+    entries
+        .iter()
+        .map(|entry| blob(&layout, &entry["digest"]))
+        .collect()
+}
+
+#[test]
+fn provenance_is_where_buildkit_has_it() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch AS none\nLABEL a=b\nFROM scratch\nCOPY Dockerfile /\n");
+    let min = "--provenance=mode=min";
+    assert_eq!(exported(&env, "plain", &[min], "").len(), 2);
+    // What is for images in stores and registries alone is not in archives, unless they ask for it.
+    let inline = "--provenance=mode=min,inline-only=true";
+    assert_eq!(exported(&env, "inline", &[inline], "").len(), 0);
+    let asked = exported(&env, "asked", &[inline], ",attestation-inline=true");
+    assert_eq!(asked.len(), 2);
+    let target = ["--target", "none", min];
+    assert_eq!(exported(&env, "none", &target, "").len(), 0);
+    // In the form of images.
+    let args = [min, "-t", "team/app:v1"];
+    let old = exported(&env, "old", &args, ",oci-artifact=false");
+    let attestation = &old[1];
+    assert_eq!(attestation["artifactType"], Value::Null);
+    assert_eq!(attestation["subject"], Value::Null);
+    let config = blob(&env.path("old"), &attestation["config"]["digest"]);
+    let layer = &attestation["layers"][0]["digest"];
+    assert_eq!(
+        config,
+        json!({
+            "architecture": "unknown", "os": "unknown", "config": {},
+            "rootfs": {"type": "layers", "diff_ids": [layer]},
+        })
+    );
+    let statement = blob(&env.path("old"), layer);
+    assert_eq!(
+        statement["subject"][0]["name"]
+            .as_str()
+            .map(|name| name.split('?').next()),
+        Some(Some("pkg:docker/team/app@v1"))
+    );
+    let definition = &statement["predicate"]["buildDefinition"];
+    assert_eq!(definition["resolvedDependencies"], Value::Null);
+    env.build(&[min, "-o", "type=oci,dest=x,oci-mediatypes=false"])
+        .exits(2)
+        .says("provenance needs OCI media types");
+    // Files of one platform are not in a directory of their own because of it.
+    let files = env.path("files").display().to_string();
+    env.build(&[inline, "-o", &files]).success();
+    assert!(env.path("files/Dockerfile").is_file());
 }

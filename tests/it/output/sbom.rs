@@ -167,7 +167,8 @@ fn what_a_scanner_finds_is_attached_with_the_layers_that_files_come_from() {
     // Without a list, nothing but the image comes out.
     build(&env, &["--sbom=false", "-t", "plain", "-o", &oci]).success();
     let plain = json_file(&layout.join("index.json"));
-    let media_type = &plain["manifests"][0]["mediaType"];
+    let entries = plain["manifests"].as_array().expect("a list");
+    let media_type = &entries.last().expect("an image")["mediaType"];
     assert_eq!(media_type, "application/vnd.oci.image.manifest.v1+json");
 }
 

@@ -57,6 +57,19 @@ fn what_cannot_be_started_has_a_shell_s_status() {
 }
 
 #[test]
+fn no_signal_is_ignored_or_blocked_at_first() {
+    let Some(stage) = Stage::new() else { return };
+    let mut spec = stage.spec("");
+    spec.argv = ["grep", "-E", "^Sig(Ign|Blk)", "/proc/self/status"]
+        .map(Into::into)
+        .to_vec();
+    assert_eq!(
+        stage.run(&spec).stdout,
+        "SigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+    );
+}
+
+#[test]
 fn privileges_are_those_of_a_docker_container() {
     let Some(stage) = Stage::new() else { return };
     let status = stage.script("grep -E '^(Cap|Seccomp:|NoNewPrivs)' /proc/self/status; umask");
