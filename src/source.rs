@@ -33,7 +33,7 @@ impl Span {
         self.start..self.end
     }
 
-    /// The first and last line it touches, counted from 1.
+    /// The first and last line it touches, counted from 1. For many places in one text there is [`Lines`].
     pub fn lines(self, text: &str) -> (usize, usize) {
         let line = |at: usize| {
             1 + text.as_bytes()[..at.min(text.len())]
@@ -41,12 +41,16 @@ impl Span {
                 .filter(|b| **b == b'\n')
                 .count()
         };
-        let last = if self.end > self.start {
+        (line(self.start), line(self.last()))
+    }
+
+    /// Its last byte; the first of an empty one.
+    fn last(self) -> usize {
+        if self.end > self.start {
             self.end - 1
         } else {
             self.start
-        };
-        (line(self.start), line(last))
+        }
     }
 
     /// The line and column of its first character, both counted from 1; columns count characters.
@@ -57,6 +61,28 @@ impl Span {
             1 + before.bytes().filter(|b| *b == b'\n').count(),
             1 + before[line_start..].chars().count(),
         )
+    }
+}
+
+/// Where the lines of a text end, so that looking up a place does not take reading all that is before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lines {
+    breaks: Vec<usize>,
+}
+
+impl Lines {
+    /// The lines of a text.
+    pub fn of(text: &str) -> Self {
+        let breaks = text.bytes().enumerate().filter(|(_, b)| *b == b'\n');
+        Self {
+            breaks: breaks.map(|(at, _)| at).collect(),
+        }
+    }
+
+    /// What [`Span::lines`] gives.
+    pub fn touched(&self, span: Span) -> (usize, usize) {
+        let line = |at: usize| 1 + self.breaks.partition_point(|end| *end < at);
+        (line(span.start), line(span.last()))
     }
 }
 
@@ -122,14 +148,25 @@ pub fn suggest_in_case<'a>(
     near.filter(|near| *near != word)
 }
 
+/// Words that are so many edits from each other are not near.
+const FAR: usize = 3;
+
 fn nearest<'a>(candidates: impl Iterator<Item = (usize, &'a str)>) -> Option<&'a str> {
     candidates
-        .filter(|(distance, _)| *distance < 3)
+        .filter(|(distance, _)| *distance < FAR)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
 
+/// How many edits make one word of the other, or some number that is not below [`FAR`] if so many do not.
 fn edit_distance(a: &str, b: &str) -> usize {
+    // Most words are far from each other, which their ends often tell. What both begin or end with takes no edit.
+    let mut from = a.chars().zip(b.chars()).take_while(|(x, y)| x == y);
+    let n_common = from.by_ref().map(|(x, _)| x.len_utf8()).sum();
+    let (a, b) = (&a[n_common..], &b[n_common..]);
+    if a.len().abs_diff(b.len()) >= 4 * FAR {
+        return FAR;
+    }
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {
@@ -144,6 +181,9 @@ fn edit_distance(a: &str, b: &str) -> usize {
             diagonal = row[j + 1];
             row[j + 1] = cost;
         }
+        if row.iter().all(|cost| *cost >= FAR) {
+            return FAR;
+        }
     }
     row[b.len()]
 }
@@ -156,6 +196,11 @@ mod tests {
     fn spans_know_their_lines() {
         let text = "FROM a\nRUN b \\\n c\n";
         assert_eq!(Span::new(7, 17).lines(text), (2, 3));
+        let lines = Lines::of(text);
+        for (start, end) in (0..=text.len() + 2).flat_map(|end| (0..=end).map(move |n| (n, end))) {
+            let span = Span::new(start, end);
+            assert_eq!(lines.touched(span), span.lines(text), "{span:?}");
+        }
         assert_eq!(Span::new(11, 12).line_column(text), (2, 5));
     }
 

@@ -95,12 +95,18 @@ impl Root {
         let mut lower = self.below.as_ref();
         let mut tree = Arc::new(LayerTree::empty());
         while let Some(state) = lower {
-            let known = state.known_tree();
-            if let Some(known) = &*known {
-                tree = Arc::clone(known);
+            let mut known = state.known_tree();
+            let is_shared = Arc::strong_count(state) > 1;
+            let found = if is_shared {
+                known.clone()
+            } else {
+                // It becomes the tree of the state above, without a copy of each directory that this one has, too.
+                known.take()
+            };
+            if let Some(found) = found {
+                tree = found;
                 break;
             }
-            let is_shared = Arc::strong_count(state) > 1;
             above.push((state, is_shared.then_some(known)));
             lower = state.below.as_ref();
         }
@@ -128,7 +134,8 @@ impl Root {
         let Some(layer) = &self.layer else {
             return Ok(below);
         };
-        let made = below.push(Self::blob(fetch, layer)?);
+        let blob = Self::blob(fetch, layer)?;
+        let made = Arc::unwrap_or_clone(below).topped(blob);
         let made = made.map_err(|source| StepError::Stack {
             layer: layer.descriptor.digest,
             source,

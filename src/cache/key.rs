@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::oci::{Digest, Digester};
+use crate::{
+    context::without_users,
+    oci::{Digest, Digester},
+};
 
 /// What is hashed before everything else. Changing it, or what is encoded, makes every user's first build after the
 /// change run all steps.
@@ -84,6 +87,22 @@ impl KeyBuilder {
         self.bytes(value.as_bytes());
         let digest = crate::oci::sha256(value.as_bytes());
         self.describe(name, format!("hidden, {}", digest.short()));
+        self
+    }
+
+    /// An address, of which users and their passwords are not told.
+    #[must_use]
+    pub fn address(mut self, name: &str, value: &str) -> Self {
+        self.tag(name, b't');
+        self.bytes(value.as_bytes());
+        let shown = without_users(value);
+        let shown = if shown == value {
+            shown
+        } else {
+            // Told apart all the same.
+            format!("{shown} ({})", crate::oci::sha256(value.as_bytes()).short())
+        };
+        self.describe(name, shown);
         self
     }
 

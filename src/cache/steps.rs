@@ -221,8 +221,8 @@ pub fn copy_key(inputs: &CopyInputs<'_>) -> Key {
         key = match source {
             // The last part can become the name of what is copied; what is above it is where it was found.
             CopySource::Path(path) => key.text(&name("path"), shown_source(op, path)),
-            CopySource::Url(url) => key.text(&name("url"), url),
-            CopySource::Git(url) => key.text(&name("git"), url),
+            CopySource::Url(url) => key.address(&name("url"), url),
+            CopySource::Git(url) => key.address(&name("git"), url),
             CopySource::Inline {
                 name: file,
                 content,

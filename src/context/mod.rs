@@ -13,6 +13,7 @@ pub mod git;
 mod glob;
 mod ignore;
 mod local;
+mod redacted;
 mod single_file;
 mod stat_cache;
 
@@ -22,6 +23,7 @@ pub use self::{
     glob::{BadPattern, Glob, is_pattern},
     ignore::{PatternError, Patterns, Rule, Verdict},
     local::LocalTree,
+    redacted::without_users,
     single_file::SingleFile,
     stat_cache::StatCache,
 };

@@ -109,9 +109,7 @@ impl LayerTree {
 
     /// The tree of a stack of layers, base first.
     pub fn of(layers: impl IntoIterator<Item = Arc<LayerBlob>>) -> Result<Self, StackError> {
-        layers
-            .into_iter()
-            .try_fold(Self::empty(), |tree, layer| tree.push(layer))
+        layers.into_iter().try_fold(Self::empty(), Self::topped)
     }
 
     /// The layers, base first.

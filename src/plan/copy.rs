@@ -7,7 +7,7 @@ use super::{
     remote, state::Command,
 };
 use crate::{
-    context::git::GitSource,
+    context::{git::GitSource, without_users},
     dockerfile::{
         Add, Copy, Source, Transfer, Word, expand::Expander, lint::Warning, quote::quoted,
     },
@@ -172,6 +172,7 @@ impl Planner<'_> {
 
         sources.append(&mut inline);
         let text = self.progress_text(at, &command.instruction.text, false, &[]);
+        let text = without_users(&text);
         let state = &self.states[at];
         let dest = state
             .path(written_dest)

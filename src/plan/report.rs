@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use super::{StageId, args::ArgInfo, planner::Planner};
 use crate::{
     dockerfile::{Dockerfile, InstructionKind},
-    source::Span,
+    source::{Lines, Span},
 };
 
 /// What can be given to a build of one target.
@@ -128,8 +128,8 @@ pub struct Line {
 }
 
 impl Location {
-    fn new(span: Span, text: &str) -> Self {
-        let (start, end) = span.lines(text);
+    fn new(span: Span, lines: &Lines) -> Self {
+        let (start, end) = lines.touched(span);
         Self {
             ranges: [LineRange {
                 start: Line { line: start },
@@ -179,6 +179,7 @@ impl Capture {
 
 /// Lists the stages of a Dockerfile, which has been read without errors.
 pub fn targets(file: &Dockerfile) -> Targets {
+    let lines = Lines::of(&file.text);
     let mut targets: Vec<Target> = file
         .instructions
         .iter()
@@ -198,7 +199,7 @@ pub fn targets(file: &Dockerfile) -> Targets {
                     .as_ref()
                     .map(|platform| platform.value.clone())
                     .unwrap_or_default(),
-                location: Location::new(instruction.span, &file.text),
+                location: Location::new(instruction.span, &lines),
                 name,
             }
         })
@@ -216,6 +217,7 @@ impl Planner<'_> {
     /// What can be given to the build that has been planned.
     pub(super) fn outline(&self, target: StageId) -> Outline {
         let text = &self.file.text;
+        let lines = Lines::of(text);
         let (mut args, mut secrets, mut ssh) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut visited = BTreeSet::new();
         let mut todo = vec![target.0];
@@ -244,7 +246,7 @@ impl Planner<'_> {
                 name,
                 description: info.description.unwrap_or_default(),
                 value: info.value,
-                location: Location::new(info.span, text),
+                location: Location::new(info.span, &lines),
             })
             .collect();
         args.sort_by_key(|arg| arg.location.first());
@@ -253,20 +255,20 @@ impl Planner<'_> {
             name: state.alias.clone().unwrap_or_default(),
             description: state.description.clone().unwrap_or_default(),
             args,
-            secrets: needs(secrets, text),
-            ssh: needs(ssh, text),
+            secrets: needs(secrets, &lines),
+            ssh: needs(ssh, &lines),
             sources: vec![SourceText(text.clone())],
         }
     }
 }
 
-fn needs(needs: BTreeMap<String, Need>, text: &str) -> Vec<OutlineNeed> {
+fn needs(needs: BTreeMap<String, Need>, lines: &Lines) -> Vec<OutlineNeed> {
     let mut needs: Vec<OutlineNeed> = needs
         .into_iter()
         .map(|(name, need)| OutlineNeed {
             name,
             required: need.is_required,
-            location: Location::new(need.span, text),
+            location: Location::new(need.span, lines),
         })
         .collect();
     needs.sort_by_key(|need| need.location.first());

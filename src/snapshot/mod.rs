@@ -15,6 +15,9 @@
 //! bytes, so one from an earlier boot is thrown away unless [`Snapshots::settle`] ran after it was made. It runs beside later steps,
 //! and when a store is pruned or verified: what the last build before a power cut made is made anew.
 //!
+//! Of more layers than the kernel stacks, the lower ones are unpacked together, as `<sha256 of "whole CHAINID">`, each 256 layers
+//! anew: that takes as much room as a second base image.
+//!
 //! A step runs on [`Snapshots::prepare`]'s overlay. Its changes are read from the upper directory alone
 //! ([`Overlay::diff`]), never by scanning a tree, and the upper directory becomes the snapshot of the next state
 //! ([`Overlay::adopt`]).
@@ -43,6 +46,7 @@ mod xattr;
 
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -66,7 +70,7 @@ use self::{
 };
 use crate::{
     layer::{LayerTree, StackError},
-    oci::{ChainId, DiffId},
+    oci::{ChainId, DiffId, sha256},
     store::spread,
     tree::TreeError,
 };
@@ -126,6 +130,27 @@ pub enum SnapshotError {
 pub fn unpack(dir: &Path, tree: &LayerTree, style: Style) -> Result<PathBuf, SnapshotError> {
     apply::unpack(dir, &LayerTree::empty(), tree, style, None)?;
     Ok(dir.join("fs"))
+}
+
+/// A snapshot of a state, or of what its topmost layers add.
+struct Wanted {
+    id: ChainId,
+    layers: Range<usize>,
+}
+
+/// The most snapshots that an overlay is made of. The kernel takes 500 directories, among them those that the sandbox adds, and a
+/// process may commonly have 1024 files open.
+const MOST_STACKED: usize = 400;
+/// Where there are more layers, so many times a number of them are in one snapshot: the next steps have it below them, too.
+const WHOLE_STEP: usize = 256;
+
+/// How many of so many layers, from the base on, are in one snapshot.
+const fn n_whole(n_layers: usize) -> usize {
+    if n_layers > MOST_STACKED {
+        (n_layers - 1) / WHOLE_STEP * WHOLE_STEP
+    } else {
+        0
+    }
 }
 
 /// How many layers are unpacked at once.
@@ -295,48 +320,67 @@ impl Snapshots {
         tree: &LayerTree,
     ) -> Result<Vec<Snapshot>, SnapshotError> {
         self.settle_aside(LEAST_AGE);
+        let n_whole = n_whole(tree.layers().len());
         let mut chain_id = None;
-        let mut found = Vec::new();
-        for layer in tree.layers() {
+        let mut wanted = Vec::new();
+        for (n, layer) in (1..).zip(tree.layers()) {
             let id = ChainId::after(chain_id, layer.toc().diff_id);
-            let snapshot = match shelf.get(id) {
-                Some(snapshot) => Some(snapshot),
-                None => self.get(id)?.inspect(|it| shelf.put(it.clone())),
-            };
-            found.push((id, snapshot));
             chain_id = Some(id);
+            if n == n_whole {
+                let id = ChainId(sha256(format!("whole {}", id.0).as_bytes()));
+                wanted.push(Wanted { id, layers: 0..n });
+            } else if n > n_whole {
+                wanted.push(Wanted {
+                    id,
+                    layers: n - 1..n,
+                });
+            }
         }
-        for (n, snapshot) in self.unpack(shelf, tree, &found)? {
+        let find = |it: &Wanted| match shelf.get(it.id) {
+            Some(snapshot) => Ok(Some(snapshot)),
+            None => Ok(self.get(it.id)?.inspect(|found| shelf.put(found.clone()))),
+        };
+        let mut found = wanted
+            .iter()
+            .map(find)
+            .collect::<Result<Vec<_>, SnapshotError>>()?;
+        for (n, snapshot) in self.unpack(shelf, tree, &wanted, &found)? {
             shelf.put(snapshot.clone());
-            found[n].1 = Some(snapshot);
+            found[n] = Some(snapshot);
         }
-        Ok(found.into_iter().rev().filter_map(|(_, it)| it).collect())
+        Ok(found.into_iter().rev().flatten().collect())
     }
 
-    /// Unpacks the states after those layers of `tree` that `found` has none for.
+    /// Unpacks what is `wanted` of `tree` and not `found`.
     fn unpack(
         &self,
         shelf: &Shelf,
         tree: &LayerTree,
-        found: &[(ChainId, Option<Snapshot>)],
+        wanted: &[Wanted],
+        found: &[Option<Snapshot>],
     ) -> Result<Vec<(usize, Snapshot)>, SnapshotError> {
-        let is_missing = |n: &usize| found[*n].1.is_none();
-        let missing: Vec<usize> = (0..found.len()).filter(is_missing).collect();
-        let Some(last) = missing.last() else {
-            return Ok(Vec::new());
-        };
-        let mut states = vec![LayerTree::empty()];
-        for layer in &tree.layers()[..=*last] {
-            states.push(states[states.len() - 1].push(Arc::clone(layer))?);
+        let mut missing = Vec::new();
+        let mut state = LayerTree::empty();
+        let last = found.iter().rposition(Option::is_none);
+        for (n, Wanted { layers, .. }) in wanted.iter().enumerate().take(last.map_or(0, |n| n + 1))
+        {
+            let below = found[n].is_none().then(|| state.clone());
+            for layer in &tree.layers()[layers.clone()] {
+                state = state.topped(Arc::clone(layer))?;
+            }
+            missing.extend(below.map(|below| (n, below, state.clone())));
         }
         // Each layer is unpacked by itself; one thread decompresses while another writes, so a few at a time are enough.
         let next = AtomicUsize::new(0);
         let unpack = || {
             let mut made = Vec::new();
-            while let Some(n) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let (id, _) = &found[*n];
-                let staged = shelf.take_staged(tree.layers()[*n].toc().diff_id);
-                let (below, above) = (&states[*n], &states[*n + 1]);
+            while let Some((n, below, above)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                let Wanted { id, layers } = &wanted[*n];
+                // What is staged is of one layer.
+                let top = layers.end - 1;
+                let staged = (layers.len() == 1)
+                    .then(|| shelf.take_staged(tree.layers()[top].toc().diff_id))
+                    .flatten();
                 made.push((*n, self.apply_staged(*id, below, above, staged.as_ref())?));
             }
             Ok::<_, SnapshotError>(made)

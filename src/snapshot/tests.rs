@@ -1,6 +1,7 @@
 //! Layers become directories, steps change them, changes become layers: what comes out is what a process saw.
 
 mod lasting;
+mod many;
 mod one_id;
 mod random;
 mod staged;

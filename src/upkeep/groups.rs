@@ -1,6 +1,7 @@
 //! Layers with all the records that are about them: they go together.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::Path,
@@ -135,8 +136,8 @@ pub(super) fn layers_and_blobs(store: &Store, roots: &Roots) -> Result<Vec<Item>
             text,
         ));
     }
-    age_with_children(&mut groups);
     let depths = depths(&groups);
+    age_with_children(&mut groups, &depths);
     items.extend(groups.into_iter().map(|(digest, group)| {
         Item {
             id: digest.to_string(),
@@ -232,12 +233,14 @@ fn unreadable(step: &StepOnDisk) -> Item {
 }
 
 /// A step is as young as what was built on it: without it, that is of no use.
-fn age_with_children(groups: &mut BTreeMap<Digest, Group>) {
+fn age_with_children(groups: &mut BTreeMap<Digest, Group>, depths: &HashMap<Digest, usize>) {
     let mut youngest: HashMap<ChainId, SystemTime> = HashMap::new();
-    // As often as a chain is long at most; each round carries ages one step down.
+    // The deepest first, so that ages go all the way down in one round; some more where a layer lies at several depths.
+    let mut deepest_first: Vec<_> = groups.iter_mut().collect();
+    deepest_first.sort_by_key(|(digest, _)| Reverse(depths.get(digest)));
     loop {
         let mut changed = false;
-        for group in groups.values_mut() {
+        for (_, group) in &mut deepest_first {
             let states = group.moves.iter();
             let below = states
                 .filter_map(|(parent, diff)| youngest.get(&ChainId::after(*parent, *diff)))
@@ -271,17 +274,26 @@ fn depths(groups: &BTreeMap<Digest, Group>) -> HashMap<Digest, usize> {
             moves.insert(ChainId::after(*parent, *diff_id), (*parent, *digest));
         }
     }
+    let mut of_states: HashMap<ChainId, usize> = HashMap::new();
     let mut depths = HashMap::new();
     for (state, (_, digest)) in &moves {
-        let mut depth = 0;
+        // Down to a state whose depth is known, or the base; a chainID is a hash of those below it, so this ends.
+        let mut above = Vec::new();
         let mut at = Some(*state);
-        // A chainID is a hash of those below it, so this ends.
-        while let Some((parent, _)) = at.and_then(|state| moves.get(&state)) {
-            depth += 1;
+        while let Some(state) = at
+            && !of_states.contains_key(&state)
+            && let Some((parent, _)) = moves.get(&state)
+        {
+            above.push(state);
             at = *parent;
         }
+        let mut depth = at.and_then(|state| of_states.get(&state)).map_or(0, |n| *n);
+        for state in above.into_iter().rev() {
+            depth += 1;
+            of_states.insert(state, depth);
+        }
         let known = depths.entry(*digest).or_insert(0);
-        *known = depth.max(*known);
+        *known = of_states.get(state).map_or(0, |n| *n).max(*known);
     }
     depths
 }

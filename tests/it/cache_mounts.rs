@@ -12,7 +12,7 @@ use std::{
 use super::{
     registry::servers::{Server, have},
     remote_cache::{Runner, n_executed, prepared, runner},
-    support::{ActionsCache, FakeRegistry, Outcome, TestEnv},
+    support::{ActionsCache, FakeRegistry, Fault, Outcome, TestEnv},
 };
 
 /// A step that tells what it finds in its mount, and leaves what it was built with.
@@ -164,6 +164,26 @@ fn layers(dir: &Path) -> Vec<PathBuf> {
     paths
         .filter(|path| fs::read(path).is_ok_and(|bytes| bytes.starts_with(&[0x1f, 0x8b])))
         .collect()
+}
+
+#[test]
+fn mounts_of_a_place_that_cannot_be_read_just_now_are_not_written_over() {
+    let Some(env) = prepared(DOCKERFILE) else {
+        return;
+    };
+    let fake = FakeRegistry::start();
+    let to = format!("--cache-to=type=registry,ref={}/app:cache", fake.host());
+    let args = [to.as_str(), "--cache-mounts=all"];
+    env.file("src", "first\n");
+    let _first = build(&runner(&env, "one"), &args).success();
+    let before = fake.manifest("app", "cache").expect("a cache");
+    fake.faults(|request, _| {
+        let is_read = request.line() == "GET /v2/app/manifests/cache";
+        is_read.then(|| Fault::Answer(501, Vec::new(), Vec::new()))
+    });
+    env.file("src", "second\n");
+    drop(build(&runner(&env, "two"), &args).exits(4));
+    assert_eq!(fake.manifest("app", "cache"), Some(before));
 }
 
 #[test]

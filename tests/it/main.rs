@@ -18,6 +18,7 @@ mod hints;
 mod interrupt;
 mod language;
 mod language_laws;
+mod limits;
 mod odd_images;
 mod output;
 mod plan;

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     oci::{Descriptor, DiffId, Digest, Platform},
     reference::Reference,
-    registry::{OnBytes, Pushed, Upload},
+    registry::{self, OnBytes, Pushed, Upload},
 };
 
 /// Which layers are exported.
@@ -106,8 +106,12 @@ pub fn export(
     let mut mounts = trail.mounts();
     mounts.retain(|mount| choice.has(mount));
     if !mounts.is_empty() {
-        // What cannot be read has nothing to keep.
-        let before = place.records(&[]).unwrap_or_default();
+        let before = match place.records(&[]) {
+            Ok(before) => before,
+            Err(error) if has_nothing_to_keep(&error) => Vec::new(),
+            // Writing over what cannot be read just now would drop the mounts that it has.
+            Err(error) => return Err(error),
+        };
         put_mounts(place, packer, packer.choose(&mounts, &before), &mut records);
         exported.mounts = records.mounts.len();
     }
@@ -137,6 +141,18 @@ pub fn export(
     records.normalize();
     exported.manifest = place.put_records(&records)?;
     Ok(exported)
+}
+
+/// Whether records that cannot be read are none, or of no use to anybody. Where one may not list a bucket, 403 is what a missing
+/// object looks like.
+fn has_nothing_to_keep(error: &PlaceError) -> bool {
+    match error {
+        PlaceError::Absent | PlaceError::Records(_) | PlaceError::Damaged { .. } => true,
+        PlaceError::Registry(error) => {
+            error.is_not_found() || matches!(error, registry::Error::Unauthorized { .. })
+        }
+        _ => false,
+    }
 }
 
 /// What the config of an image with these layers holds for an inline cache.

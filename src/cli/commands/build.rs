@@ -12,6 +12,7 @@ use rbuild::{
     registry::{Client, settings::Canceled},
     sandbox::{Cancel, IdMap, RESOLVED_CONF, Refusal, Rung, Sandbox, is_stub, resolv_conf},
     snapshot::{Marks, Owners, Snapshots, Style},
+    source::Lines,
     store::Store,
 };
 
@@ -450,10 +451,11 @@ fn remove_stale(path: &Path) -> Result<(), Failure> {
 
 /// The findings at the end of a build that went well.
 fn say_warnings(result: &BuildResult, request: &BuildRequest) {
+    let places = Lines::of(&request.dockerfile);
     let lines: Vec<String> = result
         .warnings
         .iter()
-        .map(|warning| warning.line(&request.dockerfile))
+        .map(|warning| warning.line(&places))
         .collect();
     if lines.is_empty() {
         return;

@@ -5,7 +5,7 @@ use rbuild::{
     build::{self, BuildError, Checked},
     dockerfile::lint::Warning,
     plan,
-    source::{Diagnostic, Severity, Span},
+    source::{Diagnostic, Lines, Severity, Span},
 };
 use serde_json::{Value, json};
 
@@ -89,8 +89,9 @@ fn check(session: &Session<'_>, call: Call, colour: Colour) -> Result<(), Failur
 
 /// The findings in BuildKit's shape.
 fn report(source: &Source, warnings: &[Warning], error: Option<&BuildError>) -> Value {
+    let lines = Lines::of(&source.text);
     let mut report = json!({
-        "warnings": warnings.iter().map(|w| w.to_json(&source.text)).collect::<Vec<_>>(),
+        "warnings": warnings.iter().map(|w| w.to_json(&lines)).collect::<Vec<_>>(),
         "sources": [{
             "filename": source.name,
             "language": "Dockerfile",

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::tree;
+use crate::{context::without_users, tree};
 
 /// A git source.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,13 +183,14 @@ impl GitSource {
         [format!("{name}.{host}"), name.to_owned()]
     }
 
-    /// The repository for people to read: without a user's password.
+    /// The repository for people to read: without a password, and on the web without the user, which often is a token.
     pub fn display_remote(&self) -> String {
         let Some((scheme, rest)) = self.remote.split_once("://") else {
             return self.remote.clone();
         };
         let end = rest.find('/').unwrap_or(rest.len());
         match rest[..end].rsplit_once('@') {
+            _ if matches!(scheme, "http" | "https") => without_users(&self.remote),
             Some((user, host)) if user.contains(':') => {
                 let user = user.split(':').next().unwrap_or_default();
                 format!("{scheme}://{user}:xxxxx@{host}{}", &rest[end..])
@@ -365,8 +366,17 @@ mod tests {
 
     #[test]
     fn passwords_are_not_shown() {
-        let source = parse("https://me:secret@host/a.git");
-        assert_eq!(source.display_remote(), "https://me:xxxxx@host/a.git");
-        assert_eq!(parse("git@host:a").display_remote(), "git@host:a");
+        for (remote, shown) in [
+            (
+                "https://me:secret@host/a.git",
+                "https://xxxxx:xxxxx@host/a.git",
+            ),
+            ("https://token@host/a.git", "https://xxxxx@host/a.git"),
+            ("ssh://me:secret@host/a", "ssh://me:xxxxx@host/a"),
+            ("ssh://git@host/a", "ssh://git@host/a"),
+            ("git@host:a", "git@host:a"),
+        ] {
+            assert_eq!(parse(remote).display_remote(), shown);
+        }
     }
 }

@@ -16,7 +16,7 @@ pub use rule::Rule;
 pub use text::lint;
 
 use super::{Instruction, Word, quote::quoted, scalar::parse_bool};
-use crate::source::Span;
+use crate::source::{Lines, Span};
 
 /// A rule broken at a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,14 +268,14 @@ impl Warning {
     }
 
     /// One line for people: `Rule: detail (line 3)`.
-    pub fn line(&self, text: &str) -> String {
-        let (line, _) = self.span.lines(text);
+    pub fn line(&self, lines: &Lines) -> String {
+        let (line, _) = lines.touched(self.span);
         format!("{}: {} (line {line})", self.rule.name(), self.detail)
     }
 
-    /// The warning as BuildKit's `--call check,format=json` has it; `text` is the Dockerfile.
-    pub fn to_json(&self, text: &str) -> serde_json::Value {
-        let (start, end) = self.span.lines(text);
+    /// The warning as BuildKit's `--call check,format=json` has it; `lines` are the Dockerfile's.
+    pub fn to_json(&self, lines: &Lines) -> serde_json::Value {
+        let (start, end) = lines.touched(self.span);
         json!({
             "ruleName": self.rule.name(),
             "description": self.rule.description(),

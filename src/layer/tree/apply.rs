@@ -49,7 +49,12 @@ pub enum StackError {
 impl LayerTree {
     /// The tree with one layer on top. Shares with `self` all that the layer does not change.
     pub fn push(&self, layer: Arc<LayerBlob>) -> Result<Self, StackError> {
-        let mut tree = self.clone();
+        self.clone().topped(layer)
+    }
+
+    /// The same of a tree that is not needed any more: what nobody else has is not copied.
+    pub fn topped(self, layer: Arc<LayerBlob>) -> Result<Self, StackError> {
+        let mut tree = self;
         let number = u32::try_from(tree.layers.len())
             .ok()
             .ok_or(StackError::TooMany)?;
