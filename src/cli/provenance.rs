@@ -99,9 +99,8 @@ impl AttestArgs {
         let has_no_place =
             |spec: &&OutputSpec| !spec.takes_attestations() && **spec != OutputSpec::CacheOnly;
         let without_place = outputs.iter().find(has_no_place);
-        if self.scanner(build_args)?.is_some()
-            && let Some(output) = without_place
-        {
+        let is_listed = self.scanner(build_args)?.is_some();
+        if is_listed && let Some(output) = without_place {
             return Err(Failure::usage(format!(
                 "type={} has no place for lists of packages",
                 output.kind()
@@ -123,11 +122,17 @@ impl AttestArgs {
             spec.image_options()
                 .is_some_and(|image| !image.oci_media_types)
         };
-        if wish.as_ref().is_some_and(|wish| !wish.inline_only)
+        let is_told = wish.as_ref().is_some_and(|wish| !wish.inline_only);
+        if (is_told || is_listed)
             && let Some(output) = outputs.iter().find(types)
         {
+            let what = if is_told {
+                "provenance needs"
+            } else {
+                "lists of packages need"
+            };
             return Err(Failure::usage(format!(
-                "provenance needs OCI media types; type={} has oci-mediatypes=false",
+                "{what} OCI media types; type={} has oci-mediatypes=false",
                 output.kind()
             )));
         }

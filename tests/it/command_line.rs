@@ -52,6 +52,10 @@ fn options_of_docker_that_are_not_there_are_refused_by_name() {
             "type=docker has no place for lists of packages",
         ),
         (
+            &["--sbom", "-o", "type=image,oci-mediatypes=false"],
+            "lists of packages need OCI media types; type=image has oci-mediatypes=false",
+        ),
+        (
             &["--sbom=scan"],
             "--sbom=scan: `scan` is not of the form KEY=VALUE",
         ),
