@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{ImageSource, StageId};
-use crate::source::Span;
+use crate::{
+    dockerfile::{Device, Network, mount::Sharing},
+    source::Span,
+};
 
 /// What a step does.
 #[derive(Debug, Clone, Serialize)]
@@ -73,27 +76,6 @@ pub struct Script {
     pub name: String,
     /// Its body.
     pub content: String,
-}
-
-/// The network a process sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// The one this program has.
-    Default,
-    /// A lone loopback interface.
-    None,
-    /// The host's, on explicit request; needs `--allow network.host`.
-    Host,
-}
-
-/// A device asked for by `RUN --device`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Device {
-    /// Its CDI name.
-    pub name: String,
-    /// Whether the step fails without it.
-    pub required: bool,
 }
 
 /// One `RUN --mount`.
@@ -174,18 +156,6 @@ pub enum MountKind {
         /// Group of the socket.
         gid: u32,
     },
-}
-
-/// Who may use a cache mount at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sharing {
-    /// Everybody at once.
-    Shared,
-    /// A second user gets a new one.
-    Private,
-    /// A second user waits.
-    Locked,
 }
 
 /// `COPY` or `ADD`.
