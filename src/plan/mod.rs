@@ -14,6 +14,7 @@
 
 mod args;
 mod bases;
+mod chmod;
 mod copy;
 mod env;
 mod epoch;
@@ -44,6 +45,7 @@ use crate::{
 
 pub use crate::dockerfile::{Device, Network, mount::Sharing};
 pub use args::sounds_secret;
+pub use chmod::{Chmod, ChmodError};
 pub use op::{
     CopyOp, CopySource, CopyVerb, Mount, MountKind, Op, Origin, RunOp, Script, WorkdirOp,
 };

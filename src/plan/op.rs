@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{ImageSource, StageId};
+use super::{Chmod, ImageSource, StageId};
 use crate::{
     dockerfile::{Device, Network, mount::Sharing},
     source::Span,
@@ -172,7 +172,7 @@ pub struct CopyOp {
     /// `--chown`, expanded.
     pub chown: Option<String>,
     /// `--chmod`, expanded.
-    pub chmod: Option<String>,
+    pub chmod: Option<Chmod>,
     /// `--link`.
     pub link: bool,
     /// `--parents`.
@@ -185,6 +185,27 @@ pub struct CopyOp {
     pub keep_git_dir: Option<bool>,
     /// `--unpack`; `None` when not given.
     pub unpack: Option<bool>,
+}
+
+impl CopyOp {
+    /// `COPY` or `ADD` of these paths of the build context, without flags.
+    pub fn of_paths(verb: CopyVerb, paths: &[&str], dest: &str) -> Self {
+        let path = |path: &&str| CopySource::Path((*path).to_owned());
+        Self {
+            verb,
+            from: Origin::Context,
+            sources: paths.iter().map(path).collect(),
+            dest: dest.to_owned(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            checksum: None,
+            keep_git_dir: None,
+            unpack: None,
+        }
+    }
 }
 
 /// Which instruction copies.
