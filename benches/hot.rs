@@ -26,7 +26,7 @@ use rbuild::{
         write_layer_after,
     },
     oci::{ChainId, sha256},
-    plan::{self, CopyOp, CopySource, CopyVerb, Options, Origin, Planned},
+    plan::{self, CopyOp, CopyVerb, Options, Planned},
     snapshot::{Marks, Owners, Snapshots, Style},
     tree::{EmptyTree, Timestamp, Tree},
 };

@@ -8,7 +8,7 @@ use rbuild::{
     context::{IgnoreFile, LocalTree, Patterns, StatCache},
     copy::{self, CopyRequest},
     layer::{LayerBlob, LayerTree, WriteOptions, write_layer},
-    plan::{CopyOp, CopySource, CopyVerb, Origin},
+    plan::{CopyOp, CopyVerb},
     tree::{EmptyTree, Kind, Timestamp, Tree},
 };
 
