@@ -51,8 +51,9 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// Run a program of an image of the store, on this machine's network
     Run(Box<RunArgs>),
-    /// Tell which steps a build would take from the cache and which it would run, and why. Takes the options of a build;
-    /// runs nothing and writes no output
+    /// Tell which steps a build would take from the cache and which it would run, and why; runs none
+    ///
+    /// The options are those of a build; nothing is written where they say that a result goes.
     Explain(Box<ExplainArgs>),
     /// List the images in the store
     #[command(visible_alias = "ls")]
@@ -102,7 +103,6 @@ pub(crate) struct ExplainArgs {
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: DataFormat,
-    /// Those of a build; nothing is written where they say that the result goes
     #[command(flatten)]
     pub(crate) build: BuildArgs,
 }
