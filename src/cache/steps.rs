@@ -3,7 +3,8 @@
 use crate::{
     oci::{ChainId, Digest, Platform},
     plan::{
-        CopyOp, CopySource, CopyVerb, Mount, MountKind, Network, RunOp, WorkdirOp, sounds_secret,
+        Chmod, CopyOp, CopySource, CopyVerb, Mount, MountKind, Network, RunOp, WorkdirOp,
+        sounds_secret,
     },
 };
 
@@ -208,7 +209,7 @@ pub fn copy_key(inputs: &CopyInputs<'_>) -> Key {
                 .map(|(uid, gid)| format!("{uid}:{gid}"))
                 .as_deref(),
         )
-        .optional("chmod", op.chmod.as_deref())
+        .optional("chmod", op.chmod.as_ref().map(Chmod::as_str))
         .flag("link", op.link)
         .flag("parents", op.parents)
         .list("exclude", &op.exclude)

@@ -3,28 +3,12 @@
 mod sources;
 
 use super::{memory::MemoryTree, *};
-use crate::{layer::Change, plan::Origin};
+use crate::{layer::Change, plan::Chmod};
 
 const NOW: i64 = 5000;
 
 pub(super) fn op(sources: &[&str], dest: &str) -> CopyOp {
-    CopyOp {
-        verb: CopyVerb::Copy,
-        from: Origin::Context,
-        sources: sources
-            .iter()
-            .map(|s| CopySource::Path((*s).to_owned()))
-            .collect(),
-        dest: dest.to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        checksum: None,
-        keep_git_dir: None,
-        unpack: None,
-    }
+    CopyOp::of_paths(CopyVerb::Copy, sources, dest)
 }
 
 fn run(op: &CopyOp, source: &str, parent: &str) -> Result<MemoryTree, CopyError> {
@@ -132,7 +116,7 @@ fn a_merge_keeps_the_top_and_overwrites_below() {
         "dir d 0700 5 5\ndir d/new 0711 9 9\ndir d/other 0701 6 6\ndir d/sub 0775 9 9",
     );
     copy.chown = None;
-    copy.chmod = Some("750".to_owned());
+    copy.chmod = Some(Chmod::parse("750").unwrap());
     check(
         &copy,
         source,
@@ -171,14 +155,14 @@ fn made_parents_take_chown_and_an_octal_chmod() {
         "",
         "dir a 0755 7 8\ndir a/b 0755 7 8\nfile a/b/f 0644 7 8 x",
     );
-    copy.chmod = Some("1640".to_owned());
+    copy.chmod = Some(Chmod::parse("1640").unwrap());
     check(
         &copy,
         f,
         "",
         "dir a 0640 7 8\ndir a/b 0640 7 8\nfile a/b/f 1640 7 8 x",
     );
-    copy.chmod = Some("u+x".to_owned());
+    copy.chmod = Some(Chmod::parse("u+x").unwrap());
     check(
         &copy,
         f,
@@ -247,7 +231,7 @@ fn a_link_layer_knows_nothing_of_the_state_below() {
         base,
         "dir real 0755 0 0\ndir lnk 0755 0 0\nfile lnk/f 0644 0 0 x",
     );
-    copy.chmod = Some("600".to_owned());
+    copy.chmod = Some(Chmod::parse("600").unwrap());
     check(
         &copy,
         "file f 0644 0 0 x",

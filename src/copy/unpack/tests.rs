@@ -6,26 +6,13 @@ use super::*;
 use crate::{
     copy::{CopyRequest, changes, memory::MemoryTree},
     layer::Change,
-    plan::{CopyOp, CopySource, CopyVerb, Origin},
+    plan::{Chmod, CopyOp, CopySource, CopyVerb},
 };
 
 const NOW: i64 = 5000;
 
 fn add() -> CopyOp {
-    CopyOp {
-        verb: CopyVerb::Add,
-        from: Origin::Context,
-        sources: vec![CopySource::Path("x.tar".to_owned())],
-        dest: "/out".to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        checksum: None,
-        keep_git_dir: None,
-        unpack: None,
-    }
+    CopyOp::of_paths(CopyVerb::Add, &["x.tar"], "/out")
 }
 
 /// One file in a directory.
@@ -234,7 +221,7 @@ fn a_downloaded_archive_is_unpacked_only_when_asked() {
 fn chown_goes_for_entries_and_chmod_for_nothing() {
     let mut op = add();
     op.chown = Some("9:8".to_owned());
-    op.chmod = Some("700".to_owned());
+    op.chmod = Some(Chmod::parse("700").unwrap());
     check(
         &op,
         tar(&["file a/f 0644 1 1 f", "symlink l 0777 1 1 f"]),

@@ -76,13 +76,9 @@ impl Emulator {
     }
 
     fn serve_one(&mut self) -> Result<(), Failure> {
-        let notification = match sys::receive(self.keeper.listener.as_fd()) {
-            Ok(notification) => notification,
-            Err(error) => match Errno::from_io_error(&error) {
-                // The thread was killed before we came to it.
-                Some(Errno::NOENT | Errno::INTR | Errno::AGAIN) => return Ok(()),
-                _ => return Err(Failure::new("hear of a system call", error)),
-            },
+        let received = sys::receive(self.keeper.listener.as_fd());
+        let Some(notification) = received.during("hear of a system call")? else {
+            return Ok(());
         };
         let answer = match self.decide(&notification) {
             Ok(Some(answer)) => answer,
