@@ -352,7 +352,10 @@ fn a_directory_that_only_takes_another_time_is_no_change() {
             scratch: Path::new("/nonexistent"),
         });
         let changes = copied.unwrap().changes.into_vec();
-        changes.iter().map(|change| change.path().to_owned()).collect()
+        changes
+            .iter()
+            .map(|change| change.path().to_owned())
+            .collect()
     };
     assert!(changes("dir d 0711 3 4").is_empty());
     assert!(changes("dir d 0755 0 0\ndir d/there 0700 1 2").is_empty());
