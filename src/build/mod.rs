@@ -8,6 +8,7 @@
 //! Nothing here knows where the result goes (`output`) or how it is shown (`cli`). A build that fails or is
 //! interrupted leaves the records of its finished steps, and nothing half done.
 
+mod agent;
 mod blobs;
 mod cache_mounts;
 mod container;
@@ -43,6 +44,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+pub use agent::{Agent, AgentError, KeyError};
 pub use blobs::{BlobOrigin, Blobs};
 pub use container::{Container, ContainerServices, run_container};
 pub use departures::Departures;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
+use super::Agent;
 use crate::{
     context::Patterns,
     oci::Platform,
@@ -49,8 +50,8 @@ pub struct BuildRequest {
     pub add_hosts: Vec<(String, IpAddr)>,
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, SecretSource>,
-    /// `--ssh`: the agent's socket, by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// `--ssh`: agents, by id.
+    pub ssh: BTreeMap<String, Agent>,
     /// `--shm-size` in bytes.
     pub shm_size: Option<u64>,
     /// `--ulimit`, in order.

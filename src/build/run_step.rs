@@ -373,8 +373,9 @@ impl Mounts {
                     Some(_) if target == Path::new("/") => {
                         return Err(StepError::MountOnRoot("SSH"));
                     }
-                    Some(host) => {
-                        let (host, mode, uid, gid) = (host.clone(), *mode, *uid, *gid);
+                    Some(agent) => {
+                        let host = agent.socket().to_owned();
+                        let (mode, uid, gid) = (*mode, *uid, *gid);
                         let kind = sandbox::MountKind::Socket {
                             host,
                             mode,

@@ -120,7 +120,7 @@ pub(crate) struct BuildArgs {
     /// Give RUN steps a secret: `id=ID[,src=PATH|,env=VAR]`
     #[arg(long, value_name = "SPEC", help_heading = "RUN steps")]
     pub(crate) secret: Vec<SecretSpec>,
-    /// Give RUN steps an SSH agent: `default` or `ID[=SOCKET]`
+    /// Give RUN steps an SSH agent, or one for key files: `default`, `ID=SOCKET` or `ID=KEY[,KEY...]`
     #[arg(long, value_name = "SPEC", help_heading = "RUN steps")]
     pub(crate) ssh: Vec<SshSpec>,
     /// Network of RUN steps: default, none or host

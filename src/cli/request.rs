@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error as _,
     fs,
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::FileTypeExt as _,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use rbuild::{
-    build::{BuildRequest, ContextSource, NamedSource, NoCache, SecretSource},
+    build::{Agent, BuildRequest, ContextSource, NamedSource, NoCache, SecretSource},
     plan::Network,
 };
 
@@ -255,30 +256,48 @@ pub(crate) fn secrets(
     Ok(secrets)
 }
 
-fn agents(specs: &[SshSpec], env: &Environment) -> Result<BTreeMap<String, PathBuf>, Failure> {
+fn agents(specs: &[SshSpec], env: &Environment) -> Result<BTreeMap<String, Agent>, Failure> {
     let mut agents = BTreeMap::new();
     for spec in specs {
-        let id = &spec.id;
-        let socket = match &spec.socket {
-            Some(path) => path.clone(),
-            None => env.path("SSH_AUTH_SOCK").ok_or_else(|| {
-                Failure::usage(format!("--ssh {id}: $SSH_AUTH_SOCK is not set"))
-                    .with_hint("start an agent, or name its socket: `--ssh ID=SOCKET`")
-            })?,
-        };
-        let metadata = fs::metadata(&socket).map_err(|e| {
-            Failure::usage(format!("--ssh {id}: cannot use {}: {e}", socket.display()))
-        })?;
-        if !metadata.file_type().is_socket() {
-            return Err(Failure::usage(format!(
-                "--ssh {id}: {} is not a socket",
-                socket.display()
-            ))
-            .with_hint("keys are not read; add them to an agent with ssh-add"));
-        }
-        agents.insert(id.clone(), socket);
+        agents.insert(spec.id.clone(), agent(spec, env)?);
     }
     Ok(agents)
+}
+
+/// The agent that listens at a path, or one for the keys in files.
+fn agent(spec: &SshSpec, env: &Environment) -> Result<Agent, Failure> {
+    let id = &spec.id;
+    let mut paths = spec.paths.clone();
+    if paths.is_empty() {
+        paths.push(env.path("SSH_AUTH_SOCK").ok_or_else(|| {
+            Failure::usage(format!("--ssh {id}: $SSH_AUTH_SOCK is not set"))
+                .with_hint("start an agent, or name its socket or files of keys: `--ssh ID=PATH`")
+        })?);
+    }
+    let mut n_sockets = 0;
+    for path in &paths {
+        let metadata = fs::metadata(path);
+        let metadata = metadata.map_err(|e| {
+            Failure::usage(format!("--ssh {id}: cannot use {}: {e}", path.display()))
+        })?;
+        n_sockets += usize::from(metadata.file_type().is_socket());
+    }
+    if n_sockets > 0 {
+        let [socket] = <[PathBuf; 1]>::try_from(paths).map_err(|_several| {
+            Failure::usage(format!(
+                "--ssh {id}: a socket goes with no other socket and no key"
+            ))
+        })?;
+        return Ok(Agent::at(socket));
+    }
+    let dir = env.path("TMPDIR").unwrap_or_else(|| "/tmp".into());
+    Agent::with_keys(&paths, &dir).map_err(|error| {
+        let cause = error.source().map(|cause| format!(": {cause}"));
+        let text = format!("--ssh {id}: {error}{}", cause.unwrap_or_default());
+        Failure::usage(text).with_hint(
+            "keys that cannot be read here can be added to an agent with ssh-add, whose socket is passed",
+        )
+    })
 }
 
 #[cfg(test)]

@@ -67,11 +67,11 @@ impl FromStr for SecretSpec {
     }
 }
 
-/// `ID[=PATH[,PATH…]]`; without a path, the agent of `$SSH_AUTH_SOCK`.
+/// `ID[=PATH[,PATH…]]`: the socket of an agent or key files; without a path, the agent of `$SSH_AUTH_SOCK`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SshSpec {
     pub(crate) id: String,
-    pub(crate) socket: Option<PathBuf>,
+    pub(crate) paths: Vec<PathBuf>,
 }
 
 impl FromStr for SshSpec {
@@ -85,22 +85,13 @@ impl FromStr for SshSpec {
         if id.is_empty() {
             return Err("it has no ID".to_owned());
         }
-        let socket = match paths.map(|paths| paths.split(',').collect::<Vec<_>>()) {
-            None => None,
-            Some(paths) => match paths.as_slice() {
-                [path] if !path.is_empty() => Some(PathBuf::from(path)),
-                [_] => return Err("the path is empty".to_owned()),
-                _ => {
-                    return Err(
-                        "several keys need an agent: add them with ssh-add and pass its socket"
-                            .to_owned(),
-                    );
-                }
-            },
-        };
+        let paths = paths.map_or_else(Vec::new, |paths| paths.split(',').collect());
+        if paths.iter().any(|path| path.is_empty()) {
+            return Err("a path is empty".to_owned());
+        }
         Ok(Self {
             id: id.to_owned(),
-            socket,
+            paths: paths.into_iter().map(PathBuf::from).collect(),
         })
     }
 }
@@ -137,11 +128,13 @@ mod tests {
     }
 
     #[test]
-    fn agents_have_one_socket() {
-        let ssh = |text: &str| text.parse::<SshSpec>().map(|s| (s.id, s.socket));
-        assert_eq!(ssh("default"), Ok(("default".to_owned(), None)));
-        assert_eq!(ssh("k=/run/a"), Ok(("k".to_owned(), Some("/run/a".into()))));
-        assert!(ssh("k=a,b").is_err());
+    fn agents_have_sockets_or_keys() {
+        let ssh = |text: &str| text.parse::<SshSpec>().map(|s| (s.id, s.paths));
+        assert_eq!(ssh("default"), Ok(("default".to_owned(), vec![])));
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert_eq!(ssh("k=/run/a"), Ok(("k".to_owned(), paths(&["/run/a"]))));
+        assert_eq!(ssh("k=a,b"), Ok(("k".to_owned(), paths(&["a", "b"]))));
+        assert!(ssh("k=a,").is_err());
         assert!(ssh("=a").is_err());
     }
 }
