@@ -8,6 +8,7 @@
 //! Nothing here knows where the result goes (`output`) or how it is shown (`cli`). A build that fails or is
 //! interrupted leaves the records of its finished steps, and nothing half done.
 
+mod base;
 mod blobs;
 mod cache_mounts;
 mod container;
