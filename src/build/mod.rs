@@ -240,7 +240,7 @@ pub struct Checked {
     pub outcome: Result<Outline, BuildError>,
 }
 
-/// Plans a build of the first platform, for `--check` and `--call`: with the stages that are built or, if `all_stages`,
+/// Plans a build for this machine, for `--check` and `--call`: with the stages that are built or, if `all_stages`,
 /// with every one. Nothing is executed; base images are looked up.
 pub fn check(request: &BuildRequest, services: &Services<'_>, all_stages: bool) -> Checked {
     let session = Session::new(request, services);

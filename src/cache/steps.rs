@@ -258,10 +258,13 @@ pub struct WorkdirInputs<'a> {
 /// The key of a `WORKDIR`.
 pub fn workdir_key(inputs: &WorkdirInputs<'_>) -> Key {
     let (uid, gid) = inputs.owner;
-    parent(KeyBuilder::new("workdir"), inputs.parent)
+    let key = parent(KeyBuilder::new("workdir"), inputs.parent)
         .text("path", &inputs.op.path)
-        .text("owner", &format!("{uid}:{gid}"))
-        .finish()
+        .text("owner", &format!("{uid}:{gid}"));
+    match inputs.op.time {
+        Some(time) => key.text("time", &time.to_string()).finish(),
+        None => key.finish(),
+    }
 }
 
 fn parent(key: KeyBuilder, parent: Option<ChainId>) -> KeyBuilder {

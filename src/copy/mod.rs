@@ -217,7 +217,8 @@ pub fn workdir(
     let mut upper = Upper::new(Arc::clone(parent), now);
     let path = tree::clean(Path::new(&op.path));
     let dir = tree::resolve(&upper, &path, Last::Follow)?;
-    engine::make_dirs(&mut upper, &dir, 0o755, owner, now)?;
+    let time = op.time.map_or(now, Timestamp::from_seconds);
+    engine::make_dirs(&mut upper, &dir, 0o755, owner, time)?;
     Ok(upper.into_changes()?)
 }
 

@@ -339,15 +339,59 @@ fn unknown_owners_are_warned_about() {
     );
 }
 
+#[test]
+fn a_directory_that_only_takes_another_time_is_no_change() {
+    let parent = "dir to 0755 0 0\ndir to/there 0700 1 2\nfile to/f 0644 0 0 x";
+    let below: Arc<dyn Tree> = Arc::new(MemoryTree::parse(parent));
+    let changes = |source: &str| -> Vec<PathBuf> {
+        let copied = changes(&CopyRequest {
+            op: &op(&["d"], "/to/"),
+            trees: &[Arc::new(MemoryTree::parse(source))],
+            parent: &below,
+            now: Timestamp::from_seconds(NOW),
+            scratch: Path::new("/nonexistent"),
+        });
+        let changes = copied.unwrap().changes.into_vec();
+        changes
+            .iter()
+            .map(|change| change.path().to_owned())
+            .collect()
+    };
+    assert!(changes("dir d 0711 3 4").is_empty());
+    assert!(changes("dir d 0755 0 0\ndir d/there 0700 1 2").is_empty());
+    let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+    assert_eq!(
+        changes("dir d 0755 0 0\ndir d/there 0701 1 2"),
+        paths(&["to", "to/there"])
+    );
+    assert_eq!(
+        changes("dir d 0755 0 0\ndir d/new 0755 0 0"),
+        paths(&["to", "to/new"])
+    );
+}
+
 fn make_workdir(path: &str, user: &str, parent: &str) -> String {
+    make_workdir_at(path, user, parent, None).text()
+}
+
+fn make_workdir_at(path: &str, user: &str, parent: &str, time: Option<i64>) -> MemoryTree {
     let parent = MemoryTree::parse(parent);
     let below: Arc<dyn Tree> = Arc::new(parent.clone());
     let op = WorkdirOp {
         path: path.to_owned(),
         user: user.to_owned(),
+        time,
     };
     let changes = workdir(&op, &below, Timestamp::from_seconds(NOW)).unwrap();
-    parent.with(&changes.into_vec()).text()
+    parent.with(&changes.into_vec())
+}
+
+#[test]
+fn workdir_makes_a_directory_of_the_source_date_epoch() {
+    let made = make_workdir_at("/a/b", "", "dir a 0755 0 0", Some(0));
+    assert_eq!(["a", "a/b"].map(|path| made.mtime(path)), [NOW, 0]);
+    let made = make_workdir_at("/a/b", "", "", None);
+    assert_eq!(["a", "a/b"].map(|path| made.mtime(path)), [NOW, NOW]);
 }
 
 #[test]

@@ -287,13 +287,14 @@ impl Planner<'_> {
             return Ok(());
         }
         let user = state.image.config.user.clone();
+        let time = self.epoch;
         let text = self.progress_text(at, &command.instruction.text, false, &[]);
         self.step(
             at,
             command,
             &text,
             created_by,
-            Op::Workdir(WorkdirOp { path, user }),
+            Op::Workdir(WorkdirOp { path, user, time }),
         );
         Ok(())
     }

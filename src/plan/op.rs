@@ -244,4 +244,7 @@ pub struct WorkdirOp {
     pub path: String,
     /// `USER` in effect: the owner of what has to be made.
     pub user: String,
+    /// `SOURCE_DATE_EPOCH`: the modification time of what has to be made, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<i64>,
 }

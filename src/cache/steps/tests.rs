@@ -315,6 +315,7 @@ fn a_directory_is_made_for_its_owner() {
     let op = WorkdirOp {
         path: "/w".into(),
         user: "app".into(),
+        time: None,
     };
     let key = |owner| {
         *workdir_key(&WorkdirInputs {
@@ -335,4 +336,14 @@ fn a_directory_is_made_for_its_owner() {
         owner: (1, 1),
     });
     assert_eq!(*by_number.digest(), key((1, 1)));
+    let dated = WorkdirOp {
+        time: Some(0),
+        ..op.clone()
+    };
+    let at_epoch = workdir_key(&WorkdirInputs {
+        parent: None,
+        op: &dated,
+        owner: (1, 1),
+    });
+    assert_ne!(*at_epoch.digest(), key((1, 1)));
 }
