@@ -227,13 +227,6 @@ const NO_AUDIT: Action = Action::Errno(libc::EPROTONOSUPPORT);
 const SOCKET: [u32; 2] = [41, 198];
 const NETWORKED: &[u32] = &[2, 10, 16, 17];
 
-const fn column(architecture: Architecture) -> usize {
-    match architecture {
-        Architecture::Aarch64 => 1,
-        Architecture::X86_64 | Architecture::I386 => 0,
-    }
-}
-
 /// The architecture of the programs that are run: that of this one.
 pub(super) const ARCHITECTURE: Architecture = if cfg!(target_arch = "x86_64") {
     Architecture::X86_64
@@ -244,7 +237,7 @@ pub(super) const ARCHITECTURE: Architecture = if cfg!(target_arch = "x86_64") {
 impl Call {
     /// The call with this number.
     pub(super) fn from_number(number: i32) -> Option<Self> {
-        let column = column(ARCHITECTURE);
+        let column = ARCHITECTURE.column();
         let found = CALLS.iter().find(|(.., numbers)| numbers[column] == number);
         found.map(|(call, ..)| *call)
     }
@@ -254,7 +247,7 @@ impl Call {
 /// away. Calls of 32 bits do not exist.
 pub(super) fn filter(pass: u64, offline: bool) -> Vec<Instruction> {
     let mut section = Section::new(Action::Allow);
-    let column = column(ARCHITECTURE);
+    let column = ARCHITECTURE.column();
     for (_, when, numbers) in CALLS {
         let Ok(number) = u32::try_from(numbers[column]) else {
             continue;

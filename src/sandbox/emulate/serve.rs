@@ -74,16 +74,12 @@ impl Emulator {
     fn serve(mut self) {
         loop {
             let notification = match sys::receive(self.keeper.listener.as_fd()) {
-                Ok(notification) => notification,
-                Err(error) => match Errno::from_io_error(&error) {
-                    Some(Errno::INTR | Errno::AGAIN) => continue,
-                    // The thread was killed before we came to it.
-                    Some(Errno::NOENT) if !self.is_alone() => continue,
-                    // Nobody is left under the filter, and the first process is about to be reaped.
-                    Some(Errno::NOENT) => return,
-                    // The step hears that its calls are not implemented, and fails.
-                    _ => sandbox_sys::exit_now(1),
-                },
+                Ok(Some(notification)) => notification,
+                Ok(None) if !self.is_alone() => continue,
+                // The first process is about to be reaped.
+                Ok(None) => return,
+                // The step hears that its calls are not implemented, and fails.
+                Err(_) => sandbox_sys::exit_now(1),
             };
             let answer = match self.decide(&notification) {
                 Ok(Some(answer)) => answer,

@@ -62,11 +62,26 @@ pub(super) struct Special {
 
 impl Architecture {
     /// Those that programs on this machine can use.
-    pub(in crate::sandbox) fn native_and_compatible() -> Vec<Self> {
+    pub(in crate::sandbox) const fn native_and_compatible() -> &'static [Self] {
         if cfg!(target_arch = "x86_64") {
-            vec![Self::X86_64, Self::I386]
+            &[Self::X86_64, Self::I386]
         } else {
-            vec![Self::Aarch64]
+            &[Self::Aarch64]
+        }
+    }
+
+    /// The one of [`native_and_compatible`](Self::native_and_compatible) that has this token.
+    pub(in crate::sandbox) fn from_token(token: u32) -> Option<Self> {
+        let mut known = Self::native_and_compatible().iter().copied();
+        known.find(|known| known.token() == token)
+    }
+
+    /// Its place in rows of numbers: 64-bit x86, 64-bit ARM, 32-bit x86.
+    pub(in crate::sandbox) const fn column(self) -> usize {
+        match self {
+            Self::X86_64 => 0,
+            Self::Aarch64 => 1,
+            Self::I386 => 2,
         }
     }
 
