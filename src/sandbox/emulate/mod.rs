@@ -249,7 +249,7 @@ fn serve(
     let identity = Identity::new(spec.uid, spec.gid, spec.groups.clone());
     let status = Emulator {
         keeper,
-        looks: Looks { by_path, own },
+        looks: Looks::new(by_path, own),
         identities: Identities::without_privilege(identity),
         programs: Programs::new(post.programs.to_owned()),
         addresses: Addresses::default(),
