@@ -256,6 +256,8 @@ fn serve(
         pass,
     }
     .run(first)?;
+    // As long as there is somebody to answer them: else they would complain of calls that are not there.
+    step::kill_descendants(None);
     end_like(status)
 }
 
