@@ -9,6 +9,7 @@
 //! interrupted leaves the records of its finished steps, and nothing half done.
 
 mod agent;
+mod base;
 mod blobs;
 mod cache_mounts;
 mod container;

@@ -154,7 +154,13 @@ fn metadata(
     source: &ImageSource,
     span: Span,
 ) -> Result<ConfigFile, BuildError> {
-    let task = session.task(format!("[internal] load metadata for {}", source.name));
+    let platform = if session.request.multi_platform {
+        format!("{} ", source.platform)
+    } else {
+        String::new()
+    };
+    let name = &source.name;
+    let task = session.task(format!("[{platform}internal] load metadata for {name}"));
     match session.images.get(session, source) {
         Ok(image) => {
             task.done();

@@ -110,6 +110,14 @@ fn a_base_is_shown_by_the_digest_that_pins_it_on_every_platform() {
         let line = format!("[1/2] FROM {pinned}\n");
         assert!(built.stderr.contains(&line), "{line}{}", built.stderr);
     }
+    env.build(&["--platform=linux/amd64,linux/arm64"])
+        .success()
+        .says(&format!(
+            "[linux/amd64 internal] load metadata for {pinned}\n"
+        ))
+        .says(&format!(
+            "[linux/arm64 internal] load metadata for {pinned}\n"
+        ));
 }
 
 #[test]

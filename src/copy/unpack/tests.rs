@@ -74,6 +74,12 @@ fn run(op: &CopyOp, archive: Vec<u8>, parent: &str) -> Result<MemoryTree, CopyEr
     Ok(parent.with(&changes))
 }
 
+/// Whether what came out is a directory: an archive that was unpacked.
+fn is_dir(result: &MemoryTree) -> bool {
+    let node = result.node(Path::new("out")).unwrap();
+    node.unwrap().metadata.is_dir()
+}
+
 fn check(op: &CopyOp, archive: Vec<u8>, parent: &str, expected: &str) {
     let result = run(op, archive, parent).unwrap();
     assert_eq!(result.text(), MemoryTree::parse(expected).text());
@@ -166,37 +172,16 @@ fn what_is_no_archive_is_copied() {
     ] {
         let result = run(&add(), bytes, "").unwrap();
         assert!(result.node(Path::new("out")).unwrap().is_some());
-        assert!(
-            !result
-                .node(Path::new("out"))
-                .unwrap()
-                .unwrap()
-                .metadata
-                .is_dir()
-        );
+        assert!(!is_dir(&result));
     }
     let mut packed = add();
     packed.unpack = Some(false);
     let result = run(&packed, tar(&["file f 0644 0 0 f"]), "").unwrap();
-    assert!(
-        !result
-            .node(Path::new("out"))
-            .unwrap()
-            .unwrap()
-            .metadata
-            .is_dir()
-    );
+    assert!(!is_dir(&result));
     packed.unpack = None;
     packed.verb = CopyVerb::Copy;
     let result = run(&packed, tar(&["file f 0644 0 0 f"]), "").unwrap();
-    assert!(
-        !result
-            .node(Path::new("out"))
-            .unwrap()
-            .unwrap()
-            .metadata
-            .is_dir()
-    );
+    assert!(!is_dir(&result));
 }
 
 #[test]
@@ -205,14 +190,7 @@ fn a_downloaded_archive_is_unpacked_only_when_asked() {
     let mut op = add();
     op.sources = vec![CopySource::Url("http://h/x.tar".to_owned())];
     let result = run(&op, archive.clone(), "").unwrap();
-    assert!(
-        !result
-            .node(Path::new("out"))
-            .unwrap()
-            .unwrap()
-            .metadata
-            .is_dir()
-    );
+    assert!(!is_dir(&result));
     op.unpack = Some(true);
     check(&op, archive, "", "file out/f 0644 0 0 f");
 }

@@ -212,6 +212,23 @@ impl Section {
         self.rule(number, compare_all(index, values, hit, miss));
     }
 
+    /// Gives the call `number` the verdict `hit` if the lower half of its argument `index` is `value`; else judges it by another argument,
+    /// as [`Section::judge_argument`] does.
+    pub(in crate::sandbox) fn judge_arguments(
+        &mut self,
+        number: u32,
+        (index, value, hit): (u32, u32, Action),
+        (other, values, verdicts): (u32, &[u32], [Action; 2]),
+    ) {
+        let mut test = vec![
+            load(ARGUMENTS_OFFSET + 8 * index),
+            jump(JUMP_EQUAL, value, 0, 1),
+            ret(hit),
+        ];
+        test.extend(compare_all(other, values, verdicts[0], verdicts[1]));
+        self.rule(number, test);
+    }
+
     /// Runs `body`, which ends in a verdict, for the call `number`; of several the first.
     fn rule(&mut self, number: u32, body: Vec<Instruction>) {
         self.special.entry(number).or_insert(body);
