@@ -221,8 +221,9 @@ fn bar() -> ProgressBar {
 fn ended(line: &str, after: &str, statuses: &VecDeque<String>, width: usize) -> String {
     let mut text = fit(line, width, after);
     for status in statuses {
-        text.push('\n');
-        text.push_str(&fit(&format!(" => => {status}"), width, ""));
+        // Whole: a digest is there to be copied.
+        text.push_str("\n => => ");
+        text.push_str(status);
     }
     text
 }
@@ -272,7 +273,7 @@ mod tests {
             ended(" => exporting to image", "0.1s", &statuses, 40),
             "\
  => exporting to image             0.1s
- => => exporting manifest sha256:0123...
+ => => exporting manifest sha256:0123456789abcdef done
  => => naming to app done"
         );
     }
