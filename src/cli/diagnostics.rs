@@ -1,15 +1,19 @@
 //! The one place where errors become text and exit codes.
 //!
 //! ```text
+//! ------
+//!  > [build 4/4] RUN make:                  the last output of the step that failed
+//! cc: error: no input files
+//! ------
 //! error: process "/bin/sh -c make" did not complete successfully: exit code: 2
-//!   --> Dockerfile:7:1  (stage build, step 3 of 5)
-//!    |
-//!  5 | WORKDIR /src
-//!  6 | COPY . .
-//!  7 | RUN make
-//!    | ^^^^^^^^
-//!  8 | FROM scratch
-//!    |
+//!  --> Dockerfile:4:1
+//!   |
+//! 2 | WORKDIR /src
+//! 3 | COPY . .
+//! 4 | RUN make
+//!   | ^^^^^^^^
+//! 5 | FROM scratch
+//!   |
 //! caused by: …
 //! hint: …
 //! ```
@@ -168,6 +172,16 @@ impl Failure {
         self.source = Some(source);
         if let Some(first) = self.findings.first_mut() {
             first.place = Some(place);
+        }
+        self
+    }
+
+    /// Says what could not be done; why, was said before.
+    #[must_use]
+    pub(crate) fn during(mut self, message: impl Into<String>) -> Self {
+        if let Some(first) = self.findings.first_mut() {
+            let why = std::mem::replace(&mut first.message, message.into());
+            first.causes.insert(0, why);
         }
         self
     }

@@ -1,5 +1,5 @@
 //! Ctrl-C and `kill`: the first asks the build to stop in good order, the second ends the program. So does time: what hangs in
-//! a disk, a terminal or a pipe that nobody reads cannot be asked.
+//! a disk, a terminal or a pipe that nobody reads cannot be asked. With `rbuild run`, signals are passed on to its program.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -32,12 +32,7 @@ const ORDERLY: Duration = Duration::from_secs(12);
 pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
     let received = Received::default();
     let theirs = received.clone();
-    let failed =
-        |e: std::io::Error| Failure::new(Kind::Machine, format!("cannot watch for signals: {e}"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
+    let runtime = runtime()?;
     let (mut interrupt, mut terminate) = {
         let _inside = runtime.enter();
         (
@@ -74,12 +69,7 @@ const IMPATIENT: usize = 3;
 /// Passes signals on to the program of a container, on a thread of its own. It is killed when it does not end after
 /// SIGTERM, or at the third SIGTERM or SIGINT.
 pub(crate) fn pass_on(to: Arc<Signals>, cancel: Cancel) -> Result<(), Failure> {
-    let failed =
-        |e: std::io::Error| Failure::new(Kind::Machine, format!("cannot watch for signals: {e}"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
+    let runtime = runtime()?;
     let kinds = [
         SignalKind::interrupt(),
         SignalKind::terminate(),
@@ -129,6 +119,22 @@ pub(crate) fn pass_on(to: Arc<Signals>, cancel: Cancel) -> Result<(), Failure> {
         })
         .map_err(failed)?;
     Ok(())
+}
+
+/// Signals are received on the one thread that runs this.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that map_err wants"
+)]
+fn failed(error: std::io::Error) -> Failure {
+    Failure::new(Kind::Machine, format!("cannot watch for signals: {error}"))
 }
 
 /// Ends the program at once. Steps die with it, and what it leaves in the store is swept up by the next one.

@@ -1,11 +1,10 @@
+//! Why a copy cannot be done, in the words of BuildKit where it has some, and what may have been meant.
+
 use std::path::{Path, PathBuf};
 
 use crate::{
     context::{BadPattern, PatternError},
-    copy::{
-        chmod::ChmodError,
-        users::{ReadError, UnusableUserFile},
-    },
+    copy::users::{ReadError, UnusableUserFile},
     layer::archive::OpenError,
     source::suggest,
     tree::{IgnoreLine, MAX_DEPTH, MAX_NAME, MAX_PATH, Tree, TreeError},
@@ -66,9 +65,6 @@ pub enum CopyError {
         /// The path.
         path: PathBuf,
     },
-    /// `--chmod` is wrong.
-    #[error(transparent)]
-    Chmod(#[from] ChmodError),
     /// A wildcard below a directory that no instruction takes anything from matches nothing.
     #[error(
         "{source_text}: nothing matches, and nothing else is taken from {}",
