@@ -1,5 +1,5 @@
 //! Ctrl-C and `kill`: the first asks the build to stop in good order, the second ends the program. So does time: what hangs in
-//! a disk, a terminal or a pipe that nobody reads cannot be asked.
+//! a disk, a terminal or a pipe that nobody reads cannot be asked. With `rbuild run`, signals are passed on to its program.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
