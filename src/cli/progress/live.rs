@@ -271,10 +271,12 @@ mod tests {
         let statuses = statuses.map(ToOwned::to_owned).into();
         assert_eq!(
             ended(" => exporting to image", "0.1s", &statuses, 40),
-            "\
- => exporting to image             0.1s
- => => exporting manifest sha256:0123456789abcdef done
- => => naming to app done"
+            [
+                " => exporting to image             0.1s",
+                " => => exporting manifest sha256:0123456789abcdef done",
+                " => => naming to app done",
+            ]
+            .join("\n")
         );
     }
 }
