@@ -18,7 +18,7 @@
 use std::{error::Error, fmt::Write as _};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use rbuild::source::{Diagnostic, Severity, Span};
+use rbuild::source::{Diagnostic, Lines, Severity, Span};
 
 use super::{
     progress::FailedStep,
@@ -71,6 +71,15 @@ impl Kind {
 pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) text: String,
+    /// So that a report of thousands of findings does not read the text for each.
+    lines: Lines,
+}
+
+impl Source {
+    pub(crate) fn new(name: String, text: String) -> Self {
+        let lines = Lines::of(&text);
+        Self { name, text, lines }
+    }
 }
 
 /// Why a command failed.
@@ -296,16 +305,11 @@ fn excerpt(
     place: Span,
     colour: Colour,
 ) -> String {
-    let (first, last) = place.lines(&source.text);
+    let (first, last) = source.lines.touched(place);
     let shown_first = first.saturating_sub(CONTEXT_LINES).max(1);
-    let lines: Vec<&str> = source.text.split_inclusive('\n').collect();
-    let start: usize = lines.iter().take(shown_first - 1).map(|l| l.len()).sum();
-    let shown: String = lines
-        .iter()
-        .skip(shown_first - 1)
-        .take(last + CONTEXT_LINES + 1 - shown_first)
-        .copied()
-        .collect();
+    let start_of = |line| source.lines.start_of(line, &source.text);
+    let start = start_of(shown_first);
+    let shown = &source.text[start..start_of(last + CONTEXT_LINES + 1)];
     let within = |at: usize| {
         let mut at = at.saturating_sub(start).min(shown.len());
         while !shown.is_char_boundary(at) {
@@ -319,7 +323,7 @@ fn excerpt(
         to -= 1;
     }
     let fold = last - first > MOST_MARKED_LINES;
-    let snippet = Snippet::source(shown.as_str())
+    let snippet = Snippet::source(shown)
         .line_start(shown_first)
         .path(terminal::one_line(&source.name))
         .fold(fold)
@@ -379,10 +383,7 @@ mod tests {
         "FROM busybox\nWORKDIR /src\nCOPY . .\nENV A=1\nRUN a && \\\n    b\nCMD x\n";
 
     fn source() -> Source {
-        Source {
-            name: "Dockerfile".to_owned(),
-            text: DOCKERFILE.to_owned(),
-        }
+        Source::new("Dockerfile".to_owned(), DOCKERFILE.to_owned())
     }
 
     #[test]
@@ -452,10 +453,7 @@ error: exit code: 1
             ("FROM \u{e9}\u{1b}[2J\u{7}\n", Span::new(5, 6)),
             ("\u{feff}FROM a\r\nRUN\tx\r\n", Span::new(8, 15)),
         ] {
-            let source = Source {
-                name: "Dockerfile".to_owned(),
-                text: text.to_owned(),
-            };
+            let source = Source::new("Dockerfile".to_owned(), text.to_owned());
             let report = Failure::new(Kind::Build, "wrong\u{1b}[2J").at(source, span);
             let report = report.render(Colour::Off);
             assert!(report.contains("--> Dockerfile:"), "{report}");
