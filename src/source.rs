@@ -248,7 +248,9 @@ mod tests {
                 ([], rest) | (rest, []) => rest.len(),
                 ([x, a @ ..], [y, b @ ..]) if x == y => exact(a, b),
                 ([_, a_rest @ ..], [_, b_rest @ ..]) => {
-                    1 + exact(a_rest, b).min(exact(a, b_rest)).min(exact(a_rest, b_rest))
+                    1 + exact(a_rest, b)
+                        .min(exact(a, b_rest))
+                        .min(exact(a_rest, b_rest))
                 }
             }
         }

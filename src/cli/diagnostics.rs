@@ -49,6 +49,8 @@ pub(crate) enum Signal {
     Interrupt,
     /// `kill`.
     Terminate,
+    /// The terminal has gone.
+    Hangup,
 }
 
 impl Kind {
@@ -60,6 +62,7 @@ impl Kind {
             Self::Machine => 3,
             Self::Remote => 4,
             Self::Bug => 70,
+            Self::Interrupted(Signal::Hangup) => 129,
             Self::Interrupted(Signal::Interrupt) => 130,
             Self::Interrupted(Signal::Terminate) => 143,
         }
@@ -218,8 +221,16 @@ impl Failure {
         for step in self.steps.iter().filter(|step| !step.lines.is_empty()) {
             render_step(&mut out, step, colour);
         }
-        for finding in &self.findings {
+        for finding in self.findings.iter().take(MOST_FINDINGS) {
             out.push_str(&self.render_finding(finding, colour));
+        }
+        if let Some(more @ 1..) = self.findings.len().checked_sub(MOST_FINDINGS) {
+            note(
+                &mut out,
+                "note",
+                &format!("{more} more errors are not shown"),
+                colour,
+            );
         }
         for hint in &self.hints {
             note(&mut out, "hint", hint, colour);
@@ -291,6 +302,9 @@ pub(crate) fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
     }
     causes
 }
+
+/// Nobody reads more errors of one file than this.
+const MOST_FINDINGS: usize = 100;
 
 /// How many lines around the marked ones are shown.
 const CONTEXT_LINES: usize = 3;

@@ -112,7 +112,8 @@ pub(crate) fn find(
             "the context is a Dockerfile, and --file names another one",
         )),
         Fetched::Dockerfile(bytes, beside) => Ok(Inputs {
-            dockerfile: elsewhere.unwrap_or_else(|| Source::new(FROM_STDIN.to_owned(), text_of(&bytes))),
+            dockerfile: elsewhere
+                .unwrap_or_else(|| Source::new(FROM_STDIN.to_owned(), text_of(&bytes))),
             context: match beside {
                 Some((tree, time)) => Context::Fetched(tree, time),
                 None => Context::Empty,

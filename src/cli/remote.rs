@@ -322,5 +322,8 @@ pub(crate) fn dockerfile_in(tree: &dyn Tree, file: Option<&str>) -> Result<Sourc
     let name = file.unwrap_or("Dockerfile");
     let found =
         read_dockerfile(tree, Path::new(name)).map_err(|e| Failure::from_error(Kind::Usage, &e))?;
-    Ok(Source::new(found.name.display().to_string(), text_of(&found.bytes)))
+    Ok(Source::new(
+        found.name.display().to_string(),
+        text_of(&found.bytes),
+    ))
 }

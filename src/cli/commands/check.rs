@@ -39,7 +39,10 @@ pub(crate) fn run(args: &BuildArgs, session: &Session<'_>, colour: Colour) -> Re
 }
 
 fn source(session: &Session<'_>) -> Source {
-    Source::new(session.request.dockerfile_name.clone(), session.request.dockerfile.clone())
+    Source::new(
+        session.request.dockerfile_name.clone(),
+        session.request.dockerfile.clone(),
+    )
 }
 
 fn targets(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {
