@@ -26,7 +26,7 @@ use rbuild::{
         write_layer_after,
     },
     oci::{ChainId, sha256},
-    plan::{self, CopyOp, CopySource, CopyVerb, Options, Origin, Planned},
+    plan::{self, CopyOp, CopyVerb, Options, Planned},
     snapshot::{Marks, Owners, Snapshots, Style},
     tree::{EmptyTree, Timestamp, Tree},
 };
@@ -62,20 +62,7 @@ fn now(ahead: i64) -> Timestamp {
 }
 
 fn op() -> CopyOp {
-    CopyOp {
-        verb: CopyVerb::Copy,
-        from: Origin::Context,
-        sources: vec![CopySource::Path(".".to_owned())],
-        dest: "/srv/".to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        checksum: None,
-        keep_git_dir: None,
-        unpack: None,
-    }
+    CopyOp::of_paths(CopyVerb::Copy, &["."], "/srv/")
 }
 
 fn tree(dir: &Path, cache: Option<Arc<StatCache>>) -> Arc<dyn Tree> {

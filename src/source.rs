@@ -136,7 +136,8 @@ impl Diagnostic {
     }
 }
 
-/// The candidate nearest to a misspelt word, in any case: less than three edits away (BuildKit's `util/suggest`).
+/// The candidate nearest to a misspelt word, in any case: less than three edits away (BuildKit's `util/suggest`). Nothing is
+/// suggested where the nearest is the empty word.
 pub fn suggest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let candidates = candidates.into_iter();
@@ -168,6 +169,7 @@ fn nearest<'a>(candidates: impl Iterator<Item = (usize, &'a str)>) -> Option<&'a
         .filter(|(distance, _)| *distance < FAR)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
+        .filter(|candidate| !candidate.is_empty())
 }
 
 /// How many edits make one word of the other, or some number that is not below [`FAR`] if so many do not.
@@ -239,6 +241,7 @@ mod tests {
         assert_eq!(suggest_in_case("path", ["PATH"]), None);
         assert_eq!(suggest_in_case("Path", ["PASS", "PatH"]), Some("PatH"));
         assert_eq!(suggest_in_case("PATH", ["PATHS", "PATH"]), None);
+        assert_eq!(suggest_in_case("A", ["", "B"]), None);
     }
 
     #[test]

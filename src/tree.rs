@@ -29,6 +29,20 @@ impl Timestamp {
     }
 }
 
+/// As the time of the last change; that of the last access is the same, so that nothing tells when the file was made.
+impl From<Timestamp> for rustix::fs::Timestamps {
+    fn from(mtime: Timestamp) -> Self {
+        let time = rustix::fs::Timespec {
+            tv_sec: mtime.seconds,
+            tv_nsec: mtime.nanos.into(),
+        };
+        Self {
+            last_access: time,
+            last_modification: time,
+        }
+    }
+}
+
 /// What an inode is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {

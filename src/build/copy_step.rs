@@ -203,20 +203,7 @@ pub(super) fn files_of(
     source: &str,
     dest: &str,
 ) -> Result<Changes, StepError> {
-    let op = CopyOp {
-        verb: CopyVerb::Copy,
-        from: Origin::Scratch,
-        sources: vec![CopySource::Path(source.to_owned())],
-        dest: dest.to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        checksum: None,
-        keep_git_dir: None,
-        unpack: None,
-    };
+    let op = CopyOp::of_paths(CopyVerb::Copy, &[source], dest);
     let parent: Arc<dyn Tree> = Arc::new(EmptyTree);
     let now = session.services.file_time();
     let copied = copy::changes(&CopyRequest {

@@ -8,6 +8,7 @@
 //! Nothing here knows where the result goes (`output`) or how it is shown (`cli`). A build that fails or is
 //! interrupted leaves the records of its finished steps, and nothing half done.
 
+mod base;
 mod blobs;
 mod cache_mounts;
 mod container;
@@ -239,7 +240,7 @@ pub struct Checked {
     pub outcome: Result<Outline, BuildError>,
 }
 
-/// Plans a build of the first platform, for `--check` and `--call`: with the stages that are built or, if `all_stages`,
+/// Plans a build for this machine, for `--check` and `--call`: with the stages that are built or, if `all_stages`,
 /// with every one. Nothing is executed; base images are looked up.
 pub fn check(request: &BuildRequest, services: &Services<'_>, all_stages: bool) -> Checked {
     let session = Session::new(request, services);

@@ -66,12 +66,11 @@ pub(super) fn plan(
     }
 }
 
-/// Analyses all of the file, or what the target needs of it.
+/// Analyses all of the file, or what the target needs of it: for this machine, as in BuildKit, whatever platform the request
+/// names.
 pub(super) fn analyse(session: &Session<'_>, file: &Dockerfile, all_stages: bool) -> Checked {
-    let request = session.request;
-    let platform = request.platforms.first();
-    let platform = platform.expect("a request names at least one platform");
-    let mut options = options(session, platform);
+    let mut options = options(session, &Platform::host().normalized());
+    options.platform_explicit = false;
     options.all_stages = all_stages;
     let mut bases = BTreeMap::new();
     loop {
@@ -155,7 +154,13 @@ fn metadata(
     source: &ImageSource,
     span: Span,
 ) -> Result<ConfigFile, BuildError> {
-    let task = session.task(format!("[internal] load metadata for {}", source.name));
+    let platform = if session.request.multi_platform {
+        format!("{} ", source.platform)
+    } else {
+        String::new()
+    };
+    let name = &source.name;
+    let task = session.task(format!("[{platform}internal] load metadata for {name}"));
     match session.images.get(session, source) {
         Ok(image) => {
             task.done();

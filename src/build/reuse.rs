@@ -13,7 +13,7 @@ use super::{
     stage::{Outcome, Worker},
 };
 use crate::{
-    cache::{CacheUse, Fresh, Key, Lookup, Miss, Place, StepRecord},
+    cache::{CacheUse, Fresh, Key, Lookup, Miss, Place, Sight, StepRecord},
     plan::{Op, Step},
 };
 
@@ -27,43 +27,16 @@ impl Worker<'_> {
         keyed: &Keyed,
         execute: impl FnOnce() -> Result<Made, StepError>,
     ) -> Result<Outcome, StepError> {
+        if self.session.predicts {
+            return self.foretold(step, keyed);
+        }
         let store = self.session.services.store;
         let key = &keyed.key;
         let cache = self.cache_use();
-        let layer = |record: StepRecord| RootLayer {
-            diff_id: record.diff_id,
-            descriptor: record.descriptor,
-            created: record
-                .created
-                .parse()
-                .unwrap_or_else(|_| (self.session.services.clock)()),
-            description: step.label.clone(),
-            made: None,
-        };
-        if self.session.predicts {
-            let depends = self.depends_on(step).filter(|_| cache == CacheUse::On);
-            let lookup = match depends {
-                Some(_) => Lookup::Miss(Miss::Absent),
-                None => key.lookup(store, cache)?,
-            };
-            return match lookup {
-                Lookup::Hit(record) => Ok(Outcome::Cached(layer(*record))),
-                Lookup::Miss(miss) => match self.imported(key)? {
-                    Some(record) if depends.is_none() => Ok(Outcome::Cached(layer(record))),
-                    _ => Ok(Outcome::Predicted(self.predicted(step, keyed, miss)?)),
-                },
-            };
-        }
         let sight = self.sight(step, &keyed.files);
-        if let Lookup::Hit(mut record) = key.lookup(store, cache)? {
-            // Lists call the step what progress calls it now: its number may be another one.
-            if record.label != step.label {
-                record.label.clone_from(&step.label);
-                key.record(store, &record)?;
-            }
-            key.remember(store, &sight)?;
-            self.finished(key, &record);
-            return Ok(Outcome::Cached(layer(*record)));
+        let taken = |record, is_recorded| self.taken(step, key, &sight, record, is_recorded);
+        if let Lookup::Hit(record) = key.lookup(store, cache)? {
+            return taken(*record, true).map(Outcome::Cached);
         }
         let mut caught_up = Ok(());
         let mut wait = || {
@@ -74,39 +47,28 @@ impl Worker<'_> {
         let turn = store.wait_for_step(key.digest(), &mut wait)?;
         caught_up?;
         let turn = turn.ok_or(StepError::Canceled)?;
-        match key.lookup(store, cache)? {
+        let miss = match key.lookup(store, cache)? {
             Lookup::Hit(record) => {
-                key.remember(store, &sight)?;
-                self.finished(key, &record);
-                return Ok(Outcome::Cached(layer(*record)));
+                return taken(*record, true).map(Outcome::Cached);
             }
-            Lookup::Miss(miss) => {
-                if let Some(mut record) = self.imported(key)? {
-                    record.label.clone_from(&step.label);
-                    key.record(store, &record)?;
-                    key.remember(store, &sight)?;
-                    self.finished(key, &record);
-                    return Ok(Outcome::Cached(layer(record)));
-                }
-                if keyed.is_claimed {
-                    return Err(StepError::Unproven);
-                }
-                self.missed(step, task, keyed, miss)?;
-            }
+            Lookup::Miss(miss) => miss,
+        };
+        if let Some(record) = self.imported(key)? {
+            return taken(record, false).map(Outcome::Cached);
         }
+        if keyed.is_claimed {
+            return Err(StepError::Unproven);
+        }
+        self.missed(step, task, keyed, miss)?;
         let began = (self.session.services.clock)();
         let made = execute()?;
         // A process: of other steps, files have their times from elsewhere.
         let began = matches!(step.op, Op::Run(_)).then_some(began);
         // Equal content, file times aside: the earlier layer stays, and with it all that builds on it.
         if cache == CacheUse::On
-            && let Some(mut record) = self.equal_result(task, key, sight.place, &made, began)?
+            && let Some(record) = self.equal_result(task, key, sight.place, &made, began)?
         {
-            record.label.clone_from(&step.label);
-            key.record(store, &record)?;
-            key.remember(store, &sight)?;
-            self.finished(key, &record);
-            return Ok(Outcome::Unchanged(layer(record)));
+            return taken(record, false).map(Outcome::Unchanged);
         }
         // What is written of it here takes a while for one of many files.
         if let Some(departures) = self.departures() {
@@ -136,6 +98,55 @@ impl Worker<'_> {
             Ok(())
         });
         Ok(Outcome::Made(made.layer))
+    }
+
+    /// Whether the step's layer is there, here or in a remote cache, or what can be said of it otherwise.
+    fn foretold(&self, step: &Step, keyed: &Keyed) -> Result<Outcome, StepError> {
+        let (store, cache) = (self.session.services.store, self.cache_use());
+        let depends = self.depends_on(step).filter(|_| cache == CacheUse::On);
+        let lookup = match depends {
+            Some(_) => Lookup::Miss(Miss::Absent),
+            None => keyed.key.lookup(store, cache)?,
+        };
+        let miss = match lookup {
+            Lookup::Hit(record) => return Ok(Outcome::Cached(self.layer_of(step, *record))),
+            Lookup::Miss(miss) => miss,
+        };
+        match self.imported(&keyed.key)? {
+            Some(record) if depends.is_none() => Ok(Outcome::Cached(self.layer_of(step, record))),
+            _ => Ok(Outcome::Predicted(self.predicted(step, keyed, miss)?)),
+        }
+    }
+
+    /// Takes the layer of an earlier result, and records that it is the step's: one that was found by its key has a record already.
+    fn taken(
+        &self,
+        step: &Step,
+        key: &Key,
+        sight: &Sight<'_>,
+        mut record: StepRecord,
+        is_recorded: bool,
+    ) -> Result<RootLayer, StepError> {
+        let store = self.session.services.store;
+        // Lists call the step what progress calls it now: its number may be another one.
+        if !is_recorded || record.label != step.label {
+            record.label.clone_from(&step.label);
+            key.record(store, &record)?;
+        }
+        key.remember(store, sight)?;
+        self.finished(key, &record);
+        Ok(self.layer_of(step, record))
+    }
+
+    fn layer_of(&self, step: &Step, record: StepRecord) -> RootLayer {
+        let created = record.created.parse();
+        RootLayer {
+            diff_id: record.diff_id,
+            descriptor: record.descriptor,
+            created: created.unwrap_or_else(|_| (self.session.services.clock)()),
+            description: step.label.clone(),
+            made: None,
+        }
     }
 
     /// The layer that the step made last time; `None` also when nothing from earlier is wanted.

@@ -3,16 +3,16 @@
 use std::{cell::RefCell, sync::Arc};
 
 use super::{
+    base::{base, image_root},
     blobs::Fetch,
     copy_step,
-    error::{BuildError, FailedImage, FailedStep, StepError},
+    error::{BuildError, FailedStep, StepError},
     explain::{Keyed, Prediction},
     ground::Room,
     image::Entry,
     image_source::ImageError,
     inputs,
     later::Later,
-    made::{record_layer, write},
     root::{Root, RootLayer},
     run_step,
     schedule::{Abandoned, Results},
@@ -20,12 +20,12 @@ use super::{
     shared::Claims,
 };
 use crate::{
-    cache::{BaseState, CacheUse, Lineage, Question, WorkdirInputs, workdir_key},
+    cache::{CacheUse, Lineage, Question, WorkdirInputs, workdir_key},
     copy::{self, CopyError},
     explain::{MissReason, StepResult},
     layer::FileDigests,
-    oci::{Digest, History},
-    plan::{Base, MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
+    oci::History,
+    plan::{MountKind, Op, Origin, Plan, Stage, StageId, Step, WorkdirOp},
     progress::Vertex,
     sandbox::Rung,
     tree::Tree,
@@ -103,118 +103,8 @@ pub(super) fn run(
     })
 }
 
-/// What is there before the first step.
-fn start(root: Arc<Root>, name: &str, digest: Option<Digest>) -> StageResult {
-    StageResult {
-        root,
-        base_history: Vec::new(),
-        entries: Vec::new(),
-        lineage: Lineage::of(BaseState {
-            name: name.to_owned(),
-            digest,
-        }),
-        unsettled: None,
-    }
-}
-
-/// What a stage starts from.
-fn base(
-    session: &Session<'_>,
-    plan: &Plan,
-    stage: &Stage,
-    results: &Results<StageResult>,
-) -> Result<StageResult, BuildError> {
-    match &stage.base {
-        Base::Scratch => Ok(start(Root::scratch(), "scratch", None)),
-        Base::Stage(id) => Ok(StageResult::clone(&*wait(plan, results, *id)?)),
-        Base::Image(source) => {
-            let failed = |source_error| {
-                BuildError::Image(Box::new(FailedImage {
-                    name: source.name.clone(),
-                    span: stage.span,
-                    suggestion: None,
-                    source: source_error,
-                }))
-            };
-            let image = session.images.get(session, source).map_err(failed)?;
-            if let Some(label) = &stage.from_label {
-                let digest = image.published_digest();
-                let pinned = label.ends_with(&format!("@{digest}"));
-                let task = session.task(if pinned {
-                    label.clone()
-                } else {
-                    format!("{label}@{digest}")
-                });
-                task.cached();
-            }
-            let root = image_root(session, &image);
-            Ok(StageResult {
-                base_history: image.config.history.clone(),
-                ..start(root, &source.name, Some(image.digest))
-            })
-        }
-        Base::Context(name) => {
-            let (root, label) = (
-                Root::scratch(),
-                format!("[context {name}] load from client"),
-            );
-            let task = session.task(label);
-            let made = copy_step::context_layer(session, task.vertex, name);
-            match made {
-                Ok(changes) => {
-                    let description = format!("local source for {name}");
-                    let written = write(session, None, changes, description).and_then(|made| {
-                        record_layer(session.services.store, &made.layer)?;
-                        Ok(made.layer)
-                    });
-                    let layer = written
-                        .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
-                    task.done();
-                    let digest = layer.diff_id.0;
-                    Ok(start(root.push(layer), name, Some(digest)))
-                }
-                Err(error) => {
-                    task.failed(&error);
-                    session.fail();
-                    Err(step_failed(stage, stage.span, &stage.name, error))
-                }
-            }
-        }
-    }
-}
-
-/// The state that an image's layers make.
-pub(super) fn image_root(
-    session: &Session<'_>,
-    image: &super::image_source::ResolvedImage,
-) -> Arc<Root> {
-    let root = image.root.get_or_init(|| {
-        let created = image
-            .config
-            .created
-            .as_deref()
-            .and_then(|text| text.parse().ok());
-        let created = created.unwrap_or_else(session.services.clock);
-        let layers = image
-            .config
-            .rootfs
-            .diff_ids
-            .iter()
-            .zip(&image.manifest.layers);
-        layers.fold(Root::scratch(), |root, (diff_id, descriptor)| {
-            root.push(RootLayer {
-                diff_id: *diff_id,
-                descriptor: descriptor.clone(),
-                created,
-                description: format!("pulled from {}", image.name),
-                made: None,
-            })
-        })
-    });
-    Arc::clone(root)
-}
-
-fn wait(
+/// What another stage left behind, once it is over.
+pub(super) fn wait(
     plan: &Plan,
     results: &Results<StageResult>,
     id: StageId,
@@ -226,7 +116,7 @@ fn wait(
         .map_err(|Abandoned| BuildError::Interrupted)
 }
 
-fn step_failed(
+pub(super) fn step_failed(
     stage: &Stage,
     span: crate::source::Span,
     label: &str,

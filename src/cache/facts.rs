@@ -80,25 +80,14 @@ impl Question {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        oci::sha256,
-        plan::{CopyVerb, Origin},
-    };
+    use crate::{oci::sha256, plan::CopyVerb};
 
     fn op(sources: &[CopySource], parents: bool, exclude: &[&str]) -> CopyOp {
         CopyOp {
-            verb: CopyVerb::Copy,
-            from: Origin::Scratch,
             sources: sources.to_vec(),
-            dest: "/".to_owned(),
-            chown: None,
-            chmod: None,
-            link: false,
             parents,
             exclude: exclude.iter().map(|text| (*text).to_owned()).collect(),
-            checksum: None,
-            keep_git_dir: None,
-            unpack: None,
+            ..CopyOp::of_paths(CopyVerb::Copy, &[], "/")
         }
     }
 

@@ -3,7 +3,8 @@
 use crate::{
     oci::{ChainId, Digest, Platform},
     plan::{
-        CopyOp, CopySource, CopyVerb, Mount, MountKind, Network, RunOp, WorkdirOp, sounds_secret,
+        Chmod, CopyOp, CopySource, CopyVerb, Mount, MountKind, Network, RunOp, WorkdirOp,
+        sounds_secret,
     },
 };
 
@@ -208,7 +209,7 @@ pub fn copy_key(inputs: &CopyInputs<'_>) -> Key {
                 .map(|(uid, gid)| format!("{uid}:{gid}"))
                 .as_deref(),
         )
-        .optional("chmod", op.chmod.as_deref())
+        .optional("chmod", op.chmod.as_ref().map(Chmod::as_str))
         .flag("link", op.link)
         .flag("parents", op.parents)
         .list("exclude", &op.exclude)
@@ -257,10 +258,13 @@ pub struct WorkdirInputs<'a> {
 /// The key of a `WORKDIR`.
 pub fn workdir_key(inputs: &WorkdirInputs<'_>) -> Key {
     let (uid, gid) = inputs.owner;
-    parent(KeyBuilder::new("workdir"), inputs.parent)
+    let key = parent(KeyBuilder::new("workdir"), inputs.parent)
         .text("path", &inputs.op.path)
-        .text("owner", &format!("{uid}:{gid}"))
-        .finish()
+        .text("owner", &format!("{uid}:{gid}"));
+    match inputs.op.time {
+        Some(time) => key.text("time", &time.to_string()).finish(),
+        None => key.finish(),
+    }
 }
 
 fn parent(key: KeyBuilder, parent: Option<ChainId>) -> KeyBuilder {

@@ -38,7 +38,7 @@ Exit status: 0 done; 1 the build is wrong; 2 the command line is wrong; 3 this m
 pub(crate) struct Cli {
     /// Directory of the store: images, layers and cache [default: $RBUILD_ROOT, or /var/lib/rbuild for root, else
     /// $XDG_DATA_HOME/rbuild or ~/.local/share/rbuild]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", display_order = 900)]
     pub(crate) root: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -52,6 +52,8 @@ pub(crate) enum Command {
     /// Run a program of an image of the store, on this machine's network
     Run(Box<RunArgs>),
     /// Tell which steps a build would take from the cache and which it would run, and why; runs none
+    ///
+    /// The options are those of a build; nothing is written where they say that a result goes.
     Explain(Box<ExplainArgs>),
     /// List the images in the store
     #[command(visible_alias = "ls")]
@@ -64,7 +66,7 @@ pub(crate) enum Command {
     Push(PushArgs),
     /// Pull images from registries into the store
     Pull(PullArgs),
-    /// Fetch the base images that builds will need
+    /// Fetch the base images that builds will need, and caches with --cache-from
     Warm(WarmArgs),
     /// Join images that were built apart, each for its platform
     Manifest(ManifestArgs),
@@ -91,10 +93,8 @@ pub(crate) enum Command {
 /// How a command prints data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum DataFormat {
-    /// For people
     #[default]
     Text,
-    /// For programs
     Json,
 }
 
@@ -103,7 +103,6 @@ pub(crate) struct ExplainArgs {
     /// How to print
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: DataFormat,
-    /// Those of a build; nothing is written where they say that the result goes
     #[command(flatten)]
     pub(crate) build: BuildArgs,
 }
@@ -280,7 +279,7 @@ pub(crate) struct SaveArgs {
     /// The archive [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// `docker` for `docker load`, `oci` for an OCI layout in a tar
+    /// What kind of archive
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: ArchiveFormat,
 }
@@ -291,7 +290,7 @@ pub(crate) enum ArchiveFormat {
     /// What `docker load` reads
     #[default]
     Docker,
-    /// An OCI image layout
+    /// An OCI image layout in a tar
     Oci,
 }
 

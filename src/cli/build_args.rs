@@ -157,13 +157,18 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "BYTES")]
     pub(crate) cache_budget: Option<ByteSize>,
     /// How to show progress [default: $BUILDKIT_PROGRESS, or auto]
-    #[arg(long, value_enum, value_name = "FORM", help_heading = "Talk")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "FORM",
+        help_heading = "Progress and checks"
+    )]
     pub(crate) progress: Option<ProgressForm>,
     /// Print the image ID alone
-    #[arg(short, long, help_heading = "Talk")]
+    #[arg(short, long, help_heading = "Progress and checks")]
     pub(crate) quiet: bool,
     /// Look for mistakes in the Dockerfile and build nothing; short for `--call check`
-    #[arg(long, help_heading = "Talk")]
+    #[arg(long, help_heading = "Progress and checks")]
     pub(crate) check: bool,
     /// What to do with the Dockerfile: build, check, outline, targets or subrequests.describe, with `,format=json` for
     /// programs
@@ -171,7 +176,7 @@ pub(crate) struct BuildArgs {
         long,
         value_name = "METHOD",
         default_value = "build",
-        help_heading = "Talk"
+        help_heading = "Progress and checks"
     )]
     pub(crate) call: Call,
 

@@ -173,13 +173,14 @@ impl Caches {
             };
             let outcome = self.export_to(export, &what, store, renderer);
             if let Err(error) = outcome {
-                let failure = classify::failure(&error);
+                let place = export.place.name();
                 if export.ignore_error {
                     renderer.event(Event::Warning {
-                        text: format!("cache not exported to {}: {error}", export.place.name()),
+                        text: format!("cache not exported to {place}: {error}"),
                     });
                 } else if first.is_ok() {
-                    first = Err(failure);
+                    first = Err(classify::failure(&error)
+                        .during(format!("cannot export the cache to {place}")));
                 }
             }
         }

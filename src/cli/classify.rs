@@ -275,6 +275,11 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
                  FROM --platform=$BUILDPLATFORM",
             ));
         }
+        if let Some(StepError::SecretMissing(id)) = error.downcast_ref() {
+            return Some(Cow::Owned(format!(
+                "give it with --secret id={id},src=FILE or --secret id={id},env=VARIABLE"
+            )));
+        }
         if let Some(StepError::Copy(error)) = error.downcast_ref() {
             return error.hint().map(Cow::Owned);
         }
@@ -294,15 +299,12 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         {
             return Some(Cow::Borrowed(VERIFY));
         }
-        if let Some(OutputError::Io { source, .. } | OutputError::Stdout { source }) =
-            error.downcast_ref()
-            && is_about_room(source)
-        {
-            return Some(Cow::Borrowed("make room there, or name another place"));
-        }
-        if let Some(PlaceError::File { source, .. }) = error.downcast_ref()
-            && is_about_room(source)
-        {
+        let outside = match (error.downcast_ref(), error.downcast_ref()) {
+            (Some(OutputError::Io { source, .. } | OutputError::Stdout { source }), _)
+            | (_, Some(PlaceError::File { source, .. })) => Some(source),
+            _ => None,
+        };
+        if outside.is_some_and(|error| is_about_room(error)) {
             return Some(Cow::Borrowed("make room there, or name another place"));
         }
         if let Some(OutputError::NoEngine { .. }) = error.downcast_ref() {

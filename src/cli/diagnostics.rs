@@ -184,6 +184,16 @@ impl Failure {
         self
     }
 
+    /// Says what could not be done; why, was said before.
+    #[must_use]
+    pub(crate) fn during(mut self, message: impl Into<String>) -> Self {
+        if let Some(first) = self.findings.first_mut() {
+            let why = std::mem::replace(&mut first.message, message.into());
+            first.causes.insert(0, why);
+        }
+        self
+    }
+
     /// Adds what else is wrong in the same Dockerfile. Advice belongs to one finding then.
     #[must_use]
     pub(crate) fn and(mut self, other: Self, place: Option<Span>) -> Self {

@@ -35,12 +35,7 @@ const ORDERLY: Duration = Duration::from_secs(12);
 pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
     let received = Received::default();
     let theirs = received.clone();
-    let failed =
-        |e: std::io::Error| Failure::new(Kind::Machine, format!("cannot watch for signals: {e}"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
+    let runtime = runtime()?;
     let (mut interrupt, mut terminate, mut hangup) = {
         let _inside = runtime.enter();
         // What `nohup` has started is to go on.
@@ -87,12 +82,7 @@ const IMPATIENT: usize = 3;
 /// Passes signals on to the program of a container, on a thread of its own. It is killed when it does not end after
 /// SIGTERM, or at the third SIGTERM or SIGINT.
 pub(crate) fn pass_on(to: Arc<Signals>, cancel: Cancel) -> Result<(), Failure> {
-    let failed =
-        |e: std::io::Error| Failure::new(Kind::Machine, format!("cannot watch for signals: {e}"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(failed)?;
+    let runtime = runtime()?;
     let kinds = [
         SignalKind::interrupt(),
         SignalKind::terminate(),
@@ -142,6 +132,22 @@ pub(crate) fn pass_on(to: Arc<Signals>, cancel: Cancel) -> Result<(), Failure> {
         })
         .map_err(failed)?;
     Ok(())
+}
+
+/// Signals are received on the one thread that runs this.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed)
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that map_err wants"
+)]
+fn failed(error: std::io::Error) -> Failure {
+    Failure::new(Kind::Machine, format!("cannot watch for signals: {error}"))
 }
 
 /// Ends the program at once. Steps die with it, and what it leaves in the store is swept up by the next one.

@@ -24,13 +24,13 @@ use std::{
 use super::{
     CopyError,
     ahead::{Lister, listing},
-    chmod::Chmod,
     upper::Upper,
     users::Owner,
 };
 use crate::{
     context::{Patterns, Verdict},
     layer::Content,
+    plan::Chmod,
     tree::{self, Kind, Last, Listed, Metadata, Node, Timestamp, Tree},
 };
 
@@ -41,7 +41,7 @@ pub(super) struct Target<'a> {
     /// `--chown`.
     pub(super) owner: Option<Owner>,
     /// `--chmod`.
-    pub(super) chmod: Option<Chmod>,
+    pub(super) chmod: Option<&'a Chmod>,
     /// `--exclude`.
     pub(super) exclude: Patterns,
     /// The time of directories that have to be made.
@@ -126,7 +126,7 @@ pub(super) fn copy(
     source: &Source<'_>,
 ) -> Result<(), CopyError> {
     let resolve = |upper: &Upper, path: &str| tree::resolve(upper, Path::new(path), Last::Follow);
-    let dir_mode = Chmod::of_made_parents(target.chmod.as_ref());
+    let dir_mode = Chmod::of_made_parents(target.chmod);
     let made =
         |upper: &mut Upper, path: &Path| make_dirs(upper, path, dir_mode, target.owner, target.now);
 
@@ -413,7 +413,7 @@ impl Copier<'_, '_, '_> {
         if let Some(Owner { uid, gid }) = self.target.owner {
             (metadata.uid, metadata.gid) = (uid, gid);
         }
-        if let Some(chmod) = &self.target.chmod
+        if let Some(chmod) = self.target.chmod
             && !matches!(metadata.kind, Kind::Symlink { .. })
         {
             metadata.mode = chmod.apply(metadata.mode, metadata.is_dir());

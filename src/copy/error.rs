@@ -2,10 +2,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     context::{BadPattern, PatternError},
-    copy::{
-        chmod::ChmodError,
-        users::{ReadError, UnusableUserFile},
-    },
+    copy::users::{ReadError, UnusableUserFile},
     layer::archive::OpenError,
     source::suggest,
     tree::{IgnoreLine, MAX_DEPTH, MAX_NAME, MAX_PATH, Tree, TreeError},
@@ -66,9 +63,6 @@ pub enum CopyError {
         /// The path.
         path: PathBuf,
     },
-    /// `--chmod` is wrong.
-    #[error(transparent)]
-    Chmod(#[from] ChmodError),
     /// A wildcard below a directory that no instruction takes anything from matches nothing.
     #[error(
         "{source_text}: nothing matches, and nothing else is taken from {}",

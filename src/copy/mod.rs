@@ -13,7 +13,6 @@
 //! The rules are in `engine`, those of archives in `unpack`.
 
 mod ahead;
-mod chmod;
 mod digest;
 mod engine;
 mod error;
@@ -34,7 +33,6 @@ use std::{
 };
 
 pub use self::{
-    chmod::{Chmod, ChmodError},
     digest::{Before, ContentEntry, OnEntry, OnUnread, content_digest, mounted_content},
     error::CopyError,
     listed_once::ListedOnce,
@@ -114,7 +112,7 @@ pub fn changes(request: &CopyRequest<'_>) -> Result<Copied, CopyError> {
     let target = Target {
         dest: &dest,
         owner,
-        chmod: op.chmod.as_deref().map(Chmod::parse).transpose()?,
+        chmod: op.chmod.as_ref(),
         exclude: Patterns::from_words(&op.exclude)?,
         now,
     };
@@ -219,7 +217,8 @@ pub fn workdir(
     let mut upper = Upper::new(Arc::clone(parent), now);
     let path = tree::clean(Path::new(&op.path));
     let dir = tree::resolve(&upper, &path, Last::Follow)?;
-    engine::make_dirs(&mut upper, &dir, 0o755, owner, now)?;
+    let time = op.time.map_or(now, Timestamp::from_seconds);
+    engine::make_dirs(&mut upper, &dir, 0o755, owner, time)?;
     Ok(upper.into_changes()?)
 }
 

@@ -3,28 +3,12 @@
 mod sources;
 
 use super::{memory::MemoryTree, *};
-use crate::{layer::Change, plan::Origin};
+use crate::{layer::Change, plan::Chmod};
 
 const NOW: i64 = 5000;
 
 pub(super) fn op(sources: &[&str], dest: &str) -> CopyOp {
-    CopyOp {
-        verb: CopyVerb::Copy,
-        from: Origin::Context,
-        sources: sources
-            .iter()
-            .map(|s| CopySource::Path((*s).to_owned()))
-            .collect(),
-        dest: dest.to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        checksum: None,
-        keep_git_dir: None,
-        unpack: None,
-    }
+    CopyOp::of_paths(CopyVerb::Copy, sources, dest)
 }
 
 fn run(op: &CopyOp, source: &str, parent: &str) -> Result<MemoryTree, CopyError> {
@@ -132,7 +116,7 @@ fn a_merge_keeps_the_top_and_overwrites_below() {
         "dir d 0700 5 5\ndir d/new 0711 9 9\ndir d/other 0701 6 6\ndir d/sub 0775 9 9",
     );
     copy.chown = None;
-    copy.chmod = Some("750".to_owned());
+    copy.chmod = Some(Chmod::parse("750").unwrap());
     check(
         &copy,
         source,
@@ -171,14 +155,14 @@ fn made_parents_take_chown_and_an_octal_chmod() {
         "",
         "dir a 0755 7 8\ndir a/b 0755 7 8\nfile a/b/f 0644 7 8 x",
     );
-    copy.chmod = Some("1640".to_owned());
+    copy.chmod = Some(Chmod::parse("1640").unwrap());
     check(
         &copy,
         f,
         "",
         "dir a 0640 7 8\ndir a/b 0640 7 8\nfile a/b/f 1640 7 8 x",
     );
-    copy.chmod = Some("u+x".to_owned());
+    copy.chmod = Some(Chmod::parse("u+x").unwrap());
     check(
         &copy,
         f,
@@ -247,7 +231,7 @@ fn a_link_layer_knows_nothing_of_the_state_below() {
         base,
         "dir real 0755 0 0\ndir lnk 0755 0 0\nfile lnk/f 0644 0 0 x",
     );
-    copy.chmod = Some("600".to_owned());
+    copy.chmod = Some(Chmod::parse("600").unwrap());
     check(
         &copy,
         "file f 0644 0 0 x",
@@ -355,15 +339,59 @@ fn unknown_owners_are_warned_about() {
     );
 }
 
+#[test]
+fn a_directory_that_only_takes_another_time_is_no_change() {
+    let parent = "dir to 0755 0 0\ndir to/there 0700 1 2\nfile to/f 0644 0 0 x";
+    let below: Arc<dyn Tree> = Arc::new(MemoryTree::parse(parent));
+    let changes = |source: &str| -> Vec<PathBuf> {
+        let copied = changes(&CopyRequest {
+            op: &op(&["d"], "/to/"),
+            trees: &[Arc::new(MemoryTree::parse(source))],
+            parent: &below,
+            now: Timestamp::from_seconds(NOW),
+            scratch: Path::new("/nonexistent"),
+        });
+        let changes = copied.unwrap().changes.into_vec();
+        changes
+            .iter()
+            .map(|change| change.path().to_owned())
+            .collect()
+    };
+    assert!(changes("dir d 0711 3 4").is_empty());
+    assert!(changes("dir d 0755 0 0\ndir d/there 0700 1 2").is_empty());
+    let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+    assert_eq!(
+        changes("dir d 0755 0 0\ndir d/there 0701 1 2"),
+        paths(&["to", "to/there"])
+    );
+    assert_eq!(
+        changes("dir d 0755 0 0\ndir d/new 0755 0 0"),
+        paths(&["to", "to/new"])
+    );
+}
+
 fn make_workdir(path: &str, user: &str, parent: &str) -> String {
+    make_workdir_at(path, user, parent, None).text()
+}
+
+fn make_workdir_at(path: &str, user: &str, parent: &str, time: Option<i64>) -> MemoryTree {
     let parent = MemoryTree::parse(parent);
     let below: Arc<dyn Tree> = Arc::new(parent.clone());
     let op = WorkdirOp {
         path: path.to_owned(),
         user: user.to_owned(),
+        time,
     };
     let changes = workdir(&op, &below, Timestamp::from_seconds(NOW)).unwrap();
-    parent.with(&changes.into_vec()).text()
+    parent.with(&changes.into_vec())
+}
+
+#[test]
+fn workdir_makes_a_directory_of_the_source_date_epoch() {
+    let made = make_workdir_at("/a/b", "", "dir a 0755 0 0", Some(0));
+    assert_eq!(["a", "a/b"].map(|path| made.mtime(path)), [NOW, 0]);
+    let made = make_workdir_at("/a/b", "", "", None);
+    assert_eq!(["a", "a/b"].map(|path| made.mtime(path)), [NOW, NOW]);
 }
 
 #[test]

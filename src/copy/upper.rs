@@ -202,8 +202,16 @@ impl Upper {
             is_needed |= self.settle(child, path)?;
             path.pop();
         }
-        if self.at(entry).slot != Slot::Open {
-            return Ok(true);
+        match self.at(entry).slot {
+            Slot::Open => {}
+            Slot::Here {
+                inode,
+                hides: false,
+            } if !is_needed && self.differs_in_time(inode, path)? => {
+                self.at_mut(entry).slot = Slot::Open;
+                return Ok(false);
+            }
+            Slot::Here { .. } | Slot::Gone => return Ok(true),
         }
         if is_needed
             && entry != ROOT
@@ -216,6 +224,19 @@ impl Upper {
             self.at_mut(entry).slot = Slot::Here { inode, hides };
         }
         Ok(is_needed)
+    }
+
+    /// Whether a directory is as it was, its time aside: to BuildKit that is no change.
+    fn differs_in_time(&self, inode: u32, path: &Path) -> Result<bool, TreeError> {
+        let metadata = self.inodes.metadata(inode);
+        if !metadata.is_dir() {
+            return Ok(false);
+        }
+        let below = self.lower.node(path)?.map(|node| Metadata {
+            mtime: metadata.mtime,
+            ..node.metadata
+        });
+        Ok(below.is_some_and(|below| below == metadata))
     }
 
     /// Finds the first name of each inode with several names; those that are linked to go to `linked`.

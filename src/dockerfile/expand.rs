@@ -19,14 +19,13 @@
 //! dropped, and what stands in front of `${v:-w}` in the same word (`8000-${END:-8010}`) is lost when the text is split
 //! into words.
 
+mod modifier;
+
 use std::{collections::BTreeSet, iter::Peekable, str::Chars};
 
-use regex::{Captures, NoExpand};
-
-use super::{
-    pattern::{self, Pattern},
-    quote::quoted,
-};
+pub(super) use self::modifier::NO_CHARACTER;
+use self::modifier::{UNCLOSED, unsupported};
+use super::quote::quoted;
 
 /// What quotes are in a text to be expanded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -362,109 +361,6 @@ impl Run<'_> {
         }
     }
 
-    /// `${name-word}` and its kin; with `or_empty`, an empty value counts as none.
-    fn alternative(
-        &mut self,
-        name: &str,
-        modifier: char,
-        or_empty: bool,
-    ) -> Result<String, String> {
-        let word = self.operand('}', false)?;
-        let colon = if or_empty { ":" } else { "" };
-        let value = match self.get(name) {
-            None if self.options.keep_unset => {
-                return Ok(format!("${{{name}{colon}{modifier}{word}}}"));
-            }
-            value => value,
-        };
-        let present = value.clone().filter(|v| !(or_empty && v.is_empty()));
-        match (modifier, present) {
-            ('+', Some(_)) => Ok(word),
-            ('+', None) => Ok(String::new()),
-            (_, Some(value)) => Ok(value),
-            ('-', None) => Ok(word),
-            (_, None) if word.is_empty() => Err(format!(
-                "{name}: is not allowed to be {}",
-                if value.is_none() { "unset" } else { "empty" }
-            )),
-            (_, None) => Err(format!("{name}: {word}")),
-        }
-    }
-
-    /// `${name#pattern}` and its kin.
-    fn trim(&mut self, name: &str, end: char) -> Result<String, String> {
-        let word = self.operand('}', true)?;
-        let value = match self.get(name) {
-            None if self.options.keep_unset => return Ok(format!("${{{name}{end}{word}}}")),
-            value => value.unwrap_or_default(),
-        };
-        let (pattern, longest) = match word.strip_prefix(end) {
-            Some(pattern) => (pattern, true),
-            None => (word.as_str(), false),
-        };
-        Ok(if end == '#' {
-            let regex = Pattern::parse(pattern)?.regex("^", longest)?;
-            match regex.find(&value) {
-                Some(found) => value[found.end()..].to_owned(),
-                None => value,
-            }
-        } else {
-            // The shortest suffix is the shortest prefix of the reversed text: a search finds leftmost matches only.
-            let backwards: String = value.chars().rev().collect();
-            let pattern = pattern::reversed(pattern);
-            let regex = Pattern::parse(&pattern)?.regex("^", longest)?;
-            match regex.find(&backwards) {
-                Some(found) => backwards[found.end()..].chars().rev().collect(),
-                None => value,
-            }
-        })
-    }
-
-    /// `${name/pattern/replacement}` and `${name//pattern/replacement}`.
-    fn replace(&mut self, name: &str) -> Result<String, String> {
-        let all = self.rest.next_if_eq(&'/').is_some();
-        let pattern = self.operand('/', true)?;
-        let replacement = self.operand('}', true)?;
-        let value = match self.get(name) {
-            None if self.options.keep_unset => {
-                let slashes = if all { "//" } else { "/" };
-                return Ok(format!("${{{name}{slashes}{pattern}/{replacement}}}"));
-            }
-            value => value.unwrap_or_default(),
-        };
-        let regex = Pattern::parse(&pattern)?.regex("", true)?;
-        Ok(if all {
-            let mut inserted = 0usize;
-            let replace = |found: &Captures<'_>| {
-                if inserted > MAX_INSERTED {
-                    return String::new();
-                }
-                let filled = pattern::filled_in(&replacement, &found[0]);
-                inserted = inserted.saturating_add(filled.len());
-                filled
-            };
-            let replaced = regex.replace_all(&value, replace).into_owned();
-            if inserted > MAX_INSERTED {
-                return Err(too_long());
-            }
-            replaced
-        } else {
-            regex.replace(&value, NoExpand(&replacement)).into_owned()
-        })
-    }
-
-    /// The text up to `stop` within braces.
-    fn operand(&mut self, stop: char, keep_escapes: bool) -> Result<String, String> {
-        match self.until(Some(stop), keep_escapes) {
-            Ok((text, _)) => Ok(text),
-            Err(_) if self.rest.peek().is_none() && stop == '/' => {
-                Err("syntax error: missing '/' in ${}".to_owned())
-            }
-            Err(_) if self.rest.peek().is_none() => Err(UNCLOSED.to_owned()),
-            Err(reason) => Err(reason),
-        }
-    }
-
     fn name(&mut self) -> String {
         let mut name = String::new();
         match self.rest.peek() {
@@ -509,13 +405,4 @@ const MAX_INSERTED: usize = 1 << 20;
 
 fn too_long() -> String {
     format!("its variables add more than {MAX_INSERTED} bytes")
-}
-
-/// What Go shows for the character behind the end of a text.
-pub(super) const NO_CHARACTER: &str = "\u{fffd}";
-
-const UNCLOSED: &str = "syntax error: missing '}'";
-
-fn unsupported(modifier: &str) -> String {
-    format!("unsupported modifier ({modifier}) in substitution")
 }

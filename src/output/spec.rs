@@ -316,6 +316,11 @@ impl OutputSpec {
         )
     }
 
+    /// Whether it cannot do without a name and has none of its own.
+    pub fn needs_name(&self) -> bool {
+        matches!(self, Self::Image(spec) if spec.push && spec.image.names.is_empty())
+    }
+
     /// The value of `type`.
     pub const fn kind(&self) -> &'static str {
         match self {

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::{
-    Base, CopyOp, CopySource, CopyVerb, Op, Origin, StageId, lower::error, paths, planner::Planner,
-    remote, state::Command,
+    Base, Chmod, CopyOp, CopySource, CopyVerb, Op, Origin, StageId, lower::error, paths,
+    planner::Planner, remote, state::Command,
 };
 use crate::{
     context::{git::GitSource, without_users},
@@ -117,9 +117,10 @@ impl Planner<'_> {
                 content,
             });
         }
-        if let Some(chmod) = &chmod {
-            check_chmod(chmod).map_err(|message| error(command, message))?;
-        }
+        let chmod = chmod
+            .map(|chmod| Chmod::parse(&chmod))
+            .transpose()
+            .map_err(|e| error(command, e.to_string()))?;
 
         let mut sources = Vec::with_capacity(written.len() + inline.len());
         for source in &written {
@@ -137,9 +138,11 @@ impl Planner<'_> {
                 .map_err(|message| error(command, message))?;
             sources.push(source);
         }
-        if flags.checksum.is_some() {
+        if let Some(checksum) = &flags.checksum {
             match sources.as_slice() {
-                [CopySource::Url(_) | CopySource::Git(_)] => {}
+                [CopySource::Url(_)] => check_digest(checksum).map_err(|e| error(command, e))?,
+                // A prefix of a commit's name.
+                [CopySource::Git(_)] => {}
                 [_] => {
                     return Err(error(command, "checksum requires HTTP(S) or Git sources"));
                 }
@@ -156,7 +159,11 @@ impl Planner<'_> {
         if flags.parents {
             created_by.push("--parents".to_owned());
         }
-        for (flag, value) in [("chown", &chown), ("chmod", &chmod)] {
+        let flags_shown = [
+            ("chown", chown.as_deref()),
+            ("chmod", chmod.as_ref().map(Chmod::as_str)),
+        ];
+        for (flag, value) in flags_shown {
             if let Some(value) = value {
                 created_by.push(format!("--{flag}={value}"));
             }
@@ -268,27 +275,24 @@ fn check_remote(
     }
 }
 
-/// Checks `--chmod`: octal up to 07777, or symbolic (`u=rwX,go-w`).
-fn check_chmod(mode: &str) -> Result<(), String> {
-    if mode.starts_with(|c: char| c.is_ascii_digit()) {
-        return match u32::from_str_radix(mode, 8) {
-            Ok(..=0o7777) => Ok(()),
-            _ => Err(format!(
-                "invalid chmod parameter: '{mode}'. it should be octal string and between 0 and 07777"
-            )),
-        };
+/// Checks `--checksum` of a file, in the words of BuildKit.
+fn check_digest(text: &str) -> Result<(), &'static str> {
+    const FORMAT: &str = "invalid checksum digest format";
+    let (algorithm, hex) = text.split_once(':').ok_or(FORMAT)?;
+    let length = match algorithm {
+        "sha256" => 64,
+        "sha384" => 96,
+        "sha512" => 128,
+        "" => return Err(FORMAT),
+        _ => return Err("unsupported digest algorithm"),
+    };
+    if hex.len() != length {
+        return Err("invalid checksum digest length");
     }
-    if mode.split(',').all(is_symbolic_clause) {
-        Ok(())
-    } else {
-        Err("invalid syntax".to_owned())
+    if !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(FORMAT);
     }
-}
-
-/// `[ugoa]*([-+=][rwxXstugo]*)+`
-fn is_symbolic_clause(clause: &str) -> bool {
-    let rest = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    rest.starts_with(['-', '+', '=']) && rest.chars().all(|c| "-+=rwxXstugo".contains(c))
+    Ok(())
 }
 
 /// Refuses a heredoc whose name is no file's name: it is written into an empty directory.
@@ -300,31 +304,5 @@ pub(super) fn check_inline_name(name: &str) -> Result<(), String> {
             quoted(name)
         )),
         _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn modes_are_octal_or_symbolic() {
-        for good in [
-            "644",
-            "0",
-            "07777",
-            "u=rwX,go=rX",
-            "+x",
-            "u+s,g+w",
-            "g=u",
-            "a=",
-            "o-w+r",
-            "u=rg,go=uX-w",
-        ] {
-            assert_eq!(check_chmod(good), Ok(()), "{good}");
-        }
-        for bad in ["10000", "64a", "888", "u", "x", "u+z", "", "u+r,", "rwx"] {
-            assert!(check_chmod(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -77,8 +77,14 @@ impl Planner<'_> {
                 self.states[at].image.author = Some(name.clone()).filter(|name| !name.is_empty());
                 self.note(at, command, format!("MAINTAINER {name}"));
             }
-            InstructionKind::Env(env) => self.lower_env(at, command, &env.pairs, env.legacy)?,
-            InstructionKind::Label(l) => self.lower_label(at, command, &l.pairs, l.legacy)?,
+            InstructionKind::Env(env) => {
+                self.report_legacy(command, env.legacy);
+                self.lower_env(at, command, &env.pairs)?;
+            }
+            InstructionKind::Label(label) => {
+                self.report_legacy(command, label.legacy);
+                self.lower_label(at, command, &label.pairs)?;
+            }
             InstructionKind::Arg(arg) => self.lower_arg(at, command, arg)?,
             InstructionKind::Run(run) => self.lower_run(at, command, run)?,
             InstructionKind::Copy(copy) => self.lower_copy(at, command, copy)?,
@@ -167,24 +173,25 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Reports `ENV KEY VALUE`, a form that has one pair.
+    fn report_legacy(&mut self, command: &Command<'_>, is_legacy: bool) {
+        if is_legacy {
+            let keyword = &command.instruction.keyword.value;
+            let warning = Warning::legacy_key_value_format(keyword, command.span);
+            self.report(command, warning);
+        }
+    }
+
     fn lower_env(
         &mut self,
         at: usize,
         command: &Command<'_>,
         pairs: &[Pair],
-        is_legacy: bool,
     ) -> Result<(), Diagnostic> {
         // All of them see the variables as they were before this line.
         let pairs = self.expand_pairs(at, command, pairs)?;
         let mut created_by = vec!["ENV".to_owned()];
         for (name, value) in &pairs {
-            if is_legacy {
-                let warning = Warning::legacy_key_value_format(
-                    &command.instruction.keyword.value,
-                    command.span,
-                );
-                self.report(command, warning);
-            }
             self.report_secret("ENV", name, command);
             created_by.push(format!("{name}={value}"));
             let state = &mut self.states[at];
@@ -201,18 +208,10 @@ impl Planner<'_> {
         at: usize,
         command: &Command<'_>,
         pairs: &[Pair],
-        is_legacy: bool,
     ) -> Result<(), Diagnostic> {
         let pairs = self.expand_pairs(at, command, pairs)?;
         let mut created_by = vec!["LABEL".to_owned()];
         for (key, value) in pairs {
-            if is_legacy {
-                let warning = Warning::legacy_key_value_format(
-                    &command.instruction.keyword.value,
-                    command.span,
-                );
-                self.report(command, warning);
-            }
             created_by.push(format!("{key}={value}"));
             self.states[at].image.config.labels.insert(key, value);
         }
@@ -288,13 +287,14 @@ impl Planner<'_> {
             return Ok(());
         }
         let user = state.image.config.user.clone();
+        let time = self.epoch;
         let text = self.progress_text(at, &command.instruction.text, false, &[]);
         self.step(
             at,
             command,
             &text,
             created_by,
-            Op::Workdir(WorkdirOp { path, user }),
+            Op::Workdir(WorkdirOp { path, user, time }),
         );
         Ok(())
     }

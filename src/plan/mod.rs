@@ -14,6 +14,7 @@
 
 mod args;
 mod bases;
+mod chmod;
 mod copy;
 mod env;
 mod epoch;
@@ -42,10 +43,11 @@ use crate::{
     source::{Diagnostic, Span},
 };
 
+pub use crate::dockerfile::{Device, Network, mount::Sharing};
 pub use args::sounds_secret;
+pub use chmod::{Chmod, ChmodError};
 pub use op::{
-    CopyOp, CopySource, CopyVerb, Device, Mount, MountKind, Network, Op, Origin, RunOp, Script,
-    Sharing, WorkdirOp,
+    CopyOp, CopySource, CopyVerb, Mount, MountKind, Op, Origin, RunOp, Script, WorkdirOp,
 };
 pub use options::{NamedContext, Options};
 pub use planner::{Analysis, analyse, plan};

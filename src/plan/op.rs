@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{ImageSource, StageId};
-use crate::source::Span;
+use super::{Chmod, ImageSource, StageId};
+use crate::{
+    dockerfile::{Device, Network, mount::Sharing},
+    source::Span,
+};
 
 /// What a step does.
 #[derive(Debug, Clone, Serialize)]
@@ -73,27 +76,6 @@ pub struct Script {
     pub name: String,
     /// Its body.
     pub content: String,
-}
-
-/// The network a process sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// The one this program has.
-    Default,
-    /// A lone loopback interface.
-    None,
-    /// The host's, on explicit request; needs `--allow network.host`.
-    Host,
-}
-
-/// A device asked for by `RUN --device`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Device {
-    /// Its CDI name.
-    pub name: String,
-    /// Whether the step fails without it.
-    pub required: bool,
 }
 
 /// One `RUN --mount`.
@@ -176,18 +158,6 @@ pub enum MountKind {
     },
 }
 
-/// Who may use a cache mount at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Sharing {
-    /// Everybody at once.
-    Shared,
-    /// A second user gets a new one.
-    Private,
-    /// A second user waits.
-    Locked,
-}
-
 /// `COPY` or `ADD`.
 #[derive(Debug, Clone, Serialize)]
 pub struct CopyOp {
@@ -202,7 +172,7 @@ pub struct CopyOp {
     /// `--chown`, expanded.
     pub chown: Option<String>,
     /// `--chmod`, expanded.
-    pub chmod: Option<String>,
+    pub chmod: Option<Chmod>,
     /// `--link`.
     pub link: bool,
     /// `--parents`.
@@ -215,6 +185,27 @@ pub struct CopyOp {
     pub keep_git_dir: Option<bool>,
     /// `--unpack`; `None` when not given.
     pub unpack: Option<bool>,
+}
+
+impl CopyOp {
+    /// `COPY` or `ADD` of these paths of the build context, without flags.
+    pub fn of_paths(verb: CopyVerb, paths: &[&str], dest: &str) -> Self {
+        let path = |path: &&str| CopySource::Path((*path).to_owned());
+        Self {
+            verb,
+            from: Origin::Context,
+            sources: paths.iter().map(path).collect(),
+            dest: dest.to_owned(),
+            chown: None,
+            chmod: None,
+            link: false,
+            parents: false,
+            exclude: Vec::new(),
+            checksum: None,
+            keep_git_dir: None,
+            unpack: None,
+        }
+    }
 }
 
 /// Which instruction copies.
@@ -253,4 +244,7 @@ pub struct WorkdirOp {
     pub path: String,
     /// `USER` in effect: the owner of what has to be made.
     pub user: String,
+    /// `SOURCE_DATE_EPOCH`: the modification time of what has to be made, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<i64>,
 }

@@ -247,14 +247,14 @@ impl Display for CopyOp {
         }
         writeln!(f, "    to       {}", quoted(&self.dest))?;
         let mut flags = Vec::new();
-        let mut flag = |name: &str, value: &Option<String>| {
-            flags.extend(value.as_ref().map(|value| format!("--{name}={value}")));
+        let mut flag = |name: &str, value: Option<&dyn Display>| {
+            flags.extend(value.map(|value| format!("--{name}={value}")));
         };
-        flag("chown", &self.chown);
-        flag("chmod", &self.chmod);
-        flag("checksum", &self.checksum);
-        flag("keep-git-dir", &self.keep_git_dir.map(|v| v.to_string()));
-        flag("unpack", &self.unpack.map(|v| v.to_string()));
+        flag("chown", self.chown.as_ref().map(|v| v as _));
+        flag("chmod", self.chmod.as_ref().map(|v| v as _));
+        flag("checksum", self.checksum.as_ref().map(|v| v as _));
+        flag("keep-git-dir", self.keep_git_dir.as_ref().map(|v| v as _));
+        flag("unpack", self.unpack.as_ref().map(|v| v as _));
         for pattern in &self.exclude {
             flags.push(format!("--exclude={pattern}"));
         }

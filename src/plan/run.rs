@@ -3,15 +3,14 @@
 use std::path::PathBuf;
 
 use super::{
-    Device, Mount, MountKind, Network, Op, Origin, RunOp, Script, Sharing, args,
-    copy::check_inline_name, label, lower::error, paths, planner::Planner, report::Need,
-    state::Command,
+    Mount, MountKind, Op, Origin, RunOp, Script, args, copy::check_inline_name, label,
+    lower::error, paths, planner::Planner, report::Need, state::Command,
 };
 use crate::{
     dockerfile::{
-        self, CommandLine, Instruction, Run, Security,
+        self, CommandLine, Instruction, Network, Run, Security,
         expand::Expander,
-        mount::{self, MountType},
+        mount::{self, MountType, Sharing},
         quote::quoted,
     },
     source::Diagnostic,
@@ -86,11 +85,11 @@ impl Planner<'_> {
             user: state.image.config.user.clone(),
             workdir: PathBuf::from(workdir),
             mounts,
-            network: run.network.as_ref().and_then(|n| match n.value {
-                dockerfile::Network::Default => None,
-                dockerfile::Network::None => Some(Network::None),
-                dockerfile::Network::Host => Some(Network::Host),
-            }),
+            network: run
+                .network
+                .as_ref()
+                .map(|network| network.value)
+                .filter(|network| *network != Network::Default),
             insecure: run
                 .security
                 .as_ref()
@@ -98,10 +97,7 @@ impl Planner<'_> {
             devices: run
                 .devices
                 .iter()
-                .map(|device| Device {
-                    name: device.value.name.clone(),
-                    required: device.value.required,
-                })
+                .map(|device| device.value.clone())
                 .collect(),
         };
         self.step(at, command, &text, created_by, Op::Run(Box::new(op)));
@@ -237,11 +233,7 @@ impl Planner<'_> {
         let from = from.filter(|_| !(is_new && is_owned));
         MountKind::Cache {
             id,
-            sharing: match mount.sharing {
-                None | Some(mount::Sharing::Shared) => Sharing::Shared,
-                Some(mount::Sharing::Private) => Sharing::Private,
-                Some(mount::Sharing::Locked) => Sharing::Locked,
-            },
+            sharing: mount.sharing.unwrap_or(Sharing::Shared),
             from,
             source: mount.source.clone().unwrap_or_default(),
             mode: if is_new {

@@ -93,6 +93,7 @@ impl Plan {
                 Op::Workdir(WorkdirOp {
                     path: format!("/{SCAN_RESULTS}"),
                     user: String::new(),
+                    time: None,
                 }),
             ),
             step(

@@ -41,6 +41,7 @@ pub mod redact;
 mod retry;
 pub mod settings;
 mod tls;
+mod token;
 mod transport;
 mod upload;
 

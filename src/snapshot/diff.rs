@@ -339,7 +339,8 @@ impl<'a> Inodes<'a> {
             if capability.is_none() && self.style.owners != Owners::Real {
                 capability = xattr::get(host, owner::CAPABILITY).at("read", host)?;
             }
-            if let Some(capability) = capability {
+            // An empty one says nothing, and the kernel does not give it to anybody.
+            if let Some(capability) = capability.filter(|value| !value.is_empty()) {
                 metadata
                     .xattrs
                     .insert(SECURITY_CAPABILITY.into(), capability);

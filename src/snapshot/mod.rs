@@ -30,6 +30,7 @@
 mod apply;
 mod checkout;
 mod diff;
+mod error;
 mod leftovers;
 mod lock;
 mod overlay;
@@ -40,6 +41,7 @@ mod settle;
 mod shelf;
 mod stage;
 mod stubs;
+mod style;
 mod usage;
 mod writers;
 mod xattr;
@@ -56,74 +58,26 @@ use std::{
 
 pub use checkout::Checkout;
 pub use diff::{Changed, diff_upper};
+pub use error::SnapshotError;
 pub use leftovers::Leftovers;
 pub use overlay::{Ahead, Blank, Overlay, Remains};
 pub use remove::remove_tree;
 pub use settle::LEAST_AGE;
 pub use shelf::Shelf;
 pub use stage::{Stage, Staged};
+pub use style::{Marks, Owners, Style};
 pub use usage::{SnapshotOnDisk, disk_usage};
 
 use self::{
+    error::At,
     lock::{Held, Scratch},
     settle::SETTLED,
 };
 use crate::{
-    layer::{LayerTree, StackError},
-    oci::{ChainId, DiffId, sha256},
+    layer::LayerTree,
+    oci::{ChainId, sha256},
     store::spread,
-    tree::TreeError,
 };
-
-/// A file system state could not be made or read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SnapshotError {
-    /// The system refused something.
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path of this machine, or of the layer.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// A layer's content could not be read.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-    /// A layer is damaged somewhere behind the files that were wanted of it.
-    #[error("cannot read layer {diff_id}")]
-    Layer {
-        /// The layer.
-        diff_id: DiffId,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The layers do not lie on each other.
-    #[error(transparent)]
-    Stack(#[from] StackError),
-    /// A layer ended before one of its files did.
-    #[error("the layer's content for `{}` is incomplete", path.display())]
-    Incomplete {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A step made more directories inside each other than a layer may have.
-    #[error("`{}` lies too deep", path.display())]
-    TooDeep {
-        /// The directory, as the step saw it.
-        path: PathBuf,
-    },
-    /// An upper directory has a mark that only overlays mounted otherwise leave.
-    #[error("`{}` was moved by a redirecting overlay; mount with redirect_dir=nofollow", path.display())]
-    Redirect {
-        /// The directory.
-        path: PathBuf,
-    },
-}
 
 /// Unpacks a whole state into `dir/fs`, which is made, with owners as `style` keeps them; gives that directory. `dir` may get a
 /// file of owners, see [`owner`].
@@ -155,78 +109,6 @@ const fn n_whole(n_layers: usize) -> usize {
 
 /// How many layers are unpacked at once.
 const UNPACKERS: usize = 3;
-
-/// Puts action and path to an error of the system.
-trait At<T> {
-    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, SnapshotError>;
-}
-
-impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
-    fn at(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, SnapshotError> {
-        self.map_err(|error| SnapshotError::Io {
-            action,
-            path: path.as_ref().to_owned(),
-            source: error.into(),
-        })
-    }
-}
-
-/// Which extended attributes overlayfs keeps its marks in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Marks {
-    /// `trusted.overlay.*`, for root on the machine.
-    Trusted,
-    /// `user.overlay.*` (mount option `userxattr`), for user namespaces.
-    User,
-}
-
-impl Marks {
-    /// What their names begin with.
-    const fn prefix(self) -> &'static str {
-        match self {
-            Self::Trusted => "trusted.overlay.",
-            Self::User => "user.overlay.",
-        }
-    }
-}
-
-/// Where the owners of files are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Owners {
-    /// In the inodes: every id exists here.
-    Real,
-    /// In the inodes where the id is mapped into this user namespace, in records (see [`owner`]) where not.
-    Mapped,
-    /// In records: only one id is mapped.
-    Recorded,
-    /// In records, modes too: what the file system has lets this process, which has no privilege, read and write everything.
-    Emulated,
-}
-
-/// How states are kept on disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Style {
-    /// Which attributes overlayfs uses.
-    pub marks: Marks,
-    /// Where owners are kept.
-    pub owners: Owners,
-}
-
-impl Style {
-    /// The name of the directory for states of this style.
-    const fn dir_name(self) -> &'static str {
-        match (self.marks, self.owners) {
-            (Marks::Trusted, Owners::Real) => "trusted",
-            (Marks::Trusted, Owners::Mapped) => "trusted-mapped",
-            (Marks::Trusted, Owners::Recorded) => "trusted-recorded",
-            (Marks::User, Owners::Real) => "user",
-            (Marks::User, Owners::Mapped) => "user-mapped",
-            (Marks::User, Owners::Recorded) => "user-recorded",
-            (Marks::Trusted, Owners::Emulated) => "trusted-emulated",
-            (Marks::User, Owners::Emulated) => "emulated",
-        }
-    }
-}
 
 /// The directory of all snapshots. Any number of processes may use it at once.
 #[derive(Debug, Clone)]

@@ -14,9 +14,9 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, chmodat,
-        chownat, fchmod, fchown, futimens, linkat, makedev, mkdirat, mknodat, openat, openat2,
-        renameat, symlinkat, utimensat,
+        AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fchmod, fchown,
+        futimens, linkat, makedev, mkdirat, mknodat, openat, openat2, renameat, symlinkat,
+        utimensat,
     },
     io::Errno,
 };
@@ -26,7 +26,7 @@ use super::{
     owner::{self, Owner},
     xattr,
 };
-use crate::tree::{Kind, Metadata, Timestamp, TreeError};
+use crate::tree::{Kind, Metadata, TreeError};
 
 /// The attribute that holds file capabilities.
 pub(super) const SECURITY_CAPABILITY: &str = "security.capability";
@@ -230,7 +230,7 @@ impl Placer {
                         Owner::of(metadata).write_at(&stand_in).at("mark", &shown)?;
                         let mode = real_mode(style, metadata);
                         fchmod(&stand_in, mode).at("set the mode of", &shown)?;
-                        return futimens(&stand_in, &times(metadata.mtime))
+                        return futimens(&stand_in, &metadata.mtime.into())
                             .at("set the time of", shown);
                     }
                     other => other.at("create", &shown)?,
@@ -247,7 +247,7 @@ impl Placer {
         utimensat(
             parent,
             name,
-            &times(metadata.mtime),
+            &metadata.mtime.into(),
             AtFlags::SYMLINK_NOFOLLOW,
         )
         .at("set the time of", shown)
@@ -347,7 +347,7 @@ pub(super) fn dress(
     for (name, value) in &metadata.xattrs {
         attribute(style, file, name, value, shown)?;
     }
-    futimens(file, &times(metadata.mtime)).at("set the time of", shown)
+    futimens(file, &metadata.mtime.into()).at("set the time of", shown)
 }
 
 /// Sets an attribute as far as this place allows: an image says nothing of the file system it will lie on. Capabilities are never
@@ -402,16 +402,4 @@ pub(super) fn open_below(root: &OwnedFd, path: &Path, flags: OFlags) -> Result<O
 pub(super) fn create(parent: impl AsFd, name: &OsStr) -> Result<File, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(parent, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
-}
-
-/// The time of the last change; that of the last access is the same, so that nothing tells when a layer was unpacked.
-fn times(mtime: Timestamp) -> Timestamps {
-    let time = Timespec {
-        tv_sec: mtime.seconds,
-        tv_nsec: mtime.nanos.into(),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
 }

@@ -29,7 +29,8 @@ pub(super) fn get(path: &Path, name: impl AsRef<OsStr>) -> Result<Option<Vec<u8>
 fn absent(error: Errno) -> Result<Option<Vec<u8>>, Errno> {
     match error {
         // PERM: `user.*` on what is neither file nor directory.
-        Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM => Ok(None),
+        // INVAL: file capabilities that are empty, which the kernel sets but does not give.
+        Errno::NODATA | Errno::OPNOTSUPP | Errno::PERM | Errno::INVAL => Ok(None),
         error => Err(error),
     }
 }

@@ -12,13 +12,6 @@ use serde_json::Value;
 
 use super::support::TestEnv;
 
-fn with_base(env: &TestEnv, args: &[&str]) -> super::support::Outcome {
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
-    let mut all = vec!["--build-context", &base];
-    all.extend(args);
-    env.build(&all)
-}
-
 fn inspect(env: &TestEnv, image: &str) -> Value {
     let outcome = env.run(&["inspect", image]).success();
     serde_json::from_str(&outcome.stdout).expect("inspect prints JSON")
@@ -29,7 +22,7 @@ fn files_and_settings_make_an_image() {
     let env = TestEnv::new();
     env.dockerfile("FROM base\nWORKDIR /srv\nCOPY a.txt b/\nENV A=1\nCMD [\"cat\", \"b/a.txt\"]\n")
         .file("a.txt", "hello\n");
-    let first = with_base(&env, &["-t", "app:v1"]).success();
+    let first = env.build_on_base(&["-t", "app:v1"]).success();
     let first = first
         .says("#3 [1/3] WORKDIR /srv\n#3 DONE")
         .says("[2/3] COPY a.txt b/");
@@ -46,7 +39,7 @@ fn files_and_settings_make_an_image() {
         Some(3)
     );
 
-    let second = with_base(&env, &["-t", "app:v2"]).success();
+    let second = env.build_on_base(&["-t", "app:v2"]).success();
     let second = second
         .says("[1/3] WORKDIR /srv\n#3 CACHED")
         .says("#4 CACHED");
@@ -185,7 +178,7 @@ fn a_step_that_fails_repeats_its_last_lines_and_shows_the_instruction() {
     env.dockerfile(
         "FROM base AS made\nRUN for i in $(seq 1 50); do echo line $i; done; \\\n    exit 3\nFROM base\nCOPY --from=made /x /\n",
     );
-    let built = with_base(&env, &[]);
+    let built = env.build_on_base(&[]);
     if built.code == Some(3) && built.stderr.contains("RUN needs namespaces") {
         eprintln!("skipped: no step can be run here:\n{built}");
         return;
@@ -299,7 +292,7 @@ fn files_that_are_missing_are_told_together_before_anything_runs() {
     .file("other", "")
     .file("three", "")
     .file("dir/x", "");
-    let outcome = with_base(&env, &[]).exits(1);
+    let outcome = env.build_on_base(&[]).exits(1);
     let outcome = outcome
         .says("error: \"/one\": not found\n --> Dockerfile:2:1")
         .says("error: \"/two\": not found\n --> Dockerfile:5:1")
@@ -329,7 +322,7 @@ fn a_wildcard_without_matches_is_fine_where_its_directory_is_used() {
 fn missing_files_of_images_are_told_together() {
     let env = TestEnv::new();
     env.dockerfile("FROM scratch\nCOPY --from=base /one /\nCOPY --from=base /bin/sh /\nCOPY --from=base /two /\n");
-    with_base(&env, &[])
+    env.build_on_base(&[])
         .exits(1)
         .says(" --> Dockerfile:2:1")
         .says(" --> Dockerfile:4:1");
@@ -350,10 +343,10 @@ fn files_of_a_base_are_hashed_once_and_only_when_a_step_copies_some() {
         tocs.map(|toc| toc.has_digests()).collect::<Vec<_>>()
     };
     env.dockerfile("FROM base\nCOPY --link Dockerfile /opt/\nCOPY Dockerfile /etc/\n");
-    with_base(&env, &[]).success();
+    env.build_on_base(&[]).success();
     assert!(has_digests().contains(&false));
     env.dockerfile("FROM base AS made\nFROM scratch\nCOPY --from=made /etc /\n");
-    with_base(&env, &[]).success();
+    env.build_on_base(&[]).success();
     assert!(!has_digests().contains(&false));
 }
 
@@ -366,168 +359,13 @@ fn names_of_users_need_something_to_be_looked_up_in() {
         "FROM base\nCOPY --link --chown=root:users a /\n",
     ] {
         env.dockerfile(dockerfile).file("a", "");
-        with_base(&env, &[])
+        env.build_on_base(&[])
             .exits(1)
             .says("the instruction builds on nothing")
             .says("give numbers instead");
     }
     env.dockerfile("FROM scratch\nCOPY --chown=5:6 a /\nCOPY --link --chown=root a /b\nCOPY --chown=web a /c\n");
     env.build(&[]).success();
-}
-
-#[test]
-fn proxies_of_the_command_line_are_stronger_than_env() {
-    let env = TestEnv::new();
-    env.dockerfile("FROM base\nENV HTTP_PROXY=mine no_proxy=kept\nRUN echo got $HTTP_PROXY $http_proxy $no_proxy\n");
-    let outcome = with_base(&env, &["--build-arg", "http_proxy=given"]);
-    if outcome.stderr.contains("RUN needs namespaces") {
-        eprintln!("skipped: no namespaces here");
-        return;
-    }
-    outcome.success().says("got given given kept");
-}
-
-/// For users a step begins when it can: not while it waits for another stage.
-#[test]
-fn a_step_begins_after_the_stages_that_it_needs() {
-    let env = TestEnv::new();
-    env.dockerfile(
-        "FROM scratch AS first\nCOPY Dockerfile /one\nCOPY Dockerfile /two\nFROM scratch\nCOPY --from=first / /\n",
-    );
-    let outcome = env.run(&["build", "--progress=rawjson", "context"]);
-    let outcome = outcome.success();
-    let lines: Vec<&str> = outcome.stderr.lines().collect();
-    let line = |name: &str, key: &str| {
-        lines
-            .iter()
-            .position(|line| line.contains(name) && line.contains(key))
-            .unwrap_or_else(|| panic!("{name} {key}: {lines:#?}"))
-    };
-    let last_needed = line("Dockerfile /two", "\"completed\"");
-    let begin = line("COPY --from=first", "\"started\"");
-    assert!(last_needed < begin, "{lines:#?}");
-}
-
-#[test]
-fn a_step_for_another_platform_runs_what_this_machine_can() {
-    let env = TestEnv::new();
-    // An image for one platform may well have programs for another.
-    env.dockerfile(
-        "FROM --platform=$BUILDPLATFORM base AS native\nFROM scratch\nCOPY --from=native / /\n\
-         RUN echo it ran\nCOPY --chmod=755 garbage /\nRUN [\"/garbage\"]\n",
-    )
-    .file("garbage", "\u{7f}ELF, and nothing more");
-    let outcome = with_base(&env, &["--platform=linux/s390x"]);
-    if outcome.stderr.contains("RUN needs namespaces") {
-        eprintln!("skipped: no namespaces here");
-        return;
-    }
-    let outcome = outcome.says("it ran");
-    // With an interpreter, it is a program of the other kind that is broken.
-    if !fs::exists("/proc/sys/fs/binfmt_misc/qemu-s390x").unwrap_or(false) {
-        outcome
-            .exits(3)
-            .says("error: RUN for linux/s390x needs an interpreter")
-            .says(" --> Dockerfile:6:1");
-    }
-}
-
-#[test]
-fn a_mount_below_another_is_not_hidden_by_it() {
-    let env = TestEnv::new();
-    env.dockerfile("FROM base\nRUN --mount=source=a,target=/dir/f --mount=type=tmpfs,target=/dir echo got $(cat /dir/f)\n")
-        .file("a", "it");
-    let outcome = with_base(&env, &[]);
-    if outcome.stderr.contains("RUN needs namespaces") {
-        eprintln!("skipped: no namespaces here");
-        return;
-    }
-    outcome.success().says("got it");
-}
-
-#[test]
-fn a_cache_mount_that_starts_from_a_tree_is_the_directory_there() {
-    let env = TestEnv::new();
-    env.dockerfile(
-        "FROM base AS seed\nRUN mkdir /q && touch /q/f && chown 5:6 /q && chmod 0711 /q\n\
-         FROM base\nRUN --mount=type=cache,id=a,target=/c,from=seed,source=/q stat -c '%u %g %a' /c >/1 && touch /c/g\n\
-         RUN --mount=type=cache,id=a,target=/c,from=seed,source=/q,uid=9,mode=0700 stat -c '%u %g %a' /c >/2 && ls /c >>/2\n\
-         RUN cat /1 /2 >&2\n",
-    );
-    let log = with_base(&env, &[]);
-    if log.stderr.contains("RUN needs namespaces") {
-        eprintln!("skipped: no namespaces here");
-        return;
-    }
-    let log = log.success();
-    for line in ["5 6 711", "f", "g"] {
-        assert!(
-            log.stderr.lines().any(|l| l.ends_with(line)),
-            "{line}: {log}"
-        );
-    }
-    assert!(!log.stderr.contains(" 700"), "{log}");
-    env.dockerfile("FROM base\nRUN --mount=type=cache,target=/c,source=/q true\n");
-    with_base(&env, &[]).exits(1).says("\"/q\": not found");
-}
-
-#[test]
-fn a_cache_mount_with_an_owner_is_new_whatever_the_tree_has() {
-    let env = TestEnv::new();
-    env.dockerfile(
-        "FROM base\nRUN --mount=type=cache,target=/c,from=base,gid=9 stat -c '%u %g %a' /c >/1 && ls -A /c >>/1\nRUN cat /1 >&2 && wc -l </1 >&2\n",
-    );
-    let log = with_base(&env, &[]);
-    if log.stderr.contains("RUN needs namespaces") {
-        eprintln!("skipped: no namespaces here");
-        return;
-    }
-    let log = log.success();
-    for line in ["0 9 755", " 1"] {
-        assert!(
-            log.stderr.lines().any(|l| l.ends_with(line)),
-            "{line}: {log}"
-        );
-    }
-}
-
-#[test]
-fn directories_of_mounts_have_the_modes_that_buildkit_gives_them() {
-    let env = TestEnv::new();
-    env.dockerfile(
-        "FROM base\nRUN mkdir -m 2750 /d && mkdir -m 700 /e && ln -s e /l\n\
-         RUN --mount=type=tmpfs,target=/d --mount=type=tmpfs,target=/l,size=1m --mount=type=tmpfs,target=/n \
-         --mount=type=cache,target=/c,mode=2775 echo $(stat -c '%a' /d /l/. /n /c) >&2\n",
-    );
-    let log = with_base(&env, &[]);
-    if log.stderr.contains("RUN needs namespaces") {
-        eprintln!("skipped: no namespaces here");
-        return;
-    }
-    log.success().says("2750 700 1777 775");
-}
-
-#[test]
-fn what_a_step_writes_again_is_no_longer_a_name_of_another_file() {
-    use std::os::unix::fs::MetadataExt as _;
-    let env = TestEnv::new();
-    env.dockerfile(
-        "FROM base\nRUN echo a >/f && ln /f /g && echo a >/h && ln /h /i\nRUN echo a >/f\n",
-    );
-    let log = with_base(&env, &["-o", "out"]);
-    if log.stderr.contains("RUN needs namespaces") {
-        eprintln!("skipped: no namespaces here");
-        return;
-    }
-    log.success();
-    let links = |name: &str| {
-        env.path("out")
-            .join(name)
-            .symlink_metadata()
-            .unwrap()
-            .nlink()
-    };
-    assert_eq!(["f", "g", "h", "i"].map(links), [1, 1, 2, 2]);
 }
 
 #[test]

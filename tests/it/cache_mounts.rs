@@ -237,7 +237,7 @@ fn the_cache_commands_take_mounts_along_and_leave_those_in_use() {
     env.dockerfile(
         "FROM base\nRUN --mount=type=cache,id=gate,target=/g touch /g/begun; until [ -e /g/go ]; do sleep 0.02; done\n",
     );
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let mut child = env
         .command(&[
             "--root",

@@ -22,7 +22,7 @@ fn build_on(env: &TestEnv, isolation: &str, more: &[&str]) -> Option<Outcome> {
         eprintln!("skipped: needs root");
         return None;
     }
-    let context = format!("base=oci-layout://{}", TestEnv::base().display());
+    let context = TestEnv::base_context();
     let mut args = vec![
         "build",
         "--progress=plain",
@@ -217,7 +217,7 @@ fn kill_build(rung: &str) {
     env.dockerfile(&format!(
         "FROM base\nRUN (setsid sh -c 'sleep 300; : {mark}' &); sh -c 'echo begun; sleep 300; : {mark}'\n"
     ));
-    let context = format!("base=oci-layout://{}", TestEnv::base().display());
+    let context = TestEnv::base_context();
     let args = ["build", "--progress=plain", "--isolation", rung];
     let mut build = env
         .command(&args)

@@ -124,3 +124,12 @@ fn reports_may_go_where_nothing_can_take_the_place_of_what_is_there() {
     assert!(built.stdout.starts_with("sha256:"), "{built}");
     assert!(built.stdout.ends_with("}\n"), "{built}");
 }
+
+#[test]
+fn what_a_dockerfile_says_is_told_for_this_machine() {
+    let env = TestEnv::new();
+    env.dockerfile("ARG FOR=$TARGETARCH\nFROM scratch\nARG FOR\n");
+    let here = env.build(&["--call", "outline"]).success().stdout.clone();
+    let there = env.build(&["--call", "outline", "--platform", "linux/s390x"]);
+    assert_eq!(there.success().stdout, here);
+}

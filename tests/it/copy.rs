@@ -8,25 +8,12 @@ use rbuild::{
     context::{IgnoreFile, LocalTree, Patterns, StatCache},
     copy::{self, CopyRequest},
     layer::{LayerBlob, LayerTree, WriteOptions, write_layer},
-    plan::{CopyOp, CopySource, CopyVerb, Origin},
+    plan::{CopyOp, CopyVerb},
     tree::{EmptyTree, Kind, Timestamp, Tree},
 };
 
 fn op(source: &str, dest: &str) -> CopyOp {
-    CopyOp {
-        verb: CopyVerb::Add,
-        from: Origin::Context,
-        sources: vec![CopySource::Path(source.to_owned())],
-        dest: dest.to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        checksum: None,
-        keep_git_dir: None,
-        unpack: None,
-    }
+    CopyOp::of_paths(CopyVerb::Add, &[source], dest)
 }
 
 /// The tree of an image with this one instruction.

@@ -8,7 +8,7 @@ use super::support::{FakeRegistry, Outcome, TestEnv};
 
 /// Builds as a user without `SOURCE_DATE_EPOCH` does: files have the time of writing.
 fn build(env: &TestEnv, more: &[&str]) -> Outcome {
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let mut args = vec![
         "build",
         "--progress=plain",

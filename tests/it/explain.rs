@@ -251,7 +251,7 @@ fn a_base_that_moved_is_named_with_both_digests() {
     let dest = format!("type=oci,tar=false,dest={}", old.display());
     let other = TestEnv::new();
     other.dockerfile("FROM base\nCOPY f /f\n").file("f", "f");
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     other
         .build(&["--build-context", &base, "-t", "moved", "-o", &dest])
         .success();

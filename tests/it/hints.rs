@@ -110,4 +110,32 @@ fn a_base_is_shown_by_the_digest_that_pins_it_on_every_platform() {
         let line = format!("[1/2] FROM {pinned}\n");
         assert!(built.stderr.contains(&line), "{line}{}", built.stderr);
     }
+    env.build(&["--platform=linux/amd64,linux/arm64"])
+        .success()
+        .says(&format!(
+            "[linux/amd64 internal] load metadata for {pinned}\n"
+        ))
+        .says(&format!(
+            "[linux/arm64 internal] load metadata for {pinned}\n"
+        ));
+}
+
+#[test]
+fn a_secret_that_is_missing_is_told_with_the_options_that_give_it() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nRUN --mount=type=secret,id=token,required make\n");
+    env.build(&[])
+        .exits(1)
+        .says("error: secret token: not found\n --> Dockerfile:2:1")
+        .says("hint: give it with --secret id=token,src=FILE or --secret id=token,env=VARIABLE");
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_named() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nLABEL a=b\n");
+    let to = "type=registry,ref=localhost:1/team/cache:main";
+    env.build(&["--cache-to", to, "--registry-retries", "0"])
+        .exits(4)
+        .says("error: cannot export the cache to localhost:1/team/cache:main\ncaused by: localhost:1 cannot be reached");
 }

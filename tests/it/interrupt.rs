@@ -30,16 +30,11 @@ fn env_with_sleeper() -> TestEnv {
 }
 
 /// Starts a build and waits until its step runs; `None` where no step can be run.
-fn start(env: &TestEnv) -> Option<(Child, BufReader<std::process::ChildStderr>)> {
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+fn start(env: &TestEnv, more: &[&str]) -> Option<(Child, BufReader<std::process::ChildStderr>)> {
+    let base = TestEnv::base_context();
+    let args = ["build", "--progress=plain", "--build-context", &base];
     let mut child = env
-        .command(&[
-            "build",
-            "--progress=plain",
-            "--build-context",
-            &base,
-            "context",
-        ])
+        .command(&[&args[..], more, &["context"]].concat())
         .stderr(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -109,7 +104,7 @@ fn assert_clean(env: &TestEnv) {
 fn signals_end_a_build_in_good_order() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let env = env_with_sleeper();
-        let Some((child, mut lines)) = start(&env) else {
+        let Some((child, mut lines)) = start(&env, &[]) else {
             return;
         };
         kill_process(pid(&child), signal).expect("sent");
@@ -126,7 +121,7 @@ fn signals_end_a_build_in_good_order() {
     }
 
     let env = env_with_sleeper();
-    let Some((child, _lines)) = start(&env) else {
+    let Some((child, _lines)) = start(&env, &[]) else {
         return;
     };
     kill_process(pid(&child), Signal::KILL).expect("sent");
@@ -142,25 +137,10 @@ fn uploads_that_a_signal_ends_are_taken_back() {
     env.dockerfile(&format!(
         "FROM base\nRUN head -c 9 /dev/zero >/x\nRUN {step}\n"
     ));
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
     let name = format!("{}/app:1", registry.host());
-    let args = ["build", "--progress=plain", "--build-context", &base];
-    let mut child = env
-        .command(&[&args[..], &["--push", "-t", &name, "context"]].concat())
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("the program starts");
-    let mut lines = BufReader::new(child.stderr.take().expect("piped"));
-    let mut seen = String::new();
-    while !seen.contains(" step is running") {
-        if lines.read_line(&mut seen).expect("text") == 0 {
-            let status = child.wait().expect("a status");
-            assert_eq!(status.code(), Some(3), "{seen}");
-            eprintln!("skipped: no step can be run here:\n{seen}");
-            return;
-        }
-    }
+    let Some((child, _stderr)) = start(&env, &["--push", "-t", &name]) else {
+        return;
+    };
     // One is begun for the layer that the step will make.
     let begun = Instant::now();
     while registry.n_uploads() == 0 && begun.elapsed() < Duration::from_secs(20) {

@@ -8,10 +8,6 @@ use rustix::process::geteuid;
 
 use super::support::TestEnv;
 
-fn base() -> String {
-    format!("base=oci-layout://{}", TestEnv::base().display())
-}
-
 #[test]
 fn a_step_runs_on_more_layers_than_the_kernel_stacks() {
     let env = TestEnv::new();
@@ -21,7 +17,7 @@ fn a_step_runs_on_more_layers_than_the_kernel_stacks() {
     }
     text.push_str("RUN ls /d | wc -l >/count; rm /d/f3\nRUN ls /d | wc -l >>/count\n");
     env.file("file", "text").dockerfile(&text);
-    let outcome = env.build(&["--build-context", &base(), "-o", "out"]);
+    let outcome = env.build(&["--build-context", &TestEnv::base_context(), "-o", "out"]);
     if outcome.code == Some(3) {
         eprintln!("skipped: no step can be run here:\n{outcome}");
         return;

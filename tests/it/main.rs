@@ -30,6 +30,7 @@ mod rootless;
 mod run;
 mod sandbox;
 mod stat_cache;
+mod steps;
 mod store;
 mod upkeep;
 mod warm;

@@ -78,7 +78,7 @@ fn texts_that_would_fill_any_memory_are_refused() {
 
 #[test]
 fn a_working_directory_is_made_as_it_is_written_when_a_step_runs_in_it() {
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let env = TestEnv::new();
     let listed = |text: &str| {
         env.dockerfile(text);

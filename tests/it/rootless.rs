@@ -209,7 +209,7 @@ fn a_program_finds_the_same_users_and_owners_whoever_builds() {
 }
 
 /// A program that prints what calls on files give.
-const WITH_CALLS: &str = "FROM base\nCOPY users /users\nRUN /users >/result 2>&1\n";
+const WITH_CALLS: &str = "FROM base\nCOPY users /users\nRUN exec /users >/result 2>&1\n";
 
 #[test]
 fn calls_on_files_give_the_same_where_they_are_answered() {
@@ -238,14 +238,15 @@ fn calls_on_files_give_the_same_where_they_are_answered() {
             lines.collect()
         };
         let (theirs, of_root) = (read(&theirs.1), read(&of_root.1));
-        let is_whole = of_root
-            .last()
-            .is_some_and(|line| line.starts_with("in memory: "));
+        let is_whole = of_root.last().is_some_and(|line| line == "connected: 1000");
         assert!(is_whole, "{of_root:#?}");
+        // The step of a builder with capabilities that it gives up may not look at the builder's own descriptors.
+        let is_open =
+            |line: &str| !who.starts_with("root") || !line.starts_with("chdir without descriptors");
         let other: Vec<_> = theirs
             .iter()
             .zip(&of_root)
-            .filter(|(theirs, of_root)| theirs != of_root)
+            .filter(|(theirs, of_root)| theirs != of_root && is_open(of_root))
             .collect();
         assert!(other.is_empty(), "{who}: {other:#?}");
         assert_eq!(theirs.len(), of_root.len(), "{who}");

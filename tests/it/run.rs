@@ -25,7 +25,7 @@ CMD ["id -u; pwd; echo $A $B $HOME"]
 fn built() -> Option<TestEnv> {
     let env = TestEnv::new();
     env.dockerfile(DOCKERFILE);
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let outcome = env.build(&["-t", "app", "--build-context", &base]);
     if outcome.code == Some(3) {
         eprintln!("skipped: no step can be run here:\n{outcome}");
@@ -38,7 +38,7 @@ fn built() -> Option<TestEnv> {
 #[test]
 fn mounts_have_permissions_alone_and_places_outside_of_proc() {
     let Some(env) = built() else { return };
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let build = |mount: &str, test: &str| {
         env.dockerfile(&format!("FROM base\nRUN --mount=type={mount} {test}\n"));
         let agent = env.path("agent").display().to_string();

@@ -7,7 +7,7 @@ use super::support::{FakeRegistry, Outcome, TestEnv};
 /// Builds the Dockerfile and pushes it.
 fn publish(env: &TestEnv, dockerfile: &str, name: &str, more: &[&str]) {
     env.dockerfile(dockerfile);
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let mut args = vec!["--root", "publisher", "build", "--build-context", &base];
     args.extend(["--push", "-t", name]);
     args.extend(more);

@@ -3,15 +3,21 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/fs.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -91,6 +97,9 @@ static void capabilities(void) {
   chmod("f", 0755);
   GIVES(setxattr("f", "security.capability", "bad", 3, 0)); GIVES(setxattr("f", "security.capability", net_raw, 20, 0)); GIVES(getxattr("f", "security.capability", NULL, 0));
   GIVES(truncate("f", 1)); GIVES(getxattr("f", "security.capability", NULL, 0));
+  // An empty one is there, but cannot be read.
+  chmod("g", 0755);
+  GIVES(setxattr("g", "security.capability", "", 0, 0)); GIVES(getxattr("g", "security.capability", NULL, 0)); GIVES(listxattr("g", NULL, 0));
   GIVES(prctl(PR_CAPBSET_READ, 0, 0, 0, 0)); GIVES(prctl(PR_CAPBSET_READ, 99, 0, 0, 0)); GIVES(prctl(PR_SET_KEEPCAPS, 2, 0, 0, 0)); GIVES(prctl(PR_GET_KEEPCAPS, 0, 0, 0, 0));
   fflush(stdout);
   if (!fork()) {
@@ -151,6 +160,106 @@ static void programs(void) {
   start("in memory", "", AT_EMPTY_PATH);
 }
 
+static void limits(void) {
+  fresh("limits");
+  struct statfs s;
+  int shm = open("/dev/shm", O_RDONLY), proc = open("/proc/version", O_RDONLY), root = open("/", O_RDONLY);
+  GIVES(fstatfs(shm, &s)); printf("%lx %lu\n", (long)s.f_type, (long)(s.f_blocks * s.f_bsize));
+  GIVES(fstatfs(proc, &s)); printf("%lx\n", (long)s.f_type);
+  GIVES(fstatfs(root, (void *)8)); GIVES(fstatfs(99, &s));
+  fflush(stdout);
+  if (!fork()) {
+    struct rlimit small = {100, RLIM_INFINITY};
+    setrlimit(RLIMIT_FSIZE, &small);
+    GIVES(truncate("f", 100)); GIVES(truncate("f", 10));
+    signal(SIGXFSZ, SIG_IGN);
+    GIVES(truncate("f", 101)); look("f");
+    fflush(stdout);
+    signal(SIGXFSZ, SIG_DFL);
+    truncate("f", 1000);
+    _exit(0);
+  }
+  int status;
+  wait(&status);
+  printf("ended with %d\n", WIFSIGNALED(status) ? WTERMSIG(status) : -1);
+  fflush(stdout);
+  if (!fork()) {
+    struct rlimit none = {3, 3};
+    setrlimit(RLIMIT_NOFILE, &none);
+    WORKS(open("f", O_RDONLY)); show("chdir without descriptors", chdir("d")); GIVES(chdir("no"));
+    fd = AT_FDCWD;
+    start("echo without descriptors", "/bin/echo", 0); start("none without descriptors", "./no", 0);
+    start("script without descriptors", "/files/programs/script", 0);
+    _exit(0);
+  }
+  wait(NULL);
+}
+
+// `pam_limits` sets all limits, also that which carries who a process is.
+static void identities(void) {
+  fresh("identities");
+  if (!fork()) {
+    static const gid_t groups[] = {7, 8};
+    struct rlimit real_time;
+    gid_t told[10];
+    GIVES(setgroups(2, groups)); GIVES(setresgid(5, 6, 7));
+    GIVES(getrlimit(RLIMIT_RTTIME, &real_time)); printf("%d %d\n", real_time.rlim_cur == RLIM_INFINITY, real_time.rlim_max == RLIM_INFINITY);
+    GIVES(setrlimit(RLIMIT_RTTIME, &real_time)); GIVES(setrlimit(RLIMIT_RTTIME, (void *)8)); GIVES(prlimit(0, RLIMIT_RTTIME, NULL, (void *)8)); GIVES(prlimit(getpid(), RLIMIT_NOFILE, NULL, &real_time));
+    GIVES(getgid()); GIVES(getegid()); GIVES(getgroups(10, told)); printf("%d %d\n", told[0], told[1]);
+    _exit(0);
+  }
+  wait(NULL);
+  static const unsigned char list[28] = {2, 0, 0, 0, 1, 0, 6, 0, 255, 255, 255, 255, 4, 0, 4, 0, 255, 255, 255, 255, 32, 0, 4, 0, 255, 255, 255, 255};
+  chown("g", 12, 13);
+  look("g"); GIVES(setxattr("g", "system.posix_acl_access", list, 28, 0)); look("g");
+  if (!fork()) {
+    setresuid(1000, 1000, 1000);
+    GIVES(setxattr("g", "system.posix_acl_access", list, 28, 0));
+    _exit(0);
+  }
+  wait(NULL);
+}
+
+static void told(const char *what, int result, const struct sockaddr_un *a, socklen_t length) {
+  if (result) show(what, -1);
+  else printf("%s: %u %.*s\n", what, length, length > 2 ? (int)(length - 2) : 0, a->sun_path);
+}
+
+// The first process of a step connects while others of its children end.
+static void sockets(void) {
+  fresh("sockets");
+  struct sockaddr_un a = {AF_UNIX, "d/socket"}, b;
+  socklen_t length = sizeof b;
+  int server = socket(AF_UNIX, SOCK_STREAM, 0), client = socket(AF_UNIX, SOCK_STREAM, 0);
+  told("unbound", getsockname(server, (void *)&b, &length), &b, length);
+  GIVES(bind(server, (void *)&a, sizeof a)); GIVES(listen(server, 100));
+  length = sizeof b; told("bound", getsockname(server, (void *)&b, &length), &b, length);
+  length = 5; told("short", getsockname(server, (void *)&b, &length), &b, 5); printf("%u\n", length);
+  length = sizeof b; told("unconnected", getpeername(client, (void *)&b, &length), &b, length);
+  GIVES(connect(client, (void *)&a, sizeof a));
+  length = sizeof b; told("peer", getpeername(client, (void *)&b, &length), &b, length);
+  length = sizeof b; told("client", getsockname(client, (void *)&b, &length), &b, length);
+  GIVES(getsockname(99, (void *)&b, &length)); GIVES(getsockname(server, (void *)&b, (void *)8));
+  show("audit", socket(AF_NETLINK, SOCK_RAW, 9) >= 0 || errno == EPROTONOSUPPORT);
+  pid_t accepting = fork();
+  if (!accepting) for (;;) close(accept(server, NULL, NULL));
+  pid_t ending = fork();
+  if (!ending) for (;;) {
+    if (!fork()) _exit(0);
+    wait(NULL);
+  }
+  int connected = 0;
+  for (int i = 0; i < 1000; i++) {
+    close(client);
+    client = socket(AF_UNIX, SOCK_STREAM, 0);
+    connected += !connect(client, (void *)&a, sizeof a);
+  }
+  printf("connected: %d\n", connected);
+  kill(accepting, SIGKILL);
+  kill(ending, SIGKILL);
+  while (wait(NULL) > 0);
+}
+
 int main(void) {
   mkdir("/files", 0755);
   umask(022);
@@ -158,5 +267,8 @@ int main(void) {
   opens();
   capabilities();
   programs();
+  limits();
+  identities();
+  sockets();
   return 0;
 }

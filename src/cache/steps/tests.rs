@@ -239,20 +239,7 @@ fn what_must_not_matter_is_not_in_the_key_of_a_run() {
 }
 
 fn copy_op() -> CopyOp {
-    CopyOp {
-        verb: CopyVerb::Copy,
-        from: Origin::Context,
-        sources: vec![CopySource::Path("dir/a".into())],
-        dest: "/x/".into(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        checksum: None,
-        keep_git_dir: None,
-        unpack: None,
-    }
+    CopyOp::of_paths(CopyVerb::Copy, &["dir/a"], "/x/")
 }
 
 fn copy(change: impl FnOnce(&mut CopyOp)) -> Digest {
@@ -291,7 +278,7 @@ fn all_that_shapes_a_copy_is_in_its_key() {
         copy(|op| op.sources = vec![CopySource::Git("http://h/a".into())]),
         copy(|op| op.sources.push(CopySource::Path("b".into()))),
         copy(|op| op.dest = "/x".into()),
-        copy(|op| op.chmod = Some("755".into())),
+        copy(|op| op.chmod = Some(Chmod::parse("755").unwrap())),
         copy(|op| op.link = true),
         copy(|op| op.parents = true),
         copy(|op| op.exclude = vec!["*.log".into()]),
@@ -328,6 +315,7 @@ fn a_directory_is_made_for_its_owner() {
     let op = WorkdirOp {
         path: "/w".into(),
         user: "app".into(),
+        time: None,
     };
     let key = |owner| {
         *workdir_key(&WorkdirInputs {
@@ -348,4 +336,14 @@ fn a_directory_is_made_for_its_owner() {
         owner: (1, 1),
     });
     assert_eq!(*by_number.digest(), key((1, 1)));
+    let dated = WorkdirOp {
+        time: Some(0),
+        ..op.clone()
+    };
+    let at_epoch = workdir_key(&WorkdirInputs {
+        parent: None,
+        op: &dated,
+        owner: (1, 1),
+    });
+    assert_ne!(*at_epoch.digest(), key((1, 1)));
 }

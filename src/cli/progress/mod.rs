@@ -12,8 +12,8 @@ mod tail;
 use std::{
     io::Write,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, RecvTimeoutError},
     },
     thread::JoinHandle,
     time::{Duration, Instant, SystemTime},
@@ -43,15 +43,18 @@ trait View: Send {
 /// Shows events in the form that was chosen.
 pub(crate) struct Renderer {
     shared: Arc<Shared>,
-    ticker: Mutex<Option<JoinHandle<()>>>,
+    ticker: Mutex<Option<Ticker>>,
+}
+
+/// A thread that looks at the clock until the sender goes.
+struct Ticker {
+    until_gone: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 struct Shared {
     state: Mutex<State>,
     begun: Instant,
-    over: AtomicBool,
-    wake: Condvar,
-    wake_lock: Mutex<()>,
 }
 
 struct State {
@@ -87,17 +90,16 @@ impl Renderer {
                 last: 0,
             }),
             begun: Instant::now(),
-            over: AtomicBool::new(false),
-            wake: Condvar::new(),
-            wake_lock: Mutex::new(()),
         });
         let ticker = ticking
             .then(|| {
                 let shared = Arc::clone(&shared);
-                std::thread::Builder::new()
+                let (until_gone, gone) = mpsc::channel();
+                let thread = std::thread::Builder::new()
                     .name("progress".to_owned())
-                    .spawn(move || shared.run_ticker())
-                    .ok()
+                    .spawn(move || shared.tick_until(&gone));
+                let thread = thread.ok()?;
+                Some(Ticker { until_gone, thread })
             })
             .flatten();
         Self {
@@ -130,16 +132,15 @@ impl Renderer {
     }
 
     fn stop(&self) {
-        self.shared.over.store(true, Ordering::Release);
-        self.shared.wake.notify_all();
         let ticker = self
             .ticker
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(ticker) = ticker {
+        if let Some(Ticker { until_gone, thread }) = ticker {
+            drop(until_gone);
             // A ticker that panicked has nothing more to show.
-            drop(ticker.join());
+            drop(thread.join());
         }
         let mut state = self.shared.state();
         if let Some(mut view) = state.view.take() {
@@ -174,17 +175,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn run_ticker(&self) {
-        let mut guard = self
-            .wake_lock
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        while !self.over.load(Ordering::Acquire) {
-            guard = self
-                .wake
-                .wait_timeout(guard, TICK)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+    fn tick_until(&self, gone: &mpsc::Receiver<()>) {
+        while gone.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
             let now = self.begun.elapsed();
             if let Some(view) = &mut self.state().view {
                 view.tick(now);

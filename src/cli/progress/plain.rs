@@ -8,8 +8,8 @@
 //! #6 [build 3/4] COPY . .
 //! #6 CACHED
 //! ```
-//! A step that runs keeps the floor: lines of others wait, until it ends, falls silent or has had the floor for
-//! long. A step that has ended is shown whole at once. When the floor passes from a step that still runs, a line
+//! A step gets the floor when it says something or has run for a moment, and keeps it: lines of others wait, until it
+//! ends, falls silent or has had the floor for long. A step that has ended is shown whole at once. When the floor passes from a step that still runs, a line
 //! `#5 ...` says so, and its name is printed again when it goes on.
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Write, time::Duration};
@@ -24,6 +24,9 @@ use crate::cli::{
 
 /// A step that has said nothing for so long gives up the floor to one that has something to say.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// A step that has nothing to say yet but its name waits so long with it: most are over by then, and are shown whole.
+const BRIEF: Duration = Duration::from_millis(300);
 
 /// A step has the floor no longer than this while others wait.
 const TURN: Duration = Duration::from_secs(5);
@@ -155,6 +158,7 @@ impl Plain {
         let longest_waiting = self
             .steps
             .iter()
+            .filter(|(_, step)| !step.waiting.is_empty() || now.saturating_sub(step.begun) >= BRIEF)
             .filter_map(|(vertex, step)| Some((step.waiting_since?, *vertex)))
             .min();
         if let Some((_, vertex)) = longest_waiting {

@@ -472,14 +472,7 @@ fn set_time(path: &Path, mtime: Option<i64>) -> io::Result<()> {
     let Some(seconds) = mtime else {
         return Ok(());
     };
-    let time = rustix::fs::Timespec {
-        tv_sec: seconds,
-        tv_nsec: 0,
-    };
-    let times = rustix::fs::Timestamps {
-        last_access: time,
-        last_modification: time,
-    };
+    let times = Timestamp::from_seconds(seconds).into();
     // Of a symbolic link, its own.
     let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::utimensat(rustix::fs::CWD, path, &times, flags)?;

@@ -6,26 +6,13 @@ use super::*;
 use crate::{
     copy::{CopyRequest, changes, memory::MemoryTree},
     layer::Change,
-    plan::{CopyOp, CopySource, CopyVerb, Origin},
+    plan::{Chmod, CopyOp, CopySource, CopyVerb},
 };
 
 const NOW: i64 = 5000;
 
 fn add() -> CopyOp {
-    CopyOp {
-        verb: CopyVerb::Add,
-        from: Origin::Context,
-        sources: vec![CopySource::Path("x.tar".to_owned())],
-        dest: "/out".to_owned(),
-        chown: None,
-        chmod: None,
-        link: false,
-        parents: false,
-        exclude: Vec::new(),
-        checksum: None,
-        keep_git_dir: None,
-        unpack: None,
-    }
+    CopyOp::of_paths(CopyVerb::Add, &["x.tar"], "/out")
 }
 
 /// One file in a directory.
@@ -85,6 +72,12 @@ fn run(op: &CopyOp, archive: Vec<u8>, parent: &str) -> Result<MemoryTree, CopyEr
     let parent = MemoryTree::parse(parent);
     let changes = run_changes(op, archive, &parent)?;
     Ok(parent.with(&changes))
+}
+
+/// Whether what came out is a directory: an archive that was unpacked.
+fn is_dir(result: &MemoryTree) -> bool {
+    let node = result.node(Path::new("out")).unwrap();
+    node.unwrap().metadata.is_dir()
 }
 
 fn check(op: &CopyOp, archive: Vec<u8>, parent: &str, expected: &str) {
@@ -179,37 +172,16 @@ fn what_is_no_archive_is_copied() {
     ] {
         let result = run(&add(), bytes, "").unwrap();
         assert!(result.node(Path::new("out")).unwrap().is_some());
-        assert!(
-            !result
-                .node(Path::new("out"))
-                .unwrap()
-                .unwrap()
-                .metadata
-                .is_dir()
-        );
+        assert!(!is_dir(&result));
     }
     let mut packed = add();
     packed.unpack = Some(false);
     let result = run(&packed, tar(&["file f 0644 0 0 f"]), "").unwrap();
-    assert!(
-        !result
-            .node(Path::new("out"))
-            .unwrap()
-            .unwrap()
-            .metadata
-            .is_dir()
-    );
+    assert!(!is_dir(&result));
     packed.unpack = None;
     packed.verb = CopyVerb::Copy;
     let result = run(&packed, tar(&["file f 0644 0 0 f"]), "").unwrap();
-    assert!(
-        !result
-            .node(Path::new("out"))
-            .unwrap()
-            .unwrap()
-            .metadata
-            .is_dir()
-    );
+    assert!(!is_dir(&result));
 }
 
 #[test]
@@ -218,14 +190,7 @@ fn a_downloaded_archive_is_unpacked_only_when_asked() {
     let mut op = add();
     op.sources = vec![CopySource::Url("http://h/x.tar".to_owned())];
     let result = run(&op, archive.clone(), "").unwrap();
-    assert!(
-        !result
-            .node(Path::new("out"))
-            .unwrap()
-            .unwrap()
-            .metadata
-            .is_dir()
-    );
+    assert!(!is_dir(&result));
     op.unpack = Some(true);
     check(&op, archive, "", "file out/f 0644 0 0 f");
 }
@@ -234,7 +199,7 @@ fn a_downloaded_archive_is_unpacked_only_when_asked() {
 fn chown_goes_for_entries_and_chmod_for_nothing() {
     let mut op = add();
     op.chown = Some("9:8".to_owned());
-    op.chmod = Some("700".to_owned());
+    op.chmod = Some(Chmod::parse("700").unwrap());
     check(
         &op,
         tar(&["file a/f 0644 1 1 f", "symlink l 0777 1 1 f"]),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps},
+    fs::{AtFlags, FileType, Mode, OFlags},
     io::Errno,
 };
 
@@ -147,7 +147,7 @@ impl Writer<'_> {
         let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).at("open", &shown)?;
         self.fill(path, fd.as_fd())?;
         rustix::fs::fchmod(&fd, mode).at("change", &shown)?;
-        rustix::fs::futimens(&fd, &times(metadata.mtime)).at("change", &shown)
+        rustix::fs::futimens(&fd, &metadata.mtime.into()).at("change", &shown)
     }
 
     /// Anything but a directory: made under another name, then renamed over what is there.
@@ -216,7 +216,7 @@ impl Writer<'_> {
                     rustix::fs::fsetxattr(&file, name, value, flags).ok();
                 }
                 rustix::fs::fchmod(&file, mode).at("change", shown)?;
-                rustix::fs::futimens(&file, &times(metadata.mtime)).at("change", shown)?;
+                rustix::fs::futimens(&file, &metadata.mtime.into()).at("change", shown)?;
                 return Ok(true);
             }
             Kind::Symlink { target } => {
@@ -250,18 +250,7 @@ impl Writer<'_> {
 }
 
 fn set_times(parent: BorrowedFd<'_>, mtime: Timestamp) -> rustix::io::Result<()> {
-    rustix::fs::utimensat(parent, TEMP, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn times(mtime: Timestamp) -> Timestamps {
-    let time = Timespec {
-        tv_sec: mtime.seconds,
-        tv_nsec: mtime.nanos.into(),
-    };
-    Timestamps {
-        last_access: time,
-        last_modification: time,
-    }
+    rustix::fs::utimensat(parent, TEMP, &mtime.into(), AtFlags::SYMLINK_NOFOLLOW)
 }
 
 /// What a name is, not followed; `None` when there is nothing.

@@ -18,11 +18,14 @@ use super::{
         },
     },
     calls::Call,
+    owners::Known,
     paths::{READ, Thing, WRITE},
     serve::Emulator,
 };
 
 const SHOWN_CAPABILITY: &[u8] = b"security.capability";
+/// The access control list, of which the permission bits are a part.
+const ACCESS_LIST: &[u8] = b"system.posix_acl_access";
 
 /// The largest value that the kernel takes, and the longest list.
 const MAX: usize = 65536;
@@ -71,6 +74,9 @@ impl Emulator {
         }
         let mut value = vec![0; MAX];
         let length = fs::getxattr(record::name(thing.fd.as_fd()), &*name, &mut value)?;
+        if length == 0 && name == CAPABILITY.as_bytes() {
+            return Err(Errno::INVAL);
+        }
         give(caller, &value[..length], (2, 3))
     }
 
@@ -86,6 +92,10 @@ impl Emulator {
             } else {
                 Err(Errno::PERM)
             };
+        }
+        if name.starts_with(b"system.posix_acl_") {
+            let is_owner = who.is_root() || self.known(thing).uid == who.user();
+            return if is_owner { Ok(()) } else { Err(Errno::PERM) };
         }
         self.may(&who, thing, WRITE)
     }
@@ -103,6 +113,16 @@ impl Emulator {
         }
         let flags = XattrFlags::from_bits_retain(caller.number(4));
         fs::setxattr(record::name(thing.fd.as_fd()), &*name, &value, flags)?;
+        if name == ACCESS_LIST
+            && let Some(path) = &thing.path
+        {
+            // The kernel has set the permission bits of what it knows, as `cp -p` expects.
+            let stat = fs::fstat(&thing.fd)?;
+            let known = self.known(thing);
+            let mode = known.mode & 0o7000 | stat.st_mode & 0o777;
+            self.looks
+                .set(thing.fd.as_fd(), &stat, path, Known { mode, ..known })?;
+        }
         Ok(0)
     }
 

@@ -22,6 +22,7 @@ pub(super) enum Call {
     Newfstatat,
     Statx,
     Statfs,
+    Fstatfs,
     Access,
     Faccessat,
     Faccessat2,
@@ -80,6 +81,11 @@ pub(super) enum Call {
     Capget,
     Capset,
     Prctl,
+    Getrlimit,
+    Setrlimit,
+    Prlimit64,
+    Getsockname,
+    Getpeername,
 }
 
 /// When a call is announced.
@@ -90,9 +96,11 @@ enum When {
     Named(u32),
     /// If this argument is among these.
     Among(u32, &'static [u32]),
+    /// If the first of these arguments is this, or the other one is not 0.
+    IsOrNamed((u32, u32), u32),
 }
 
-use When::{Always, Among, Named};
+use When::{Always, Among, IsOrNamed, Named};
 
 /// The calls and their numbers on 64-bit x86 and on 64-bit ARM; -1 where there is none.
 #[rustfmt::skip]
@@ -106,6 +114,7 @@ const CALLS: &[(Call, When, [i32; 2])] = &[
     (Call::Newfstatat, Always, [262, 79]),
     (Call::Statx, Always, [332, 291]),
     (Call::Statfs, Always, [137, 43]),
+    (Call::Fstatfs, Always, [138, 44]),
     (Call::Access, Always, [21, -1]),
     (Call::Faccessat, Always, [269, 48]),
     (Call::Faccessat2, Always, [439, 439]),
@@ -166,7 +175,16 @@ const CALLS: &[(Call, When, [i32; 2])] = &[
     (Call::Capget, Always, [125, 90]),
     (Call::Capset, Always, [126, 91]),
     (Call::Prctl, Among(0, ANSWERED), [157, 167]),
+    (Call::Getrlimit, Among(0, &[REAL_TIME]), [97, 163]),
+    (Call::Setrlimit, Among(0, &[REAL_TIME]), [160, 164]),
+    // Those of other processes are announced in any case.
+    (Call::Prlimit64, IsOrNamed((1, REAL_TIME), 0), [302, 261]),
+    (Call::Getsockname, Always, [51, 204]),
+    (Call::Getpeername, Always, [52, 205]),
 ];
+
+/// The limit that carries the number of a process's identity.
+pub(super) const REAL_TIME: u32 = libc::RLIMIT_RTTIME;
 
 /// Calls that fail, with an error that programs expect of a system without them.
 #[rustfmt::skip]
@@ -201,16 +219,13 @@ const ANSWERED: &[u32] = &[
     libc::PR_SET_SECUREBITS.cast_unsigned(),
 ];
 
+/// `NETLINK_AUDIT`, and `EPROTONOSUPPORT`, by which programs understand that there is nobody who would note what they do.
+const AUDIT: u32 = 9;
+const NO_AUDIT: Action = Action::Errno(libc::EPROTONOSUPPORT);
+
 /// `socket`, and the families with addresses beyond this machine: `AF_INET`, `AF_INET6`, `AF_NETLINK`, `AF_PACKET`.
 const SOCKET: [u32; 2] = [41, 198];
 const NETWORKED: &[u32] = &[2, 10, 16, 17];
-
-const fn column(architecture: Architecture) -> usize {
-    match architecture {
-        Architecture::Aarch64 => 1,
-        Architecture::X86_64 | Architecture::I386 => 0,
-    }
-}
 
 /// The architecture of the programs that are run: that of this one.
 pub(super) const ARCHITECTURE: Architecture = if cfg!(target_arch = "x86_64") {
@@ -222,7 +237,7 @@ pub(super) const ARCHITECTURE: Architecture = if cfg!(target_arch = "x86_64") {
 impl Call {
     /// The call with this number.
     pub(super) fn from_number(number: i32) -> Option<Self> {
-        let column = column(ARCHITECTURE);
+        let column = ARCHITECTURE.column();
         let found = CALLS.iter().find(|(.., numbers)| numbers[column] == number);
         found.map(|(call, ..)| *call)
     }
@@ -232,7 +247,7 @@ impl Call {
 /// away. Calls of 32 bits do not exist.
 pub(super) fn filter(pass: u64, offline: bool) -> Vec<Instruction> {
     let mut section = Section::new(Action::Allow);
-    let column = column(ARCHITECTURE);
+    let column = ARCHITECTURE.column();
     for (_, when, numbers) in CALLS {
         let Ok(number) = u32::try_from(numbers[column]) else {
             continue;
@@ -245,6 +260,11 @@ pub(super) fn filter(pass: u64, offline: bool) -> Vec<Instruction> {
             Among(index, values) => {
                 section.judge_argument(number, *index, values, [Action::Notify, Action::Allow]);
             }
+            IsOrNamed((index, value), named) => {
+                let first = (*index, *value, Action::Notify);
+                let verdicts = [Action::Allow, Action::Notify];
+                section.judge_arguments(number, first, (*named, &[0], verdicts));
+            }
         }
     }
     for (errno, numbers) in REFUSED {
@@ -256,10 +276,14 @@ pub(super) fn filter(pass: u64, offline: bool) -> Vec<Instruction> {
         section.answer(number, Action::Notify);
     }
     members::announce(&mut section, ARCHITECTURE);
-    if offline {
-        let refused = Action::Errno(libc::EAFNOSUPPORT);
-        section.judge_argument(SOCKET[column], 0, NETWORKED, [refused, Action::Allow]);
-    }
+    let networked = if offline {
+        Action::Errno(libc::EAFNOSUPPORT)
+    } else {
+        Action::Allow
+    };
+    let audit = (2, AUDIT, NO_AUDIT);
+    let families = (0, NETWORKED, [networked, Action::Allow]);
+    section.judge_arguments(SOCKET[column], audit, families);
     let program = bpf::program(&[(ARCHITECTURE, section)], Action::Errno(libc::ENOSYS));
     bpf::with_pass(ARCHITECTURE, pass, program)
 }
@@ -300,6 +324,12 @@ mod tests {
         assert_eq!(verdict(425, 0), fails(libc::ENOSYS), "io_uring_setup");
         assert_eq!(verdict(libc::SYS_prctl, 4), notify, "PR_SET_DUMPABLE");
         assert_eq!(verdict(libc::SYS_prctl, 15), allow, "PR_SET_NAME");
+        assert_eq!(verdict(libc::SYS_setrlimit, 15), notify, "RLIMIT_RTTIME");
+        assert_eq!(verdict(libc::SYS_setrlimit, 7), allow, "RLIMIT_NOFILE");
+        assert_eq!(verdict(libc::SYS_prlimit64, 0), allow, "its own");
+        assert_eq!(verdict(libc::SYS_prlimit64, 7), notify, "another one's");
+        let refused = fails(libc::EPROTONOSUPPORT);
+        assert_eq!(verdict(libc::SYS_socket, 9), refused, "NETLINK_AUDIT");
         assert_eq!(verdict(libc::SYS_socket, 1), allow, "AF_UNIX");
         assert_eq!(verdict(libc::SYS_socket, 2), fails(libc::EAFNOSUPPORT));
         assert_eq!(bpf::evaluate(&filter, I386, 3, 0), fails(libc::ENOSYS));

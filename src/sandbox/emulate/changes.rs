@@ -8,15 +8,20 @@ use rustix::{
 };
 
 use super::{
-    super::supervisor::{
-        identity::{Identity, KEEP},
-        record::{self, CAPABILITY},
-        tracee::Tracee,
+    super::{
+        keeper::Verdict,
+        supervisor::{
+            identity::{Identity, KEEP},
+            record::{self, CAPABILITY},
+            sys::Answer,
+            tracee::Tracee,
+        },
     },
     calls::Call,
     owners::Known,
     paths::{Thing, WRITE},
     serve::{Emulator, Object, object_of},
+    sys::{self, number},
 };
 
 const NOW: i64 = libc::UTIME_NOW;
@@ -138,7 +143,7 @@ impl Emulator {
         fs::utimensat(CWD, &*name, &times, AtFlags::empty())
     }
 
-    pub(super) fn truncate(&mut self, caller: &Tracee) -> Result<(), Errno> {
+    pub(super) fn truncate(&mut self, caller: &Tracee, id: u64) -> Verdict {
         let thing = self.thing(caller, (libc::AT_FDCWD, Some(0), true))?;
         if thing.is_dir() {
             return Err(Errno::ISDIR);
@@ -156,8 +161,16 @@ impl Emulator {
         }
         let name = format!("/proc/self/fd/{}", thing.fd.as_raw_fd());
         let file = fs::open(name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let is_larger = length > thing.stat.st_size.cast_unsigned();
+        if is_larger && sys::size_limit(caller.thread()).is_some_and(|limit| length > limit) {
+            // It is told by a signal, too, which the kernel sends when the thread does it itself.
+            return self.with_given(caller, id, &file, |session, file| {
+                session.call(number::FTRUNCATE, [file, length, 0, 0, 0])
+            });
+        }
         fs::ftruncate(file, length)?;
-        self.after_truncation(caller, &thing)
+        self.after_truncation(caller, &thing)?;
+        Ok(Some(Answer::Value(0)))
     }
 }
 

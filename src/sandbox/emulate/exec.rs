@@ -12,7 +12,7 @@ use std::{
     fs::File,
     io,
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd as _},
         unix::{ffi::OsStrExt as _, fs::FileExt as _},
     },
     path::{Path, PathBuf},
@@ -198,15 +198,32 @@ impl Emulator {
             let given = fs::open(copy.dir.join(COPY), flags, Mode::empty())?;
             (given, caller.word(1), libc::AT_EMPTY_PATH.cast_unsigned())
         };
-        let [argv, envp] = vectors.map(|index| caller.word(index));
-        self.start(
-            caller,
-            id,
-            &runnable,
-            (&given, copy.inode),
-            (address, flags),
-            [argv, envp],
-        )
+        let vectors = vectors.map(|index| caller.word(index));
+        let given = sys::give_fd(self.keeper.listener.as_fd(), id, given.as_fd());
+        match given.map_err(errno) {
+            Ok(given) => {
+                let given = u64::from(given.cast_unsigned());
+                self.start(caller, id, &runnable, copy.inode, |session| {
+                    let [argv, envp] = vectors;
+                    let started = session.exec([given, address, argv, envp, flags.into()])?;
+                    if started != Started::Yes {
+                        session.call(number::CLOSE, [given, 0, 0, 0, 0])?;
+                    }
+                    Ok(started)
+                })
+            }
+            // It has no descriptor left.
+            Err(Errno::MFILE) => {
+                let name = Some(name).filter(|name| !name.is_empty());
+                let path = copy.dir.join(name.unwrap_or(OsStr::new(COPY)));
+                let mut path = path.into_os_string().into_encoded_bytes();
+                path.push(0);
+                self.start(caller, id, &runnable, copy.inode, |session| {
+                    session.exec_path(&path, vectors)
+                })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A copy of `thing`, which is known for that from now on.
@@ -225,18 +242,16 @@ impl Emulator {
         Ok(copy)
     }
 
+    /// Has a thread start the program with this inode.
     fn start(
         &mut self,
         caller: &Tracee,
         id: u64,
         runnable: &Runnable,
-        (given, inode): (&OwnedFd, (u64, u64)),
-        (address, flags): (u64, u32),
-        [argv, envp]: [u64; 2],
+        inode: (u64, u64),
+        start: impl FnOnce(&Session) -> Result<Started, Errno>,
     ) -> Verdict {
         let listener = self.keeper.listener.as_fd();
-        let number = sys::give_fd(listener, id, given.as_fd()).map_err(errno)?;
-        let number = u64::from(number.cast_unsigned());
         let process = caller.process().ok_or(Errno::SRCH)?;
         let before = self.who(caller);
         let session = match Session::begin(listener, (caller, id), self.pass) {
@@ -245,8 +260,7 @@ impl Emulator {
             Err(Errno::SRCH) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let started = session.exec([number, address, argv, envp, flags.into()]);
-        let _gone = match started {
+        let _gone = match start(&session) {
             // The name is in the caller's memory, which another thread may have changed: no other program gets to run.
             Ok(Started::Yes) if program_of(process) != Some(inode) => session.kill(),
             Ok(Started::Yes) => {
@@ -268,10 +282,7 @@ impl Emulator {
                 }
                 session.release(&runnable.front)
             }
-            Ok(Started::No(result)) => {
-                let closed = session.call(number::CLOSE, [number, 0, 0, 0, 0]);
-                closed.and_then(|_| session.end(result))
-            }
+            Ok(Started::No(result)) => session.end(result),
             Err(error) => Err(error),
         };
         Ok(None)

@@ -67,8 +67,8 @@ impl Emulator {
         Ok(Some(Answer::Value(0)))
     }
 
-    pub(super) fn statfs(&self, caller: &Tracee) -> Verdict {
-        let thing = self.thing(caller, (libc::AT_FDCWD, Some(0), true))?;
+    pub(super) fn statfs(&self, caller: &Tracee, object: Object) -> Verdict {
+        let thing = self.thing(caller, object)?;
         let raw = sys::raw_statfs(thing.fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
         let memory = thing.path.as_deref();
         let raw = match memory.and_then(|path| self.keeper.memory_at(path)) {

@@ -62,6 +62,7 @@ use self::{
     exec::Programs,
     owners::Looks,
     serve::{Emulator, end_like},
+    sockets::Addresses,
 };
 pub(super) use self::{
     owners::dress,
@@ -251,6 +252,7 @@ fn serve(
         looks: Looks { by_path, own },
         identities: Identities::without_privilege(identity),
         programs: Programs::new(post.programs.to_owned()),
+        addresses: Addresses::default(),
         pass,
     }
     .run(first)?;

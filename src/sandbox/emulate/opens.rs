@@ -267,18 +267,46 @@ impl Emulator {
                     .open_place(caller, &place, Wish::new(flags, 0))?
             }
         };
+        let change = |session: &Session, dir| session.call(number::FCHDIR, [dir, 0, 0, 0, 0]);
+        match self.with_given(caller, id, &file, change) {
+            Err(Errno::MFILE) => {}
+            other => return other,
+        }
+        // It has no descriptor left. Ours has a name that leads there whatever becomes of the directory's own.
+        let name = format!("/proc/{}/fd/{}\0", std::process::id(), file.as_raw_fd());
+        let session = Session::begin(self.keeper.listener.as_fd(), (caller, id), self.pass);
+        in_session(session, |session| {
+            session.with_memory(name.as_bytes(), |session, address| {
+                let result = session.call(number::CHDIR, [address, 0, 0, 0, 0])?;
+                // That of a builder with capabilities cannot be reached.
+                let refused = result == -i64::from(libc::EACCES);
+                Ok(if refused {
+                    -i64::from(libc::EMFILE)
+                } else {
+                    result
+                })
+            })
+        })
+    }
+
+    /// Has a thread do something with a descriptor that it is given for that.
+    pub(super) fn with_given(
+        &self,
+        caller: &Tracee,
+        id: u64,
+        file: &OwnedFd,
+        work: impl FnOnce(&Session, u64) -> Result<i64, Errno>,
+    ) -> Verdict {
         let listener = self.keeper.listener.as_fd();
         let number = sys::give_fd(listener, id, file.as_fd())
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::MFILE))?;
         let number = u64::from(number.cast_unsigned());
-        in_session(
-            Session::begin(listener, (caller, id), self.pass),
-            |session| {
-                let result = session.call(number::FCHDIR, [number, 0, 0, 0, 0])?;
-                session.call(number::CLOSE, [number, 0, 0, 0, 0])?;
-                Ok(result)
-            },
-        )
+        let session = Session::begin(listener, (caller, id), self.pass);
+        in_session(session, |session| {
+            let result = work(session, number)?;
+            session.call(number::CLOSE, [number, 0, 0, 0, 0])?;
+            Ok(result)
+        })
     }
 }
 

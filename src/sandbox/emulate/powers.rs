@@ -1,4 +1,5 @@
-//! What a thread may do beside what its user says: capabilities, of which there is none, and what `prctl` says of them.
+//! What a thread may do beside what its user says: capabilities, of which there is none, what `prctl` says of them, and the one limit that
+//! is used to carry its identity.
 
 use rustix::io::Errno;
 
@@ -6,8 +7,9 @@ use super::{
     super::{
         caps,
         keeper::Verdict,
-        supervisor::{sys::Answer, tracee::Tracee},
+        supervisor::{members, sys::Answer, tracee::Tracee},
     },
+    calls::{Call, REAL_TIME},
     serve::Emulator,
 };
 
@@ -82,6 +84,36 @@ impl Emulator {
             _ => 0,
         };
         Ok(Some(Answer::Value(value)))
+    }
+
+    /// Limits of other processes, and that to the time that real-time processes run: there seems to be none, whatever is set. `pam_limits`
+    /// sets all of them to what the first process has.
+    pub(super) fn limit(&self, call: Call, caller: &Tracee) -> Verdict {
+        const SIZE: usize = 16;
+        const NONE: [u8; SIZE] = [0xff; SIZE];
+        let (new, old) = match call {
+            Call::Getrlimit => (0, caller.word(1)),
+            Call::Setrlimit => (caller.word(1), 0),
+            _ => {
+                let may = if caller.signed(0) == 0 {
+                    Answer::Native
+                } else {
+                    let members = &self.keeper.view.members;
+                    members.decide(members::Call::Process, caller)?
+                };
+                if caller.number(1) != REAL_TIME {
+                    return Ok(Some(may));
+                }
+                (caller.word(2), caller.word(3))
+            }
+        };
+        if new != 0 || call == Call::Setrlimit {
+            caller.read(new, SIZE)?;
+        }
+        if old != 0 || call == Call::Getrlimit {
+            caller.write(old, &NONE)?;
+        }
+        Ok(Some(Answer::Value(0)))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{self, Pid},
 };
@@ -27,6 +27,7 @@ use super::{
     calls::{ARCHITECTURE, Call},
     exec::Programs,
     owners::Looks,
+    sockets::Addresses,
 };
 
 /// Answers for everything that a step does with files, users and programs.
@@ -37,61 +38,64 @@ pub(super) struct Emulator {
     pub(super) looks: Looks,
     pub(super) identities: Identities,
     pub(super) programs: Programs,
+    pub(super) addresses: Addresses,
     /// What calls that we have a thread make have in their last argument.
     pub(super) pass: u64,
 }
 
 impl Emulator {
-    /// Serves the step until its first process, a child of this one, has ended; gives its status.
-    pub(super) fn run(mut self, first: Pid) -> Result<i32, Failure> {
+    /// Serves the step until its first process, a child of this thread, has ended; gives its status.
+    ///
+    /// Another thread answers, which waits for calls and nothing else: that saves it a system call for each, and this one is woken
+    /// when a process has ended.
+    pub(super) fn run(self, first: Pid) -> Result<i32, Failure> {
+        super::sys::hear_of_ends_only().during("watch for the end")?;
         let ended = sandbox_sys::signal_fd(&[libc::SIGCHLD]).during("watch for the end")?;
         sys::wake_in_turn(self.keeper.listener.as_fd());
+        std::thread::Builder::new()
+            .spawn(move || self.serve())
+            .during("start a thread")?;
         loop {
-            let mut fds = [
-                PollFd::new(&self.keeper.listener, PollFlags::IN),
-                PollFd::new(&ended, PollFlags::IN),
-            ];
+            if let Some(status) = reap(first)? {
+                return Ok(status);
+            }
+            let mut fds = [PollFd::new(&ended, PollFlags::IN)];
             match poll(&mut fds, None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(Failure::new("wait for the step", error)),
             }
-            let [called, died] = [fds[0].revents(), fds[1].revents()];
-            if !died.is_empty() {
-                while sandbox_sys::read_signal(ended.as_fd())
-                    .during("wait for the step")?
-                    .is_some()
-                {}
-                if let Some(status) = reap(first)? {
-                    return Ok(status);
-                }
-            }
-            if called.contains(PollFlags::IN) {
-                self.serve_one()?;
-            } else if called.contains(PollFlags::HUP) {
-                // Nobody is left under the filter; the first process is about to be reaped.
-                let mut fds = [PollFd::new(&ended, PollFlags::IN)];
-                let _woken = poll(&mut fds, None);
-            }
+            while sandbox_sys::read_signal(ended.as_fd())
+                .during("wait for the step")?
+                .is_some()
+            {}
         }
     }
 
-    fn serve_one(&mut self) -> Result<(), Failure> {
-        let notification = match sys::receive(self.keeper.listener.as_fd()) {
-            Ok(notification) => notification,
-            Err(error) => match Errno::from_io_error(&error) {
-                // The thread was killed before we came to it.
-                Some(Errno::NOENT | Errno::INTR | Errno::AGAIN) => return Ok(()),
-                _ => return Err(Failure::new("hear of a system call", error)),
-            },
-        };
-        let answer = match self.decide(&notification) {
-            Ok(Some(answer)) => answer,
-            Ok(None) => return Ok(()),
-            Err(errno) => Answer::Error(errno.raw_os_error()),
-        };
-        // Whoever asked may be gone by now.
-        let _gone = sys::send(self.keeper.listener.as_fd(), notification.id, answer);
-        Ok(())
+    fn serve(mut self) {
+        loop {
+            let notification = match sys::receive(self.keeper.listener.as_fd()) {
+                Ok(Some(notification)) => notification,
+                Ok(None) if !self.is_alone() => continue,
+                // The first process is about to be reaped.
+                Ok(None) => return,
+                // The step hears that its calls are not implemented, and fails.
+                Err(_) => sandbox_sys::exit_now(1),
+            };
+            let answer = match self.decide(&notification) {
+                Ok(Some(answer)) => answer,
+                Ok(None) => continue,
+                Err(errno) => Answer::Error(errno.raw_os_error()),
+            };
+            // Whoever asked may be gone by now.
+            let _gone = sys::send(self.keeper.listener.as_fd(), notification.id, answer);
+        }
+    }
+
+    /// Whether nobody is left who could make a call.
+    fn is_alone(&self) -> bool {
+        let mut fds = [PollFd::new(&self.keeper.listener, PollFlags::empty())];
+        let now = Timespec::default();
+        poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
     }
 
     fn decide(&mut self, notification: &Notification) -> Verdict {
@@ -125,7 +129,8 @@ impl Emulator {
                 self.stat(caller, object, 2)
             }
             Call::Statx => self.statx(caller),
-            Call::Statfs => self.statfs(caller),
+            Call::Statfs => self.statfs(caller, (here, Some(0), true)),
+            Call::Fstatfs => self.statfs(caller, (dir, None, true)),
             Call::Access => self.access(caller, (here, Some(0), true), caller.number(1), false),
             Call::Faccessat => self.access(caller, (dir, Some(1), true), caller.number(2), false),
             Call::Faccessat2 => {
@@ -182,7 +187,7 @@ impl Emulator {
             Call::Utime | Call::Utimes | Call::Futimesat | Call::Utimensat => {
                 self.dates(call, caller).map(done)
             }
-            Call::Truncate => self.truncate(caller).map(done),
+            Call::Truncate => self.truncate(caller, id),
             Call::Execve => self.exec(caller, (here, Some(0), true), [1, 2], id),
             Call::Execveat => self.exec(caller, object_of(caller, 4, 0)?, [2, 3], id),
             Call::InotifyAddWatch => self.watch(caller, id),
@@ -193,6 +198,8 @@ impl Emulator {
             Call::Capget => self.capget(caller),
             Call::Capset => self.capset(caller),
             Call::Prctl => self.prctl(caller),
+            Call::Getrlimit | Call::Setrlimit | Call::Prlimit64 => self.limit(call, caller),
+            Call::Getsockname | Call::Getpeername => self.told_address(call, caller, id),
             _ => self.attributes(call, caller),
         }
     }
@@ -239,15 +246,20 @@ impl Emulator {
 
 /// Takes note of children that have ended; gives the status of `first` when it is among them.
 fn reap(first: Pid) -> Result<Option<i32>, Failure> {
-    let mut found = None;
     loop {
-        // What is traced by other threads is theirs.
-        match super::sys::reap() {
-            Ok(Some((pid, status))) if pid == first.as_raw_pid() => {
-                found = Some(status);
-            }
+        match super::sys::reap(Some(first.as_raw_pid())) {
+            Ok(Some((_, status))) => return Ok(Some(status)),
+            Ok(None) => break,
+            Err(Errno::INTR) => {}
+            // It has ended while it was traced, in which only this kills, and who traced it has taken note.
+            Err(Errno::CHILD) => return Ok(Some(libc::SIGKILL)),
+            Err(error) => return Err(Failure::new("wait for the step", error)),
+        }
+    }
+    loop {
+        match super::sys::reap(None) {
             Ok(Some(_)) | Err(Errno::INTR) => {}
-            Ok(None) | Err(Errno::CHILD) => return Ok(found),
+            Ok(None) | Err(Errno::CHILD) => return Ok(None),
             Err(error) => return Err(Failure::new("wait for the step", error)),
         }
     }

@@ -1,13 +1,19 @@
 //! Calls with a path that only the thread itself can make: on sockets, whose address can be a path, and on watches of files. The thread is
 //! given the directory, and makes its call with a path by way of that.
 
-use std::ffi::OsString;
-use std::os::{
-    fd::{AsFd as _, BorrowedFd},
-    unix::ffi::{OsStrExt as _, OsStringExt as _},
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
 };
 
-use rustix::io::Errno;
+use rustix::{
+    fs::{self, FileType},
+    io::Errno,
+};
 
 use super::{
     super::{
@@ -29,6 +35,48 @@ const ADDRESS: usize = 110;
 /// `struct msghdr`: address of the name, its length, vectors, control.
 const HEADER: usize = 56;
 
+/// What addresses begin with by which threads reach a name in a directory that they were given.
+const BY_DESCRIPTOR: &str = "/proc/self/fd/";
+
+/// The paths that sockets were given and connected to, by the sockets' inodes: the kernel knows other ones.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    own: HashMap<u64, OsString>,
+    peers: HashMap<u64, OsString>,
+}
+
+impl Addresses {
+    /// More sockets than a step has at a time; inodes of those that are closed are not told of.
+    const MOST: usize = 10_000;
+
+    fn learn(&mut self, call: Call, socket: u64, path: &OsStr) {
+        let known = if call == Call::Bind {
+            &mut self.own
+        } else {
+            &mut self.peers
+        };
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(socket, path.to_owned());
+    }
+
+    fn of(&self, call: Call, socket: u64) -> Option<&OsStr> {
+        let known = if call == Call::Getsockname {
+            &self.own
+        } else {
+            &self.peers
+        };
+        known.get(&socket).map(OsString::as_os_str)
+    }
+}
+
+/// The inode of the socket that a thread has open as the descriptor in its first argument.
+fn inode(caller: &Tracee) -> Option<u64> {
+    let stat = fs::stat(format!("{}/fd/{}", caller.thread(), caller.signed(0))).ok()?;
+    (FileType::from_raw_mode(stat.st_mode) == FileType::Socket).then_some(stat.st_ino)
+}
+
 /// The path in an address; `None` when it has none.
 fn path_of(address: &[u8]) -> Option<OsString> {
     let family = u16::from_ne_bytes([*address.first()?, *address.get(1)?]);
@@ -42,7 +90,7 @@ fn path_of(address: &[u8]) -> Option<OsString> {
 
 /// The path by which a thread reaches a name in a directory that it has as `number`.
 fn by_descriptor(number: i32, name: &Name) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{number}/").into_bytes();
+    let mut path = format!("{BY_DESCRIPTOR}{number}/").into_bytes();
     path.extend(name.last.as_bytes());
     path
 }
@@ -80,6 +128,9 @@ impl Emulator {
         let Some(path) = path_of(&bytes) else {
             return native;
         };
+        if let (Call::Bind | Call::Connect, Some(socket)) = (call, inode(caller)) {
+            self.addresses.learn(call, socket, &path);
+        }
         let last = if call == Call::Bind {
             Last::Keep
         } else {
@@ -135,6 +186,43 @@ impl Emulator {
                 .set(thing.fd.as_fd(), &thing.stat, &name.path, known)?;
         }
         answered
+    }
+
+    /// `getsockname` and `getpeername`: the thread asks the kernel, and is told the path that it knows.
+    pub(super) fn told_address(&self, call: Call, caller: &Tracee, id: u64) -> Verdict {
+        let known = inode(caller).and_then(|socket| self.addresses.of(call, socket));
+        let Some(path) = known else {
+            return Ok(Some(Answer::Native));
+        };
+        let [socket, place, length] = [0, 1, 2].map(|index| caller.word(index));
+        let number = |bytes: &[u8]| u32::from_ne_bytes(std::array::from_fn(|i| bytes[i]));
+        let room = number(&caller.read(length, 4)?);
+        let asks = match call {
+            Call::Getsockname => number::GETSOCKNAME,
+            _ => number::GETPEERNAME,
+        };
+        let session = Session::begin(self.keeper.listener.as_fd(), (caller, id), self.pass);
+        in_session(session, |session| {
+            let result = session.call(asks, [socket, place, length, 0, 0])?;
+            let told = number(&caller.read(length, 4)?).min(room);
+            let told = usize::try_from(told).unwrap_or(0).min(ADDRESS);
+            let told = path_of(&caller.read(place, told)?);
+            // It may have been cut off.
+            let is_ours = |told: &OsStr| {
+                let (told, ours) = (told.as_bytes(), BY_DESCRIPTOR.as_bytes());
+                told.starts_with(ours) || ours.starts_with(told)
+            };
+            if result == 0 && told.is_some_and(|told| is_ours(&told)) {
+                let mut address = UNIX.to_ne_bytes().to_vec();
+                address.extend(path.as_bytes());
+                address.push(0);
+                let whole = u32::try_from(address.len()).unwrap_or(0);
+                address.truncate(usize::try_from(room).unwrap_or(0));
+                caller.write(place, &address)?;
+                caller.write(length, &whole.to_ne_bytes())?;
+            }
+            Ok(result)
+        })
     }
 
     /// Several messages at once: none goes to a path.

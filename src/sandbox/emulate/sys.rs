@@ -15,10 +15,14 @@ use rustix::io::Errno;
 /// Numbers of calls that threads are made to make.
 pub(super) mod number {
     pub(in super::super) const BIND: i64 = libc::SYS_bind;
+    pub(in super::super) const CHDIR: i64 = libc::SYS_chdir;
     pub(in super::super) const CLOSE: i64 = libc::SYS_close;
     pub(in super::super) const CONNECT: i64 = libc::SYS_connect;
     pub(in super::super) const EXECVEAT: i64 = libc::SYS_execveat;
     pub(in super::super) const FCHDIR: i64 = libc::SYS_fchdir;
+    pub(in super::super) const FTRUNCATE: i64 = libc::SYS_ftruncate;
+    pub(in super::super) const GETPEERNAME: i64 = libc::SYS_getpeername;
+    pub(in super::super) const GETSOCKNAME: i64 = libc::SYS_getsockname;
     pub(in super::super) const INOTIFY_ADD_WATCH: i64 = libc::SYS_inotify_add_watch;
     pub(in super::super) const MMAP: i64 = libc::SYS_mmap;
     pub(in super::super) const MUNMAP: i64 = libc::SYS_munmap;
@@ -249,26 +253,59 @@ pub(super) fn wait(thread: i32, patient: bool) -> Result<Option<Stop>, Errno> {
     }))
 }
 
-/// Takes note of a child of this thread that has ended: its number and status; `None` when all go on. What other threads trace is not
-/// looked at.
-pub(super) fn reap() -> Result<Option<(i32, i32)>, Errno> {
+/// Takes note of a child of this thread that has ended, of `child` or of any: its number and status; `None` when there is none. The
+/// stops of children that other threads trace are theirs: a child is looked at before anything is taken.
+pub(super) fn reap(child: Option<i32>) -> Result<Option<(i32, i32)>, Errno> {
+    let kinds = libc::__WNOTHREAD | libc::__WALL | libc::WNOHANG;
+    let flags = kinds | libc::WEXITED | libc::WNOWAIT;
+    let (which, number) = match child {
+        Some(child) => (libc::P_PID, child.cast_unsigned()),
+        None => (libc::P_ALL, 0),
+    };
+    // SAFETY: all-zero is a valid value, which the call fills in; a child that is told of has a number.
+    let (code, child) = unsafe {
+        let mut told: libc::siginfo_t = mem::zeroed();
+        check(libc::waitid(which, number, &raw mut told, flags).into())?;
+        (told.si_code, told.si_pid())
+    };
+    let has_ended = [libc::CLD_EXITED, libc::CLD_KILLED, libc::CLD_DUMPED].contains(&code);
+    if child == 0 || !has_ended {
+        return Ok(None);
+    }
     let mut status = 0;
-    let flags = libc::WNOHANG | libc::__WNOTHREAD | libc::__WALL;
     // SAFETY: `status` is valid for writes.
-    let pid = check(unsafe { libc::waitpid(-1, &raw mut status, flags) }.into())?;
-    let pid = i32::try_from(pid).map_err(|_odd| Errno::CHILD)?;
-    Ok((pid != 0).then_some((pid, status)))
+    let reaped = check(unsafe { libc::waitpid(child, &raw mut status, kinds) }.into())?;
+    Ok((reaped != 0).then_some((child, status)))
+}
+
+/// Has this process told of children that end, and not of those that stop, as they do each time when they are traced.
+pub(super) fn hear_of_ends_only() -> Result<(), Errno> {
+    // SAFETY: all-zero is a valid value: the default action.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        action.sa_flags = libc::SA_NOCLDSTOP;
+        check(libc::sigaction(libc::SIGCHLD, &raw const action, ptr::null_mut()).into()).map(drop)
+    }
 }
 
 /// The soft and hard limit of a process, or of that of a thread, to the time that real-time processes run.
 pub(in crate::sandbox) fn time_limit(thread: u32) -> Option<(u64, u64)> {
+    limit(thread, libc::RLIMIT_RTTIME)
+}
+
+/// How large a process may make files, in bytes.
+pub(super) fn size_limit(thread: u32) -> Option<u64> {
+    limit(thread, libc::RLIMIT_FSIZE).map(|(soft, _)| soft)
+}
+
+fn limit(thread: u32, resource: libc::__rlimit_resource_t) -> Option<(u64, u64)> {
     let mut limit = [0_u64; 2];
     // SAFETY: a null pointer sets nothing; the kernel writes a `struct rlimit64`, which is two numbers of 64 bits.
     let result = unsafe {
         libc::syscall(
             libc::SYS_prlimit64,
             thread,
-            libc::RLIMIT_RTTIME,
+            resource,
             ptr::null::<u64>(),
             limit.as_mut_ptr(),
         )

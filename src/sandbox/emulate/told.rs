@@ -32,7 +32,7 @@ impl Emulator {
             return None;
         }
         let last = names.next_back()?.as_bytes();
-        if !matches!(last, b"status" | b"maps" | b"smaps") {
+        if !matches!(last, b"status" | b"maps" | b"smaps" | b"limits") {
             return None;
         }
         let number = i32::try_from(process).ok()?;
@@ -45,6 +45,7 @@ impl Emulator {
         };
         Some(told(&match last {
             b"status" => status(&text, self.identities.of(process)),
+            b"limits" => limits(&text),
             _ => self.maps(&text),
         }))
     }
@@ -104,9 +105,35 @@ fn status(text: &[u8], who: &Identity) -> Vec<u8> {
     new
 }
 
+/// The limits of a process without the one that carries its identity.
+fn limits(text: &[u8]) -> Vec<u8> {
+    let lines = text.split_inclusive(|b| *b == b'\n');
+    let shown = lines.map(|line| {
+        if line.starts_with(b"Max realtime timeout") {
+            b"Max realtime timeout      unlimited            unlimited            us        \n"
+        } else {
+            line
+        }
+    });
+    shown.collect::<Vec<_>>().concat()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_that_carries_an_identity_is_not_shown() {
+        let told = limits(
+            b"Limit  Soft  Hard\nMax realtime timeout      18446744073709551614 unlimited us\n",
+        );
+        let told = String::from_utf8(told).unwrap();
+        assert_eq!(told.matches("unlimited").count(), 2, "{told}");
+        assert!(
+            told.starts_with("Limit  Soft  Hard\n") && !told.contains("184467"),
+            "{told}"
+        );
+    }
 
     #[test]
     fn a_process_is_who_it_believes_to_be() {

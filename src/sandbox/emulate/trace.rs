@@ -146,6 +146,17 @@ impl Session {
         bytes: &[u8],
         work: impl FnOnce(&Self, u64) -> Result<i64, Errno>,
     ) -> Result<i64, Errno> {
+        let address = match self.map(bytes)? {
+            Ok(address) => address,
+            Err(result) => return Ok(result),
+        };
+        let result = work(self, address);
+        self.unmap(address, bytes)?;
+        result
+    }
+
+    /// New memory of the process with these bytes: its address, or the result of the call that has failed.
+    fn map(&self, bytes: &[u8]) -> Result<Result<u64, i64>, Errno> {
         let protection = u64::from((libc::PROT_READ | libc::PROT_WRITE).cast_unsigned());
         let flags = u64::from((libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).cast_unsigned());
         let length = bytes.len() as u64;
@@ -153,15 +164,20 @@ impl Session {
         self.make(number::MMAP, [0, length, protection, flags, u64::MAX, 0])?;
         let address = sys::registers(self.thread)?.result();
         if (-4095..0).contains(&address) {
-            return Ok(address);
+            return Ok(Err(address));
         }
         let address = address.cast_unsigned();
-        let result = match self.write(address, bytes) {
-            Ok(()) => work(self, address),
-            Err(error) => Ok(-i64::from(error.raw_os_error())),
-        };
-        self.call(number::MUNMAP, [address, length, 0, 0, 0])?;
-        result
+        if let Err(error) = self.write(address, bytes) {
+            self.unmap(address, bytes)?;
+            return Ok(Err(-i64::from(error.raw_os_error())));
+        }
+        Ok(Ok(address))
+    }
+
+    fn unmap(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let length = bytes.len() as u64;
+        self.call(number::MUNMAP, [address, length, 0, 0, 0])
+            .map(drop)
     }
 
     /// Writes to the memory of the process.
@@ -180,6 +196,21 @@ impl Session {
             Stop::Exec => Started::Yes,
             _ => Started::No(sys::registers(self.thread)?.result()),
         })
+    }
+
+    /// Starts the program at a path of the host, which lies in memory of the process for that. A process that shares its memory with
+    /// another one (`vfork`) leaves it there.
+    pub(super) fn exec_path(&self, path: &[u8], [argv, envp]: [u64; 2]) -> Result<Started, Errno> {
+        let address = match self.map(path)? {
+            Ok(address) => address,
+            Err(result) => return Ok(Started::No(result)),
+        };
+        let here = i64::from(libc::AT_FDCWD).cast_unsigned();
+        let started = self.exec([here, address, argv, envp, 0])?;
+        if started != Started::Yes {
+            self.unmap(address, path)?;
+        }
+        Ok(started)
     }
 
     /// Lets the new program go, with `front` instead of its first argument unless that is empty.

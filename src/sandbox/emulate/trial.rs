@@ -107,7 +107,9 @@ fn answer(ours: &UnixStream, pass: u64) -> Result<(), Failure> {
     let listener = step::receive_listener(ours)?
         .ok_or_else(|| Failure::new("listen to system calls", Errno::PERM))?;
     process::chdir("/proc").during("go to /proc")?;
-    let call = notify::receive(listener.as_fd()).during("hear of a system call")?;
+    let call = notify::receive(listener.as_fd())
+        .during("hear of a system call")?
+        .ok_or_else(|| Failure::new("hear of a system call", Errno::NOENT))?;
     let caller = Tracee::new(&call);
     caller
         .write(caller.word(0), b"/emulated\0")

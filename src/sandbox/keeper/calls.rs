@@ -74,18 +74,10 @@ const SOCKETCALL: u32 = 102;
 /// The families with addresses beyond this machine: `AF_INET`, `AF_INET6`, `AF_NETLINK`, `AF_PACKET`.
 const NETWORKED: &[u32] = &[2, 10, 16, 17];
 
-const fn column(architecture: Architecture) -> usize {
-    match architecture {
-        Architecture::X86_64 => 0,
-        Architecture::Aarch64 => 1,
-        Architecture::I386 => 2,
-    }
-}
-
 impl Call {
     /// The call with this number.
     pub(super) fn from_number(architecture: Architecture, number: i32) -> Option<Self> {
-        let column = column(architecture);
+        let column = architecture.column();
         let found = CALLS.iter().find(|(.., numbers)| numbers[column] == number);
         found.map(|(call, ..)| *call)
     }
@@ -94,8 +86,8 @@ impl Call {
 /// The filter of a keeper; `offline` takes the network away.
 pub(in crate::sandbox) fn filter(offline: bool) -> Vec<Instruction> {
     let sections: Vec<_> = Architecture::native_and_compatible()
-        .into_iter()
-        .map(|architecture| (architecture, section(architecture, offline)))
+        .iter()
+        .map(|architecture| (*architecture, section(*architecture, offline)))
         .collect();
     program(&sections, Action::KillProcess)
 }
@@ -103,7 +95,7 @@ pub(in crate::sandbox) fn filter(offline: bool) -> Vec<Instruction> {
 fn section(architecture: Architecture, offline: bool) -> Section {
     let mut section = Section::new(Action::Allow);
     for (_, when, numbers) in CALLS {
-        let Ok(number) = u32::try_from(numbers[column(architecture)]) else {
+        let Ok(number) = u32::try_from(numbers[architecture.column()]) else {
             continue;
         };
         match when {
@@ -114,7 +106,7 @@ fn section(architecture: Architecture, offline: bool) -> Section {
     }
     members::announce(&mut section, architecture);
     if offline {
-        let number = SOCKET[column(architecture)];
+        let number = SOCKET[architecture.column()];
         let refused = Action::Errno(libc::EAFNOSUPPORT);
         section.judge_argument(number, 0, NETWORKED, [refused, Action::Allow]);
         if architecture == Architecture::I386 {

@@ -137,13 +137,9 @@ impl Keeper {
     fn run(self) -> Result<(), Failure> {
         sys::wake_in_turn(self.listener.as_fd());
         loop {
-            let notification = match sys::receive(self.listener.as_fd()) {
-                Ok(notification) => notification,
-                Err(error) => match Errno::from_io_error(&error) {
-                    // The thread was killed before we came to it.
-                    Some(Errno::NOENT | Errno::INTR) => continue,
-                    _ => return Err(Failure::new("hear of a system call", error)),
-                },
+            let received = sys::receive(self.listener.as_fd());
+            let Some(notification) = received.during("hear of a system call")? else {
+                continue;
             };
             let answer = match self.decide(&notification) {
                 Ok(Some(answer)) => answer,
@@ -156,9 +152,7 @@ impl Keeper {
     }
 
     fn decide(&self, notification: &Notification) -> Verdict {
-        let architecture = Architecture::native_and_compatible()
-            .into_iter()
-            .find(|known| known.token() == notification.architecture);
+        let architecture = Architecture::from_token(notification.architecture);
         let caller = Tracee::new(notification);
         let number = notification.number;
         if let Some(call) = architecture.and_then(|a| members::Call::from_number(a, number)) {

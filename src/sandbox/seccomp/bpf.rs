@@ -62,11 +62,26 @@ pub(super) struct Special {
 
 impl Architecture {
     /// Those that programs on this machine can use.
-    pub(in crate::sandbox) fn native_and_compatible() -> Vec<Self> {
+    pub(in crate::sandbox) const fn native_and_compatible() -> &'static [Self] {
         if cfg!(target_arch = "x86_64") {
-            vec![Self::X86_64, Self::I386]
+            &[Self::X86_64, Self::I386]
         } else {
-            vec![Self::Aarch64]
+            &[Self::Aarch64]
+        }
+    }
+
+    /// The one of [`native_and_compatible`](Self::native_and_compatible) that has this token.
+    pub(in crate::sandbox) fn from_token(token: u32) -> Option<Self> {
+        let mut known = Self::native_and_compatible().iter().copied();
+        known.find(|known| known.token() == token)
+    }
+
+    /// Its place in rows of numbers: 64-bit x86, 64-bit ARM, 32-bit x86.
+    pub(in crate::sandbox) const fn column(self) -> usize {
+        match self {
+            Self::X86_64 => 0,
+            Self::Aarch64 => 1,
+            Self::I386 => 2,
         }
     }
 
@@ -195,6 +210,23 @@ impl Section {
         [hit, miss]: [Action; 2],
     ) {
         self.rule(number, compare_all(index, values, hit, miss));
+    }
+
+    /// Gives the call `number` the verdict `hit` if the lower half of its argument `index` is `value`; else judges it by another argument,
+    /// as [`Section::judge_argument`] does.
+    pub(in crate::sandbox) fn judge_arguments(
+        &mut self,
+        number: u32,
+        (index, value, hit): (u32, u32, Action),
+        (other, values, verdicts): (u32, &[u32], [Action; 2]),
+    ) {
+        let mut test = vec![
+            load(ARGUMENTS_OFFSET + 8 * index),
+            jump(JUMP_EQUAL, value, 0, 1),
+            ret(hit),
+        ];
+        test.extend(compare_all(other, values, verdicts[0], verdicts[1]));
+        self.rule(number, test);
     }
 
     /// Runs `body`, which ends in a verdict, for the call `number`; of several the first.

@@ -26,8 +26,8 @@ const NAMESPACE_FLAGS: u32 = 0x7e02_0000;
 pub(super) fn docker_filter() -> Vec<Instruction> {
     bpf::program(
         &Architecture::native_and_compatible()
-            .into_iter()
-            .map(|architecture| (architecture, section(architecture)))
+            .iter()
+            .map(|architecture| (*architecture, section(*architecture)))
             .collect::<Vec<_>>(),
         Action::KillProcess,
     )

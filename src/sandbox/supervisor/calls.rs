@@ -199,18 +199,10 @@ const CALLS: &[(Call, Need, [i32; 3])] = &[
     (Call::Getgroups, Users, [115, 158, 205]),
 ];
 
-const fn column(architecture: Architecture) -> usize {
-    match architecture {
-        Architecture::X86_64 => 0,
-        Architecture::Aarch64 => 1,
-        Architecture::I386 => 2,
-    }
-}
-
 impl Call {
     /// The call with this number.
     pub(super) fn from_number(architecture: Architecture, number: i32) -> Option<Self> {
-        let column = column(architecture);
+        let column = architecture.column();
         let found = CALLS.iter().find(|(.., numbers)| numbers[column] == number);
         found.map(|(call, ..)| *call)
     }
@@ -292,7 +284,7 @@ pub(in crate::sandbox) fn numbers_of_identity(
     architecture: Architecture,
 ) -> impl Iterator<Item = u32> {
     let about = CALLS.iter().filter(|(call, ..)| call.is_about_identity());
-    about.filter_map(move |(.., numbers)| u32::try_from(numbers[column(architecture)]).ok())
+    about.filter_map(move |(.., numbers)| u32::try_from(numbers[architecture.column()]).ok())
 }
 
 /// The filter that announces the calls that `scope` needs and, where process numbers are shared with others, those that
@@ -306,14 +298,14 @@ pub(in crate::sandbox) fn filter(scope: Scope, shared_pids: bool) -> Vec<Instruc
         (architecture, section)
     };
     let known = Architecture::native_and_compatible();
-    let sections: Vec<_> = known.into_iter().map(of).collect();
+    let sections: Vec<_> = known.iter().copied().map(of).collect();
     program(&sections, Action::Allow)
 }
 
 fn section(architecture: Architecture, scope: Scope) -> Section {
     let mut section = Section::new(Action::Allow);
     for (_, need, numbers) in CALLS {
-        let Ok(number) = u32::try_from(numbers[column(architecture)]) else {
+        let Ok(number) = u32::try_from(numbers[architecture.column()]) else {
             continue;
         };
         match need {

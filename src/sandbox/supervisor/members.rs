@@ -81,18 +81,10 @@ const CALLS: &[(Call, When, [i32; 3])] = &[
 /// `ioctl`.
 const IOCTL: [u32; 3] = [16, 29, 54];
 
-const fn column(architecture: Architecture) -> usize {
-    match architecture {
-        Architecture::X86_64 => 0,
-        Architecture::Aarch64 => 1,
-        Architecture::I386 => 2,
-    }
-}
-
 impl Call {
     /// The call with this number.
     pub(in crate::sandbox) fn from_number(architecture: Architecture, number: i32) -> Option<Self> {
-        let column = column(architecture);
+        let column = architecture.column();
         let found = CALLS.iter().find(|(.., numbers)| numbers[column] == number);
         found.map(|(call, ..)| *call)
     }
@@ -101,7 +93,7 @@ impl Call {
 /// Has the calls that name processes announced, for [`Members::decide`].
 pub(in crate::sandbox) fn announce(section: &mut Section, architecture: Architecture) {
     for (_, when, numbers) in CALLS {
-        let Ok(number) = u32::try_from(numbers[column(architecture)]) else {
+        let Ok(number) = u32::try_from(numbers[architecture.column()]) else {
             continue;
         };
         match when {
@@ -115,7 +107,7 @@ pub(in crate::sandbox) fn announce(section: &mut Section, architecture: Architec
         }
     }
     let refused = [Action::Errno(libc::EPERM), Action::Allow];
-    let number = IOCTL[column(architecture)];
+    let number = IOCTL[architecture.column()];
     section.judge_argument(number, 1, SET_SOCKET_OWNER, refused);
 }
 

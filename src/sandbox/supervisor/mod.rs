@@ -151,13 +151,9 @@ impl Supervisor {
     fn run(mut self) -> Result<(), Failure> {
         sys::wake_in_turn(self.listener.as_fd());
         loop {
-            let notification = match sys::receive(self.listener.as_fd()) {
-                Ok(notification) => notification,
-                Err(error) => match Errno::from_io_error(&error) {
-                    // The thread was killed before we came to it.
-                    Some(Errno::NOENT | Errno::INTR) => continue,
-                    _ => return Err(Failure::new("hear of a system call", error)),
-                },
+            let received = sys::receive(self.listener.as_fd());
+            let Some(notification) = received.during("hear of a system call")? else {
+                continue;
             };
             // Whoever asked may be gone by now.
             let _gone = match self.decide(&notification) {
@@ -169,9 +165,7 @@ impl Supervisor {
 
     /// The answer to a call; `None` when it has been given.
     fn decide(&mut self, notification: &Notification) -> Option<Answer> {
-        let architecture = Architecture::native_and_compatible()
-            .into_iter()
-            .find(|known| known.token() == notification.architecture);
+        let architecture = Architecture::from_token(notification.architecture);
         if let (Some(architecture), Some(members)) = (architecture, &self.members)
             && let Some(call) = members::Call::from_number(architecture, notification.number)
         {

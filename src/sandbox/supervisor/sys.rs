@@ -75,11 +75,16 @@ pub(in crate::sandbox) fn wake_in_turn(listener: BorrowedFd<'_>) {
     let _older_kernel = unsafe { libc::ioctl(listener.as_raw_fd(), SET_FLAGS, SYNC_WAKE_UP) };
 }
 
-/// Waits for a call.
-pub(in crate::sandbox) fn receive(listener: BorrowedFd<'_>) -> io::Result<Notification> {
+/// Waits for a call. `None` when its thread was killed before it could be told, and when a listener that does not block has none.
+pub(in crate::sandbox) fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Notification>> {
     let mut notification = Notification::default();
-    ioctl(listener, RECEIVE, &mut notification)?;
-    Ok(notification)
+    match ioctl(listener, RECEIVE, &mut notification) {
+        Ok(()) => Ok(Some(notification)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::EINTR | libc::EAGAIN) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Whether the call still waits: after this, what was learnt of its thread was about that thread and no later one of

@@ -228,23 +228,10 @@ fn one_platform_can_be_an_index_too() {
     let fixture = Fixture::new();
     let images = [fixture.image("linux/amd64")];
     let layers = StoredLayers(&fixture.store);
-    let services = Services {
-        store: &fixture.store,
-        layers: &layers,
-        pusher: None,
-        engine: None,
-        reporter: &Silent,
-        vertex: Vertex(1),
-    };
+    let services = services(&fixture.store, &layers);
     let request = Request {
-        images: &images,
         multi_platform: true,
-        names: &[],
-        annotations: &[],
-        provenance: None,
-        sboms: &[],
-        epoch: None,
-        now: 0,
+        ..request(&images)
     };
     let exported = export(&OutputSpec::store(), &request, &services, &mut Vec::new()).unwrap();
     assert!(exported.descriptor.unwrap().media_type.is_index());

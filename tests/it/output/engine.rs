@@ -40,26 +40,17 @@ fn load(fixture: &Fixture, socket: &Path) -> Result<Exported, OutputError> {
     let images = [assemble("linux/amd64", vec![layer])];
     let names = [reference("app:v1")];
     let request = Request {
-        images: &images,
-        multi_platform: false,
         names: &names,
-        annotations: &[],
-        provenance: None,
-        sboms: &[],
-        epoch: None,
         now: MTIME,
+        ..request(&images)
     };
     let layers = StoredLayers(&fixture.store);
     let services = Services {
-        store: &fixture.store,
-        layers: &layers,
-        pusher: None,
         engine: Some(Engine {
             socket,
             is_canceled: &|| false,
         }),
-        reporter: &Silent,
-        vertex: Vertex(1),
+        ..services(&fixture.store, &layers)
     };
     export(&OutputSpec::engine(), &request, &services, &mut Vec::new())
 }

@@ -234,24 +234,8 @@ fn the_judge_finds_faults() {
     image.config.rootfs.diff_ids.swap(0, 1);
     let exported = {
         let layers = StoredLayers(&fixture.store);
-        let services = Services {
-            store: &fixture.store,
-            layers: &layers,
-            pusher: None,
-            engine: None,
-            reporter: &Silent,
-            vertex: Vertex(1),
-        };
-        let request = Request {
-            images: std::slice::from_ref(&image),
-            multi_platform: false,
-            names: &[],
-            annotations: &[],
-            provenance: None,
-            sboms: &[],
-            epoch: None,
-            now: 0,
-        };
+        let services = services(&fixture.store, &layers);
+        let request = request(std::slice::from_ref(&image));
         export(&OutputSpec::store(), &request, &services, &mut Vec::new()).unwrap()
     };
     let root = exported.descriptor.unwrap();

@@ -27,8 +27,8 @@ use rbuild::{
     layer::{Change, Content, WriteOptions, write_layer},
     oci::{ConfigFile, Descriptor, DiffId, Digester, History, MediaType, Platform, RootFs},
     output::{
-        Annotation, Engine, Exported, Image, ImageLayer, LayerOrigin, OutputError, OutputSpec,
-        Request, Services, StoredLayers, export, validate,
+        Annotation, Engine, Exported, Image, ImageLayer, LayerOrigin, Layers, OutputError,
+        OutputSpec, Request, Services, StoredLayers, export, validate,
     },
     progress::{Silent, Vertex},
     reference::Reference,
@@ -152,24 +152,14 @@ impl Fixture {
     ) -> Result<(Exported, Vec<u8>), OutputError> {
         let spec = OutputSpec::parse(spec).expect("the test's output is valid");
         let request = Request {
-            images,
-            multi_platform: false,
             names,
             annotations,
-            provenance: None,
-            sboms: &[],
             epoch,
             now: MTIME + 5,
+            ..request(images)
         };
         let layers = StoredLayers(&self.store);
-        let services = Services {
-            store: &self.store,
-            layers: &layers,
-            pusher: None,
-            engine: None,
-            reporter: &Silent,
-            vertex: Vertex(1),
-        };
+        let services = services(&self.store, &layers);
         let mut stdout = Vec::new();
         let exported = export(&spec, &request, &services, &mut stdout)?;
         if let Some(image) = &exported.descriptor {
@@ -179,6 +169,32 @@ impl Fixture {
             );
         }
         Ok((exported, stdout))
+    }
+}
+
+/// What outputs are given when nothing is asked for besides.
+fn request(images: &[Image]) -> Request<'_> {
+    Request {
+        images,
+        multi_platform: false,
+        names: &[],
+        annotations: &[],
+        provenance: None,
+        sboms: &[],
+        epoch: None,
+        now: 0,
+    }
+}
+
+/// A store and layers alone: nobody to push, no engine.
+fn services<'a>(store: &'a Store, layers: &'a dyn Layers) -> Services<'a> {
+    Services {
+        store,
+        layers,
+        pusher: None,
+        engine: None,
+        reporter: &Silent,
+        vertex: Vertex(1),
     }
 }
 

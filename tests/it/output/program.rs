@@ -166,6 +166,23 @@ fn images_pushed_by_digest_are_found_by_digest() {
 }
 
 #[test]
+fn a_push_without_a_name_is_refused_before_anything_is_built() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY a /a\n")
+        .file("a", "text");
+    for output in [
+        "--push",
+        "--output=type=registry",
+        "--output=type=image,push=true",
+    ] {
+        let refused = env.build(&[output]).exits(2);
+        let refused =
+            refused.says("error: a name is needed to push; give one with `-t` or `name=`");
+        assert!(!refused.stderr.contains("COPY"), "{refused}");
+    }
+}
+
+#[test]
 fn the_engine_of_a_docker_context_gets_the_image() {
     let env = TestEnv::new();
     env.dockerfile("FROM scratch\nLABEL a=b\n");

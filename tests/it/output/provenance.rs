@@ -78,7 +78,7 @@ fn provenance_tells_bases_arguments_and_the_dockerfile_but_no_secrets() {
     let env = TestEnv::new();
     env.dockerfile(DOCKERFILE).file("a", "text");
     fs::write(env.path("token"), "hunter2").expect("written");
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let layout = env.path("layout");
     let output = format!("type=oci,tar=false,dest={}", layout.display());
     let secret = format!("id=token,src={}", env.path("token").display());

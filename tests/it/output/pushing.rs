@@ -91,23 +91,10 @@ fn push(fixture: &Fixture, spec: &str, images: &[Image]) -> (Exported, BTreeMap<
 fn push_to(registry: &StrictRegistry, store: &Store, spec: &str, images: &[Image]) -> Exported {
     let layers = StoredLayers(store);
     let services = Services {
-        store,
-        layers: &layers,
         pusher: Some(registry),
-        engine: None,
-        reporter: &Silent,
-        vertex: Vertex(1),
+        ..services(store, &layers)
     };
-    let request = Request {
-        images,
-        multi_platform: false,
-        names: &[],
-        annotations: &[],
-        provenance: None,
-        sboms: &[],
-        epoch: None,
-        now: 0,
-    };
+    let request = request(images);
     let spec = OutputSpec::parse(spec).unwrap();
     export(&spec, &request, &services, &mut Vec::new()).unwrap()
 }

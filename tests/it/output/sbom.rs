@@ -28,20 +28,13 @@ done
 ! [ -e /opt/none-of-it ] || cp -a /opt/none-of-it "${BUILDKIT_SCAN_DESTINATION}odd.json"
 "#;
 
-fn build(env: &TestEnv, args: &[&str]) -> Outcome {
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
-    let mut all = vec!["--build-context", &base];
-    all.extend(args);
-    env.build(&all)
-}
-
 /// Builds the image of the scanner, `scan:1`.
 fn scanner(env: &TestEnv, more: &str) {
     env.dockerfile(&format!(
         "FROM base\nCOPY scan /scan\n{more}ENTRYPOINT [\"sh\", \"/scan\"]\n"
     ))
     .file("scan", SCANNER);
-    build(env, &["-t", "scan:1"]).success();
+    env.build_on_base(&["-t", "scan:1"]).success();
     fs::remove_file(env.context().join("scan")).expect("it is there");
 }
 
@@ -92,7 +85,7 @@ fn what_a_scanner_finds_is_attached_with_the_layers_that_files_come_from() {
         "-o",
         &local,
     ];
-    let built = build(&env, &args);
+    let built = env.build_on_base(&args);
     if is_skipped(&built) {
         return;
     }
@@ -165,10 +158,11 @@ fn what_a_scanner_finds_is_attached_with_the_layers_that_files_come_from() {
     );
     json_file(&files.join("x-sbom-lib.spdx.json"));
 
-    let again = build(&env, &args).success();
+    let again = env.build_on_base(&args).success();
     assert_eq!(last_word(&again, &step), "CACHED");
     // Without a list, nothing but the image comes out.
-    build(&env, &["--sbom=false", "-t", "plain", "-o", &oci]).success();
+    env.build_on_base(&["--sbom=false", "-t", "plain", "-o", &oci])
+        .success();
     let plain = json_file(&layout.join("index.json"));
     let entries = plain["manifests"].as_array().expect("a list");
     let media_type = &entries.last().expect("an image")["mediaType"];
@@ -180,12 +174,14 @@ fn what_is_wrong_with_a_scanner_is_told_without_a_line_of_the_dockerfile() {
     let env = TestEnv::new();
     env.dockerfile("FROM scratch\nCOPY a.txt /\n")
         .file("a.txt", "a");
-    let missing = build(&env, &["--sbom=generator=127.0.0.1:1/none:1"]).exits(4);
+    let missing = env
+        .build_on_base(&["--sbom=generator=127.0.0.1:1/none:1"])
+        .exits(4);
     let missing = missing.says("error: cannot use the scanner `127.0.0.1:1/none:1`");
     assert!(!missing.stderr.contains("--> Dockerfile"), "{missing}");
 
-    build(&env, &["-t", "scan:1"]).success();
-    build(&env, &["--sbom=generator=scan:1"])
+    env.build_on_base(&["-t", "scan:1"]).success();
+    env.build_on_base(&["--sbom=generator=scan:1"])
         .exits(1)
         .says("error: the image `docker.io/library/scan:1` names no program to list packages with");
 
@@ -194,7 +190,7 @@ fn what_is_wrong_with_a_scanner_is_told_without_a_line_of_the_dockerfile() {
         "COPY <<X /opt/none-of-it\n{\"predicateType\":\"other\"}\nX\n",
     );
     env.dockerfile("FROM scratch\nCOPY a.txt /\n");
-    let odd = build(&env, &["--sbom=generator=scan:1"]);
+    let odd = env.build_on_base(&["--sbom=generator=scan:1"]);
     if is_skipped(&odd) {
         return;
     }
@@ -204,14 +200,14 @@ fn what_is_wrong_with_a_scanner_is_told_without_a_line_of_the_dockerfile() {
 
     scanner(&env, "RUN mkdir -p /opt && ln -s / /opt/none-of-it\n");
     env.dockerfile("FROM scratch\nCOPY a.txt /\n");
-    build(&env, &["--sbom=generator=scan:1"])
+    env.build_on_base(&["--sbom=generator=scan:1"])
         .exits(1)
         .says("`odd.json` that the scanner wrote cannot be attached: it is no regular file");
 
     env.dockerfile("FROM base\nENTRYPOINT [\"sh\", \"-c\", \"echo no packages; exit 7\"]\n");
-    build(&env, &["-t", "scan:1"]).success();
+    env.build_on_base(&["-t", "scan:1"]).success();
     env.dockerfile("FROM scratch\nCOPY a.txt /\n");
-    let failed = build(&env, &["--sbom=generator=scan:1"]).exits(1);
+    let failed = env.build_on_base(&["--sbom=generator=scan:1"]).exits(1);
     let failed = failed
         .says("no packages")
         .says("exit code: 7")

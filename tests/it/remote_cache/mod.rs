@@ -38,7 +38,7 @@ pub(crate) struct Runner<'a> {
 
 impl Runner<'_> {
     pub(crate) fn build(&self, args: &[&str]) -> Outcome {
-        let base = format!("base=oci-layout://{}", TestEnv::base().display());
+        let base = TestEnv::base_context();
         let root = self.root.to_str().expect("a temporary path is text");
         let mut all = vec!["--root", root, "build", "--progress=plain"];
         all.extend(["--build-context", &base, "--registry-retries=0"]);

@@ -36,6 +36,11 @@ impl TestEnv {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/base")
     }
 
+    /// The value of `--build-context` that makes it `base`.
+    pub(crate) fn base_context() -> String {
+        format!("base=oci-layout://{}", Self::base().display())
+    }
+
     /// A path in the test's directory.
     pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.dir.path().join(relative)
@@ -166,6 +171,12 @@ impl TestEnv {
         all.extend(args);
         all.push(context.to_str().expect("a temporary path is text"));
         self.run(&all)
+    }
+
+    /// The same, with [`TestEnv::base`] as `base`.
+    #[must_use = "an outcome that nobody looks at tests nothing"]
+    pub(crate) fn build_on_base(&self, args: &[&str]) -> Outcome {
+        self.build(&[&["--build-context", &Self::base_context()], args].concat())
     }
 }
 

@@ -16,7 +16,7 @@ fn find(env: &TestEnv, dir: &str, holds: &[u8]) -> PathBuf {
 #[test]
 fn verify_finds_and_drops_damage() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     env.run(&["cache", "verify"]).success().prints("checked: ");
     let config = find(&env, "blobs/sha256", b"unmistakable");
     let mut bytes = fs::read(&config).expect("a config");
@@ -39,7 +39,7 @@ fn verify_finds_and_drops_damage() {
     env.run(&["cache", "verify"]).success();
     let images = env.run(&["images", "-q"]).success();
     assert_eq!(images.stdout, "");
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     env.run(&["inspect", "app"]).success();
     env.run(&["cache", "verify"]).success();
 }
@@ -47,7 +47,7 @@ fn verify_finds_and_drops_damage() {
 #[test]
 fn verify_drops_what_is_no_file_where_a_file_should_be() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     let layers = fs::read_dir(env.path("root/layers")).expect("layers");
     let records = layers.map(|dir| dir.expect("an entry").path());
     for place in records.chain([env.path("root/blobs/sha256"), env.path("root/steps/key")]) {
@@ -58,14 +58,14 @@ fn verify_drops_what_is_no_file_where_a_file_should_be() {
     }
     env.run(&["cache", "verify"]).exits(3).says("dropped");
     env.run(&["cache", "verify"]).success();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
 }
 
 #[test]
 fn a_layer_that_was_damaged_in_the_store_is_said_to_be_so() {
     let env = TestEnv::new();
     env.dockerfile("FROM scratch\nCOPY --from=base /etc /e\n");
-    build(&env, &[]).success();
+    env.build_on_base(&[]).success();
     let blobs = fs::read_dir(env.path("root/blobs/sha256")).expect("blobs");
     let blobs = blobs.map(|entry| entry.expect("an entry").path());
     let largest = blobs.max_by_key(|path| fs::metadata(path).map_or(0, |metadata| metadata.len()));
@@ -75,7 +75,7 @@ fn a_layer_that_was_damaged_in_the_store_is_said_to_be_so() {
     bytes[middle] ^= 0x41;
     fs::write(&largest, bytes).expect("written");
     env.dockerfile("FROM scratch\nCOPY --from=base /bin /c\n");
-    build(&env, &[]).exits(3).says("rbuild cache verify");
+    env.build_on_base(&[]).exits(3).says("rbuild cache verify");
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_run_on_a_layer_that_was_damaged_in_the_store_says_so() {
     for from_end in [None, Some(6)] {
         let env = TestEnv::new();
         env.dockerfile("FROM scratch\nCOPY --from=base /etc /e\n");
-        build(&env, &[]).success();
+        env.build_on_base(&[]).success();
         let blobs = fs::read_dir(env.path("root/blobs/sha256")).expect("blobs");
         let blobs = blobs.map(|entry| entry.expect("an entry").path());
         let largest = blobs.max_by_key(|path| fs::metadata(path).map_or(0, |m| m.len()));
@@ -94,7 +94,7 @@ fn a_run_on_a_layer_that_was_damaged_in_the_store_says_so() {
         bytes[at] ^= 0x41;
         fs::write(&largest, bytes).expect("written");
         env.dockerfile("FROM base\nRUN echo ran >&2\n");
-        let built = build(&env, &[]);
+        let built = env.build_on_base(&[]);
         if built.stderr.contains("RUN needs namespaces") {
             eprintln!("skipped: no step can be run here");
             return;
@@ -106,7 +106,7 @@ fn a_run_on_a_layer_that_was_damaged_in_the_store_says_so() {
         assert!(!built.stderr.contains("``"), "{built}");
         assert!(!built.stderr.contains("cannot write"), "{built}");
         env.run(&["cache", "verify"]).exits(3).says("dropped");
-        build(&env, &[]).success().says("ran");
+        env.build_on_base(&[]).success().says("ran");
     }
 }
 
@@ -114,7 +114,7 @@ fn a_run_on_a_layer_that_was_damaged_in_the_store_says_so() {
 fn verify_compares_unpacked_states_with_their_layers() {
     let env = TestEnv::new();
     env.dockerfile("FROM base\nRUN echo one > /file\nRUN echo two > /other\n");
-    let built = build(&env, &[]);
+    let built = env.build_on_base(&[]);
     if built.code == Some(3) {
         eprintln!("skipped: no step can be run here");
         return;
@@ -140,13 +140,13 @@ fn verify_compares_unpacked_states_with_their_layers() {
         "Dockerfile",
         "FROM base\nRUN echo one > /file\nRUN cat /file >&2\n",
     );
-    build(&env, &[]).success().says("one");
+    env.build_on_base(&[]).success().says("one");
 }
 
 #[test]
 fn an_index_that_is_cut_short_is_named_and_put_aside() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     let index = env.path("root/index.json");
     let whole = fs::read(&index).expect("an index");
     fs::write(&index, &whole[..whole.len() / 2]).expect("written");
@@ -158,5 +158,5 @@ fn an_index_that_is_cut_short_is_named_and_put_aside() {
     env.run(&["cache", "verify"]).exits(3);
     assert!(env.path("root/index.json.damaged").is_file());
     env.run(&["cache", "verify"]).success();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
 }

@@ -91,7 +91,9 @@ fn privileged_on_a_full_disk_a_step_fails_and_the_store_stays_whole() {
         "FROM base\nRUN dd if=/dev/urandom of=/out bs=64k count=7\n",
     );
     // What another machine has made of it.
-    let _made = super::build(&env, &["-f", "context/Dockerfile.copy"]).success();
+    let _made = env
+        .build_on_base(&["-f", "context/Dockerfile.copy"])
+        .success();
     let _exported = env.run(&["cache", "export", "cache.tar"]).success();
     let template = env.command::<&str>(&[]);
     let output = Command::new("unshare")

@@ -20,13 +20,6 @@ use super::support::{Outcome, TestEnv};
 /// Longer than two steps of the clock that files get their times from.
 const TICKS: Duration = Duration::from_millis(30);
 
-fn build(env: &TestEnv, args: &[&str]) -> Outcome {
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
-    let mut all = vec!["--build-context", &base];
-    all.extend(args);
-    env.build(&all)
-}
-
 /// Runs a command once all earlier uses are in the past.
 fn later(env: &TestEnv, args: &[&str]) -> Outcome {
     std::thread::sleep(TICKS);
@@ -51,7 +44,7 @@ fn hits(outcome: &Outcome) -> usize {
 #[test]
 fn a_dry_run_says_what_the_run_does() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     let said = later(&env, &["cache", "prune", "--dry-run"]).success();
     assert!(said.stdout.contains("COPY b /b"), "{said}");
     assert!(!said.stdout.contains("COPY --from=one"), "{said}");
@@ -62,13 +55,13 @@ fn a_dry_run_says_what_the_run_does() {
     let empty = env.run(&["cache", "prune"]).success();
     assert_eq!(empty.stdout, "total: 0B\n");
     env.run(&["cache", "verify"]).success();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
 }
 
 #[test]
 fn what_a_named_image_needs_stays() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     later(&env, &["cache", "prune", "--all"]).success();
     let list = env.run(&["cache", "ls", "--format=json"]).success();
     let list: serde_json::Value = serde_json::from_str(&list.stdout).expect("JSON");
@@ -89,7 +82,7 @@ fn what_a_named_image_needs_stays() {
 #[test]
 fn lists_and_sums_name_the_steps() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     let list = later(
         &env,
         &["cache", "ls", "--no-trunc", "--filter", "type=step"],
@@ -123,7 +116,7 @@ fn steps_of(outcome: &Outcome) -> Vec<&str> {
 #[test]
 fn lists_call_steps_what_progress_calls_them_now() {
     let env = files();
-    let first = build(&env, &[]).success();
+    let first = env.build_on_base(&[]).success();
     let list = |env: &TestEnv| {
         let args = ["cache", "ls", "--no-trunc", "--filter=type=step"];
         env.run(&args).success().stdout
@@ -136,7 +129,7 @@ fn lists_call_steps_what_progress_calls_them_now() {
     env.dockerfile(
         "FROM base AS one\nCOPY a /a\nCOPY b /b\nCOPY a /c\nFROM scratch\nCOPY --from=one /a /\n",
     );
-    let second = build(&env, &[]).success();
+    let second = env.build_on_base(&[]).success();
     assert_eq!(hits(&second), 3, "{second}");
     let now = steps_of(&second);
     let listed = list(&env);
@@ -149,7 +142,7 @@ fn lists_call_steps_what_progress_calls_them_now() {
 #[test]
 fn what_is_known_of_states_is_listed_as_that_and_records_go_with_their_steps() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     let kinds = |env: &TestEnv| {
         let list = env.run(&["cache", "ls", "--format=json"]).success();
         let list: Vec<serde_json::Value> = serde_json::from_str(&list.stdout).expect("JSON");
@@ -163,7 +156,7 @@ fn what_is_known_of_states_is_listed_as_that_and_records_go_with_their_steps() {
     let gone = later(&env, &["cache", "prune", "--filter=type=fact"]).success();
     assert!(gone.stdout.starts_with("fact "), "{gone}");
     assert!(!kinds(&env).contains("\"fact\""));
-    let again = build(&env, &["-t", "app"]).success();
+    let again = env.build_on_base(&["-t", "app"]).success();
     assert_eq!(hits(&again), 3, "{again}");
     env.run(&["cache", "verify"]).success();
 }
@@ -171,7 +164,7 @@ fn what_is_known_of_states_is_listed_as_that_and_records_go_with_their_steps() {
 #[test]
 fn prune_spares_what_a_running_build_uses() {
     let env = files();
-    build(&env, &["-t", "kept"]).success();
+    env.build_on_base(&["-t", "kept"]).success();
     let gate = "--mount=type=cache,id=gate,target=/gate";
     env.file(
         "Dockerfile.slow",
@@ -179,7 +172,7 @@ fn prune_spares_what_a_running_build_uses() {
             "FROM base AS one\nCOPY a /used\nRUN {gate} touch /gate/begun; until [ -e /gate/go ]; do sleep 0.02; done; mv /used /moved\nFROM scratch\nCOPY --from=one /moved /moved\n"
         ),
     );
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let args = [
         "build",
         "--build-context",
@@ -245,7 +238,7 @@ fn prune_spares_what_a_running_build_uses() {
 #[test]
 fn free_space_that_cannot_be_had_takes_all_that_may_go() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     let said = later(&env, &["cache", "prune", "-n", "--min-free-space=900000g"]).success();
     assert!(said.stdout.contains("COPY b /b"), "{said}");
     let done = env
@@ -270,7 +263,7 @@ fn free_space_that_cannot_be_had_takes_all_that_may_go() {
 #[test]
 fn age_and_size_decide_what_goes() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     let young = later(&env, &["cache", "prune", "--filter", "until=1h"]).success();
     assert_eq!(young.stdout, "total: 0B\n");
     let small = env
@@ -295,12 +288,12 @@ fn a_budget_is_kept_after_the_build_and_spares_what_it_used() {
     let mut env = files();
     for content in ["first", "second"] {
         env.file("b", content);
-        build(&env, &[]).success();
+        env.build_on_base(&[]).success();
     }
     env.file("b", "third");
     std::thread::sleep(TICKS);
     env.var("RBUILD_CACHE_BUDGET", "1");
-    build(&env, &[]).success();
+    env.build_on_base(&[]).success();
     let list = env
         .run(&["cache", "ls", "--no-trunc", "--filter=type=step"])
         .success();
@@ -308,11 +301,11 @@ fn a_budget_is_kept_after_the_build_and_spares_what_it_used() {
     assert_eq!(steps("COPY a /a"), 1, "{list}");
     // The second one was read, to take over what is the same.
     assert!((1..3).contains(&steps("COPY b /b")), "{list}");
-    let again = build(&env, &[]).success();
+    let again = env.build_on_base(&[]).success();
     assert_eq!(hits(&again), 3, "{again}");
-    build(&env, &["--cache-budget=nonsense"]).exits(2);
+    env.build_on_base(&["--cache-budget=nonsense"]).exits(2);
     env.var("RBUILD_CACHE_BUDGET", "nonsense");
-    build(&env, &[]).exits(2).says("$RBUILD_CACHE_BUDGET");
+    env.build_on_base(&[]).exits(2).says("$RBUILD_CACHE_BUDGET");
 }
 
 #[test]
@@ -375,11 +368,11 @@ fn foreign_newer_and_broken_stores_are_left_alone() {
 fn steps_run_in_a_store_whose_name_is_relative() {
     let env = TestEnv::new();
     env.dockerfile("FROM base\nRUN echo one > /file\n");
-    if build(&env, &[]).code == Some(3) {
+    if env.build_on_base(&[]).code == Some(3) {
         eprintln!("skipped: no step can be run here");
         return;
     }
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let args = [
         "--root",
         "other",
@@ -396,16 +389,16 @@ fn steps_run_in_a_store_whose_name_is_relative() {
 #[test]
 fn directories_that_a_copy_of_a_store_has_lost_are_made_again() {
     let env = files();
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     for dir in ["locks", "tmp", "mounts", "snapshots", "stat"] {
         fs::remove_dir_all(env.path("root").join(dir)).expect("removed");
     }
     env.run(&["cache", "ls"]).success();
     env.run(&["cache", "verify"]).success();
-    let again = build(&env, &["-t", "app"]).success();
+    let again = env.build_on_base(&["-t", "app"]).success();
     assert_eq!(hits(&again), 3, "{again}");
     fs::remove_dir_all(env.path("root/blobs")).expect("removed");
     env.run(&["cache", "verify"]).exits(3).prints("app:latest");
-    build(&env, &["-t", "app"]).success();
+    env.build_on_base(&["-t", "app"]).success();
     env.run(&["save", "app", "-o", "app.tar"]).success();
 }

@@ -47,7 +47,7 @@ fn pipes_in_the_place_of_a_stores_files_are_no_files() {
     made.file("a", "A").dockerfile(
         "FROM base AS one\nCOPY a /a\nFROM scratch\nCOPY --from=one /a /etc/passwd /\n",
     );
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let build = ["build", "--build-context", &base, "-t", "app", "context"];
     ended(&made, &build).success();
     let mut files = Vec::new();

@@ -11,7 +11,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{TestEnv, build};
+use super::TestEnv;
 
 fn number(variable: &str, otherwise: usize) -> usize {
     let value = std::env::var(variable).ok();
@@ -106,14 +106,14 @@ fn killed_at_any_instant_the_store_stays_whole() {
     }
     env.file("nonce", "first");
     let begun = Instant::now();
-    let first = build(&env, &["-t", "app"]);
+    let first = env.build_on_base(&["-t", "app"]);
     if first.code == Some(3) {
         eprintln!("skipped: no step can be run here");
         return;
     }
     let _first = first.success();
     let mut whole = u64::try_from(begun.elapsed().as_millis()).expect("short") * 11 / 10;
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let args = [
         "build",
         "-q",
@@ -147,7 +147,7 @@ fn killed_at_any_instant_the_store_stays_whole() {
             );
         }
         if round % 4 == 0 || round + 1 == kills {
-            build(&env, &["-t", "app"]).success();
+            env.build_on_base(&["-t", "app"]).success();
             assert_nothing_left(&env);
         }
     }
@@ -173,7 +173,7 @@ fn many_processes_share_a_store_and_run_equal_steps_once() {
         )
     };
     env.file("file", "content").dockerfile(&dockerfile("probe"));
-    if build(&env, &[]).code == Some(3) {
+    if env.build_on_base(&[]).code == Some(3) {
         eprintln!("skipped: no step can be run here");
         return;
     }
@@ -189,7 +189,7 @@ fn many_processes_share_a_store_and_run_equal_steps_once() {
     for n in 0..processes {
         env.file(&format!("Dockerfile.{}", name(n)), &dockerfile(&name(n)));
     }
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let begun = Instant::now();
     let children: Vec<Child> = (0..processes)
         .map(|n| {

@@ -17,7 +17,7 @@ use super::{
 
 /// Builds with the store `root` of the environment.
 fn build_in(env: &TestEnv, root: &str, args: &[&str]) -> Outcome {
-    let base = format!("base=oci-layout://{}", TestEnv::base().display());
+    let base = TestEnv::base_context();
     let mut all = vec!["--root", root, "build", "--progress=plain"];
     all.extend(["--build-context", &base, "-t", "app"]);
     all.extend(args);

@@ -9,7 +9,7 @@ use std::{
 use rbuild::{
     build::BuildResult,
     oci::Descriptor,
-    output::{Annotation, Exported, OutputSpec},
+    output::{Annotation, Exported, OutputError, OutputSpec},
     reference::Reference,
 };
 use serde_json::{Value, json};
@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::cli::{
     args::DataFormat,
     build_args::BuildArgs,
+    classify,
     diagnostics::{Failure, Kind},
     engine,
     environment::Environment,
@@ -94,6 +95,9 @@ impl Wanted {
             return Err(Failure::usage(
                 "--explain=json prints on standard output, and so would something else",
             ));
+        }
+        if names.is_empty() && outputs.iter().any(OutputSpec::needs_name) {
+            return Err(classify::failure(&OutputError::NoName));
         }
         if args.iidfile.is_some() && !outputs.iter().any(has_image) {
             return Err(Failure::usage("--iidfile needs an output that is an image"));

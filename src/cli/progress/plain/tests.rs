@@ -146,6 +146,41 @@ fn a_running_step_keeps_the_floor_for_a_while() {
 }
 
 #[test]
+fn steps_that_are_soon_over_do_not_interrupt_each_other() {
+    let mut script = Script::new();
+    script
+        .started(1, "[a 1/1] COPY a /")
+        .started(2, "[b 1/2] COPY b /")
+        .after(200)
+        .event(&Event::Cached { vertex: Vertex(2) })
+        .started(3, "[b 2/2] RUN b")
+        .event(&Event::Cached { vertex: Vertex(1) })
+        .after(400)
+        .started(4, "[c 1/1] COPY c /")
+        .done(4)
+        .done(3);
+    assert_eq!(
+        script.page(),
+        "\
+#2 [b 1/2] COPY b /
+#2 CACHED
+
+#1 [a 1/1] COPY a /
+#1 CACHED
+
+#3 [b 2/2] RUN b
+#3 ...
+
+#4 [c 1/1] COPY c /
+#4 DONE 0.4s
+
+#3 [b 2/2] RUN b
+#3 DONE 0.4s
+"
+    );
+}
+
+#[test]
 fn no_line_is_cut_and_nothing_moves_the_cursor() {
     let mut script = Script::new();
     let long = "x".repeat(10_000);

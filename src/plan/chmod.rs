@@ -1,6 +1,8 @@
 //! The value of `--chmod`: an octal number, or the words of chmod(1).
 
-use std::fmt;
+use std::fmt::{self, Display, Formatter};
+
+use serde::Serialize;
 
 /// A value of `--chmod` that is none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,9 +15,16 @@ pub enum ChmodError {
     Words(String),
 }
 
-/// A change of permission bits.
+/// A value of `--chmod`: a change of permission bits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub struct Chmod {
+    text: String,
+    change: Change,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Chmod {
+enum Change {
     /// These bits, whatever there was.
     Octal(u32),
     /// Changes to what there is, in order.
@@ -23,13 +32,13 @@ pub enum Chmod {
 }
 
 /// One change of a symbolic mode.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Edit {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Edit {
     action: Action,
     bits: u32,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Set,
     Clear,
@@ -42,23 +51,11 @@ enum Action {
     },
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Op {
     Add,
     Remove,
     Assign,
-}
-
-impl fmt::Debug for Edit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let action = match self.action {
-            Action::Set => "+",
-            Action::Clear => "-",
-            Action::SetIfSearchable => "X",
-            Action::Copy { .. } => "copy",
-        };
-        write!(f, "{action}{:o}", self.bits)
-    }
 }
 
 const SETUID: u32 = 0o4000;
@@ -69,30 +66,22 @@ const ALL_BUT_STICKY: u32 = 0o6777;
 impl Chmod {
     /// Reads a value of `--chmod`.
     pub fn parse(text: &str) -> Result<Self, ChmodError> {
-        let number = || ChmodError::Number(text.to_owned());
-        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-            let mode = u32::from_str_radix(text, 8).map_err(|_error| number())?;
-            return if mode > 0o7777 {
-                Err(number())
-            } else {
-                Ok(Self::Octal(mode))
-            };
-        }
-        if text.starts_with(|c: char| c.is_ascii_digit()) {
-            return Err(number());
-        }
-        let mut edits = Vec::new();
-        for clause in text.split(',') {
-            parse_clause(clause, &mut edits).ok_or_else(|| ChmodError::Words(text.to_owned()))?;
-        }
-        Ok(Self::Symbolic(edits))
+        Ok(Self {
+            text: text.to_owned(),
+            change: Change::parse(text)?,
+        })
+    }
+
+    /// The value as written, with its variables expanded.
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// The bits that `mode` becomes.
     pub fn apply(&self, mode: u32, is_dir: bool) -> u32 {
-        let edits = match self {
-            Self::Octal(mode) => return *mode,
-            Self::Symbolic(edits) => edits,
+        let edits = match &self.change {
+            Change::Octal(mode) => return *mode,
+            Change::Symbolic(edits) => edits,
         };
         let mut new = mode;
         for Edit { action, bits } in edits {
@@ -121,10 +110,38 @@ impl Chmod {
     /// The mode of directories that a copy has to make on the way to its destination: BuildKit gives them an octal
     /// mode without its special bits, and does not apply a symbolic one.
     pub fn of_made_parents(chmod: Option<&Self>) -> u32 {
-        match chmod {
-            Some(Self::Octal(mode)) => mode & 0o777,
+        match chmod.map(|chmod| &chmod.change) {
+            Some(Change::Octal(mode)) => mode & 0o777,
             _ => 0o755,
         }
+    }
+}
+
+impl Display for Chmod {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<Chmod> for String {
+    fn from(chmod: Chmod) -> Self {
+        chmod.text
+    }
+}
+
+impl Change {
+    fn parse(text: &str) -> Result<Self, ChmodError> {
+        if text.starts_with(|c: char| c.is_ascii_digit()) {
+            return match u32::from_str_radix(text, 8) {
+                Ok(mode @ ..=0o7777) => Ok(Self::Octal(mode)),
+                _ => Err(ChmodError::Number(text.to_owned())),
+            };
+        }
+        let mut edits = Vec::new();
+        for clause in text.split(',') {
+            parse_clause(clause, &mut edits).ok_or_else(|| ChmodError::Words(text.to_owned()))?;
+        }
+        Ok(Self::Symbolic(edits))
     }
 }
 
