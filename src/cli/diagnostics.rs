@@ -1,15 +1,19 @@
 //! The one place where errors become text and exit codes.
 //!
 //! ```text
+//! ------
+//!  > [build 4/4] RUN make:                  the last output of the step that failed
+//! cc: error: no input files
+//! ------
 //! error: process "/bin/sh -c make" did not complete successfully: exit code: 2
-//!   --> Dockerfile:7:1  (stage build, step 3 of 5)
-//!    |
-//!  5 | WORKDIR /src
-//!  6 | COPY . .
-//!  7 | RUN make
-//!    | ^^^^^^^^
-//!  8 | FROM scratch
-//!    |
+//!  --> Dockerfile:4:1
+//!   |
+//! 2 | WORKDIR /src
+//! 3 | COPY . .
+//! 4 | RUN make
+//!   | ^^^^^^^^
+//! 5 | FROM scratch
+//!   |
 //! caused by: …
 //! hint: …
 //! ```

@@ -1,5 +1,6 @@
-//! Ctrl-C, `kill`, and a terminal that goes away: the first asks the build to stop in good order, the second ends the program. So does time: what hangs in
-//! a disk, a terminal or a pipe that nobody reads cannot be asked.
+//! Ctrl-C, `kill`, and a terminal that goes away: the first asks the build to stop in good order, the second ends the program.
+//! So does time: what hangs in a disk, a terminal or a pipe that nobody reads cannot be asked. With `rbuild run`, signals are passed
+//! on to its program.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,3 +1,5 @@
+//! Why a build context cannot be used.
+
 use std::{io, path::PathBuf};
 
 use super::PatternError;

@@ -1,3 +1,5 @@
+//! Why a copy cannot be done, in the words of BuildKit where it has some, and what may have been meant.
+
 use std::path::{Path, PathBuf};
 
 use crate::{

@@ -304,10 +304,10 @@ pub(super) fn attend(
             }
         }
     };
-    dismiss(step.supervisor)?;
     if !step.own_pids {
-        kill_descendants();
+        kill_descendants(step.supervisor);
     }
+    dismiss(step.supervisor)?;
     Ok(if canceled {
         Exit::Canceled
     } else if let Some(signal) = status.terminating_signal() {
@@ -354,8 +354,9 @@ fn reap_ready(pid: Pid) -> Result<Option<WaitStatus>, Failure> {
     }
 }
 
-/// Kills all that a step without process numbers of its own has left behind.
-fn kill_descendants() {
+/// Kills all that a step without process numbers of its own has left behind: what descends from the calling thread,
+/// but for the process `spared`, which answers it up to its end.
+pub(super) fn kill_descendants(spared: Option<Pid>) {
     let children = Path::new("/proc/thread-self/children");
     // Each round kills what the last one made ours; a process that forks faster than we kill is killed on the way.
     loop {
@@ -364,8 +365,10 @@ fn kill_descendants() {
         };
         let mut any = false;
         for pid in text.split_ascii_whitespace().filter_map(|t| t.parse().ok()) {
-            any = true;
-            if let Some(pid) = Pid::from_raw(pid) {
+            if let Some(pid) = Pid::from_raw(pid)
+                && Some(pid) != spared
+            {
+                any = true;
                 kill(pid);
                 let _gone = reap(pid);
             }

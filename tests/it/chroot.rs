@@ -150,13 +150,16 @@ fn what_a_step_leaves_running_dies_with_it() {
     let env = TestEnv::new();
     let seconds = format!("31{}", std::process::id());
     env.dockerfile(&format!(
-        "FROM base\nRUN (setsid sleep {seconds} >/dev/null 2>&1 &) ; sleep {seconds} >/dev/null 2>&1 & true\n"
+        "FROM base\nRUN (setsid sleep {seconds} >/dev/null 2>&1 &) ; sleep {seconds} >/dev/null 2>&1 & true\n\
+         RUN (setsid sh -c 'while cat /etc/passwd >/dev/null; do :; done; echo fai\"\"led' &) ; sleep 0.2\n"
     ));
     for rung in RUNGS {
         let Some(built) = build_on(&env, rung, &[]) else {
             continue;
         };
-        built.success();
+        let built = built.success();
+        // Up to its end it is answered.
+        assert!(!built.stderr.contains("failed"), "{rung}: {built}");
         let left = fs::read_dir("/proc")
             .expect("/proc")
             .flatten()

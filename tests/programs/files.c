@@ -220,6 +220,31 @@ static void identities(void) {
   wait(NULL);
 }
 
+// Inodes come back as other files, with nothing of what they were.
+static void looks(void) {
+  fresh("looks");
+  struct stat s;
+  int others = 0;
+  for (int i = 1; i <= 100; i++) {
+    int file = open("made", O_CREAT | O_EXCL | O_RDWR, 0600);
+    others += fchown(file, i, i) || fchmod(file, 04711) || fstat(file, &s) || s.st_uid != i || s.st_mode != (S_IFREG | 04711);
+    if (i % 2) unlink("made"); else rename("f", "made");
+    others += fstat(file, &s) || s.st_uid != i || s.st_nlink != 0;
+    close(file);
+    mkdir("dir", 0700); chown("dir", i, 0); rmdir("dir");
+    int nameless = open(".", O_TMPFILE | O_RDWR, 0640);
+    others += nameless >= 0 && (fstat(nameless, &s) || s.st_uid != 0 || s.st_mode != (S_IFREG | 0640));
+    close(nameless);
+    put("f", "new", 0644);
+    others += stat("f", &s) || s.st_uid != 0 || s.st_mode != (S_IFREG | 0644);
+    unlink("made");
+    mkdir("dir", 0755);
+    others += stat("dir", &s) || s.st_uid != 0 || s.st_mode != (S_IFDIR | 0755);
+    rmdir("dir");
+  }
+  printf("others: %d\n", others);
+}
+
 static void told(const char *what, int result, const struct sockaddr_un *a, socklen_t length) {
   if (result) show(what, -1);
   else printf("%s: %u %.*s\n", what, length, length > 2 ? (int)(length - 2) : 0, a->sun_path);
@@ -269,6 +294,7 @@ int main(void) {
   programs();
   limits();
   identities();
+  looks();
   sockets();
   return 0;
 }

@@ -1,3 +1,6 @@
+//! The files of a commit, fetched by the `git` program into a directory that the caller gives, and removes when the build is over. What is
+//! left of a kill in between is temporary space of the store like any other.
+
 use std::{
     ffi::OsString,
     fs, io,

@@ -114,7 +114,7 @@ impl Emulator {
         if stripped == known || self.who(caller).is_root() {
             return Ok(());
         }
-        stripped.give(thing.fd.as_fd(), &thing.stat)
+        self.looks.give(stripped, thing.fd.as_fd(), &thing.stat)
     }
 
     pub(super) fn dates(&mut self, call: Call, caller: &Tracee) -> Result<(), Errno> {

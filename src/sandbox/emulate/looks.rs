@@ -1,12 +1,15 @@
 //! Questions about files, answered into the caller's memory.
 
-use std::os::{
-    fd::{AsFd as _, AsRawFd as _},
-    unix::ffi::{OsStrExt as _, OsStringExt as _},
+use std::{
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::Path,
 };
 
 use rustix::{
-    fs::{self, Access, AtFlags, CWD},
+    fs::{self, Access, AtFlags, CWD, Stat},
     io::Errno,
 };
 
@@ -22,30 +25,43 @@ use super::{
             tracee::Tracee,
         },
     },
-    paths::{Found, Thing},
+    owners::Known,
+    paths::Found,
     serve::{At, Emulator, Object, object_of},
 };
 
 impl Emulator {
-    fn changed(&self, thing: &Thing) -> Changed {
-        let known = self.known(thing);
+    fn changed(&self, known: Known, stat: &Stat, path: Option<&Path>) -> Changed {
         Changed {
             uid: known.uid,
             gid: known.gid,
             mode: Some(known.mode),
-            device: known.device.filter(|_| thing.stat.st_size == 0),
-            file_system: thing
-                .path
-                .as_deref()
-                .and_then(|path| self.keeper.file_system(path)),
+            device: known.device.filter(|_| stat.st_size == 0),
+            file_system: path.and_then(|path| self.keeper.file_system(path)),
         }
+    }
+
+    /// `fstat`, of which programs make one for each file that they read: nothing is opened for it, since it changes nothing.
+    pub(super) fn fstat(&self, caller: &Tracee) -> Verdict {
+        let descriptor = caller.signed(0);
+        let link = format!("{}/fd/{descriptor}", caller.thread());
+        let (Ok(stat), Ok(host)) = (fs::stat(&*link), caller.location(descriptor)) else {
+            // Whose it is has to be looked at more closely.
+            return self.stat(caller, (descriptor, None, true), 1);
+        };
+        let path = self.keeper.view.inside(&host);
+        let known = self.looks.of_named(&link, &stat, path);
+        let mut raw = RawStat::new(&stat);
+        raw.change(self.changed(known, &stat, path));
+        caller.write(caller.word(1), &raw.0)?;
+        Ok(Some(Answer::Value(0)))
     }
 
     /// The `stat` calls that fill a `struct stat` at the address in argument `buffer`.
     pub(super) fn stat(&self, caller: &Tracee, object: Object, buffer: usize) -> Verdict {
         let thing = self.thing(caller, object)?;
-        let mut raw = RawStat::of(thing.fd.as_fd()).map_err(|_gone| Errno::NOENT)?;
-        raw.change(self.changed(&thing));
+        let mut raw = RawStat::new(&thing.stat);
+        raw.change(self.changed(self.known(&thing), &thing.stat, thing.path.as_deref()));
         caller.write(caller.word(buffer), &raw.0)?;
         Ok(Some(Answer::Value(0)))
     }
@@ -62,7 +78,7 @@ impl Emulator {
         }
         let thing = self.thing(caller, object)?;
         let mut raw = RawStatx::of(thing.fd.as_fd(), flags, mask).map_err(|_gone| Errno::NOENT)?;
-        raw.change(self.changed(&thing));
+        raw.change(self.changed(self.known(&thing), &thing.stat, thing.path.as_deref()));
         caller.write(caller.word(4), &raw.0)?;
         Ok(Some(Answer::Value(0)))
     }
@@ -123,11 +139,24 @@ impl Emulator {
             return give_link(caller, &target, buffer);
         }
         let place = match self.find(caller, (dir, &path), Last::Keep)? {
-            Found::File { path, dir_only } => {
-                if dir_only && !self.open_thing(&path)?.is_dir() {
+            Found::File {
+                path,
+                dir_only,
+                seen,
+            } => {
+                if path.as_os_str().is_empty() {
+                    return Err(Errno::INVAL);
+                }
+                let thing = self.seen_thing(&path, seen)?;
+                if dir_only && !thing.is_dir() {
                     return Err(Errno::NOTDIR);
                 }
-                Place::Root(path)
+                if !thing.is_link() {
+                    return Err(Errno::INVAL);
+                }
+                let target = fs::readlinkat(&thing.fd, "", Vec::new())?;
+                let target = std::ffi::OsString::from_vec(target.into_bytes());
+                return give_link(caller, &target, buffer);
             }
             Found::Shown(place) => place,
         };

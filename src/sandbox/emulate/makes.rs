@@ -121,7 +121,8 @@ impl Emulator {
         if name.last == "." {
             return Err(if is_dir { Errno::BUSY } else { Errno::ISDIR });
         }
-        let thing = self.open_thing(&name.path)?;
+        let mut name = name;
+        let thing = self.seen_thing(&name.path, name.seen.take())?;
         match (thing.is_dir(), is_dir) {
             (true, false) => return Err(Errno::ISDIR),
             (false, true) => return Err(Errno::NOTDIR),
@@ -137,6 +138,7 @@ impl Emulator {
         } else {
             AtFlags::empty()
         };
+        self.looks.forget(&thing.stat);
         fs::unlinkat(&name.dir, &name.last, flags)
     }
 
@@ -156,7 +158,8 @@ impl Emulator {
         if from.last == "." || to.last == "." {
             return Err(Errno::BUSY);
         }
-        let old = self.open_thing(&from.path)?;
+        let mut from = from;
+        let old = self.seen_thing(&from.path, from.seen.take())?;
         if (from.dir_only || to.dir_only) && !old.is_dir() {
             return Err(Errno::NOTDIR);
         }
@@ -170,6 +173,9 @@ impl Emulator {
         let flags = RenameFlags::from_bits_retain(flags);
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL);
+        }
+        if let Some(Ok(replaced)) = &to.seen {
+            self.looks.forget(&fs::fstat(replaced)?);
         }
         fs::renameat_with(&from.dir, &from.last, &to.dir, &to.last, flags)?;
         if self.looks.by_path.all_by_inode() {
@@ -214,7 +220,7 @@ impl Emulator {
         } else {
             let last = if follow { Last::Follow } else { Last::Keep };
             match self.find(caller, (from.0, &path), last)? {
-                Found::File { path, dir_only } => Some(self.name_in_root(path, dir_only)?),
+                Found::File { path, dir_only, .. } => Some(self.name_in_root(path, dir_only)?),
                 // A file that was made without a name, by the link to its descriptor.
                 Found::Shown(Place::Proc(_)) => None,
                 Found::Shown(_) => return Err(Errno::XDEV),

@@ -249,13 +249,15 @@ fn serve(
     let identity = Identity::new(spec.uid, spec.gid, spec.groups.clone());
     let status = Emulator {
         keeper,
-        looks: Looks { by_path, own },
+        looks: Looks::new(by_path, own),
         identities: Identities::without_privilege(identity),
         programs: Programs::new(post.programs.to_owned()),
         addresses: Addresses::default(),
         pass,
     }
     .run(first)?;
+    // As long as there is somebody to answer them: else they would complain of calls that are not there.
+    step::kill_descendants(None);
     end_like(status)
 }
 

@@ -18,7 +18,7 @@ use super::{
         keeper::{
             Verdict,
             files::Wish,
-            view::{Last, Place},
+            view::{Last, Place, Seen},
         },
         kernelfs::DEVICES,
         supervisor::{
@@ -28,7 +28,7 @@ use super::{
     },
     calls::Call,
     owners::{Known, real_mode},
-    paths::{EXECUTE, Found, READ, Thing, WRITE},
+    paths::{EXECUTE, Found, Name, READ, Thing, WRITE},
     serve::Emulator,
     sys::number,
     trace::Session,
@@ -48,8 +48,12 @@ impl Emulator {
         let excludes = flags.contains(OFlags::CREATE | OFlags::EXCL);
         let keeps = flags.contains(OFlags::NOFOLLOW) || excludes;
         let last = if keeps { Last::Keep } else { Last::Follow };
-        let (path, dir_only) = match self.find(caller, (dir, &path), last)? {
-            Found::File { path, dir_only } => (path, dir_only),
+        let (path, dir_only, seen) = match self.find(caller, (dir, &path), last)? {
+            Found::File {
+                path,
+                dir_only,
+                seen,
+            } => (path, dir_only, seen),
             Found::Shown(place) => return self.open_shown(caller, &place, flags, id),
         };
         if flags.contains(OFlags::PATH) {
@@ -62,15 +66,21 @@ impl Emulator {
         if dir_only && creates {
             return Err(Errno::ISDIR);
         }
+        let mut seen = seen;
         loop {
             if !excludes {
-                match self.open_thing(&path) {
+                match self.seen_thing(&path, seen.take()) {
                     Ok(thing) => return self.open_existing(caller, &thing, (flags, dir_only), id),
                     Err(Errno::NOENT) if creates => {}
                     Err(error) => return Err(error),
                 }
             }
-            match self.create(caller, &path, (flags, mode)) {
+            let absent = if excludes {
+                seen.take()
+            } else {
+                Some(Err(Errno::NOENT))
+            };
+            match self.create(caller, &path, (flags, mode), absent) {
                 // Somebody else was faster.
                 Err(Errno::EXIST) if !excludes => {}
                 Err(error) => return Err(error),
@@ -175,25 +185,20 @@ impl Emulator {
         caller: &Tracee,
         path: &Path,
         (flags, mode): (OFlags, u32),
+        seen: Seen,
     ) -> Result<OwnedFd, Errno> {
-        let name = self.name_in_root(path.to_owned(), false)?;
+        let name = Name {
+            seen,
+            ..self.name_in_root(path.to_owned(), false)?
+        };
         let who = self.who(caller);
         self.may_make(&who, &name)?;
         let known = self.of_new(&who, &name, mode & !caller.umask(), false)?;
         let flags = flags | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let real = real_mode(known.mode, false);
         let file = fs::openat(&name.dir, &name.last, flags, real)?;
-        Self::look_new(&file, known)?;
+        self.looks.give_new(known, file.as_fd())?;
         Ok(file)
-    }
-
-    /// Gives a new file its look where that is not what the kernel says.
-    fn look_new(file: &OwnedFd, known: Known) -> Result<(), Errno> {
-        let real = real_mode(known.mode, false).as_raw_mode();
-        if (known.uid, known.gid, known.mode) == (0, 0, real) {
-            return Ok(());
-        }
-        known.give(file.as_fd(), &fs::fstat(file)?)
     }
 
     /// An `open` with `O_TMPFILE`.
@@ -219,7 +224,7 @@ impl Emulator {
         let real = real_mode(known.mode, false);
         let again = flags.difference(OFlags::NOFOLLOW) | OFlags::CLOEXEC;
         let file = fs::open(format!("/proc/self/fd/{}", dir.fd.as_raw_fd()), again, real)?;
-        Self::look_new(&file, known)?;
+        self.looks.give_new(known, file.as_fd())?;
         self.hand_over(&file, flags, id)
     }
 
@@ -251,8 +256,8 @@ impl Emulator {
     pub(super) fn chdir(&self, caller: &Tracee, id: u64) -> Verdict {
         let path = caller.path(0)?;
         let file = match self.find(caller, (libc::AT_FDCWD, &path), Last::Follow)? {
-            Found::File { path, .. } => {
-                let thing = self.open_thing(&path)?;
+            Found::File { path, seen, .. } => {
+                let thing = self.seen_thing(&path, seen)?;
                 if !thing.is_dir() {
                     return Err(Errno::NOTDIR);
                 }

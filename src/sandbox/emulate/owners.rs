@@ -5,6 +5,8 @@
 //! is known by its path. What has no record is root's, with the mode that the kernel knows.
 
 use std::{
+    cell::RefCell,
+    collections::HashMap,
     os::fd::BorrowedFd,
     path::{Path, PathBuf},
 };
@@ -62,8 +64,8 @@ impl Known {
         }
     }
 
-    /// Gives a file or directory this look, whatever it looked like.
-    pub(super) fn give(self, fd: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
+    /// Gives a file or directory this look; `bare` is one that has no record. The record that it has now, if it takes one.
+    fn give(self, fd: BorrowedFd<'_>, stat: &Stat, bare: bool) -> Result<Option<Self>, Errno> {
         let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
         let mode = real_mode(self.mode, is_dir);
         let name = record::name(fd);
@@ -72,13 +74,18 @@ impl Known {
         }
         let plain = (self.uid, self.gid) == (0, 0) && self.device.is_none();
         if plain && mode.as_raw_mode() == self.mode {
-            return match fs::removexattr(&*name, XATTR) {
-                Err(Errno::NODATA) => Ok(()),
-                other => other,
+            return match if bare {
+                Ok(())
+            } else {
+                fs::removexattr(&*name, XATTR)
+            } {
+                Ok(()) | Err(Errno::NODATA) => Ok(None),
+                Err(error) => Err(error),
             };
         }
         let text = self.record().text(stat.st_mode & libc::S_IFMT | self.mode);
-        fs::setxattr(&*name, XATTR, text.as_bytes(), XattrFlags::empty())
+        fs::setxattr(&*name, XATTR, text.as_bytes(), XattrFlags::empty())?;
+        Ok(Some(self))
     }
 }
 
@@ -87,12 +94,63 @@ impl Known {
 pub(super) struct Looks {
     pub(super) by_path: Records,
     /// The ids that this process has, which all files of the root have.
-    pub(super) own: (u32, u32),
+    own: (u32, u32),
+    /// The records of files and directories, by device and inode: what is in a root is changed by this process alone. `None` is one
+    /// that has no record.
+    records: RefCell<HashMap<(u64, u64), Option<Known>>>,
 }
 
+/// So many records are remembered before all are forgotten: some MiB.
+const MOST: usize = 1 << 16;
+
 impl Looks {
+    pub(super) fn new(by_path: Records, own: (u32, u32)) -> Self {
+        Self {
+            by_path,
+            own,
+            records: RefCell::default(),
+        }
+    }
+
+    fn remember(&self, stat: &Stat, record: Option<Known>) {
+        let mut records = self.records.borrow_mut();
+        if records.len() >= MOST {
+            records.clear();
+        }
+        records.insert((stat.st_dev, stat.st_ino), record);
+    }
+
+    /// Forgets what something looks like that may be gone: another one may get its inode.
+    pub(super) fn forget(&self, stat: &Stat) {
+        let key = (stat.st_dev, stat.st_ino);
+        self.records.borrow_mut().remove(&key);
+    }
+
+    /// Gives a file or directory a look, whatever it looked like.
+    pub(super) fn give(&self, known: Known, fd: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
+        let before = self
+            .records
+            .borrow_mut()
+            .remove(&(stat.st_dev, stat.st_ino));
+        let record = known.give(fd, stat, before == Some(None))?;
+        self.remember(stat, record);
+        Ok(())
+    }
+
+    /// Gives a new file its look.
+    pub(super) fn give_new(&self, known: Known, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        let stat = fs::fstat(fd)?;
+        self.remember(&stat, None);
+        self.give(known, fd, &stat)
+    }
+
     /// What `fd` is open on, whose metadata is `stat`; `path` is where it lies in the root, if it does.
     pub(super) fn of(&self, fd: BorrowedFd<'_>, stat: &Stat, path: Option<&Path>) -> Known {
+        self.of_named(&record::name(fd), stat, path)
+    }
+
+    /// The same for what `name` leads to.
+    pub(super) fn of_named(&self, name: &str, stat: &Stat, path: Option<&Path>) -> Known {
         let mine = |id: u32, own: u32| if id == own { 0 } else { id };
         let plain = Known {
             uid: mine(stat.st_uid, self.own.0),
@@ -103,12 +161,21 @@ impl Looks {
         // What lies elsewhere is what the kernel says.
         let Some(path) = path else { return plain };
         if carries(stat.st_mode) {
-            let mut text = [0; 128];
-            let length = fs::getxattr(&*record::name(fd), XATTR, &mut text);
-            return length
-                .ok()
-                .and_then(|length| Known::parse(&text[..length]))
-                .unwrap_or(plain);
+            let remembered = self
+                .records
+                .borrow()
+                .get(&(stat.st_dev, stat.st_ino))
+                .copied();
+            let record = remembered.unwrap_or_else(|| {
+                let mut text = [0; 128];
+                let length = fs::getxattr(name, XATTR, &mut text);
+                let record = length.ok().and_then(|length| Known::parse(&text[..length]));
+                if matches!(length, Ok(_) | Err(Errno::NODATA)) {
+                    self.remember(stat, record);
+                }
+                record
+            });
+            return record.unwrap_or(plain);
         }
         self.by_path
             .of_path(&absolute(path))
@@ -128,7 +195,7 @@ impl Looks {
         known: Known,
     ) -> Result<(), Errno> {
         if carries(stat.st_mode) {
-            return known.give(fd, stat);
+            return self.give(known, fd, stat);
         }
         if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink
             && stat.st_mode & 0o7777 != known.mode

@@ -19,7 +19,7 @@ use rustix::{
 
 use super::{
     super::{
-        keeper::view::{Last, Place, Spot, read_link},
+        keeper::view::{Last, Place, Seen, Spot, read_link},
         supervisor::{identity::Identity, record, tracee::Tracee},
     },
     owners::Known,
@@ -31,10 +31,14 @@ pub(super) const WRITE: u32 = 2;
 pub(super) const EXECUTE: u32 = 1;
 
 /// What a path leads to.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) enum Found {
     /// A file of the root, whether it exists or not: relative, free of links but perhaps for its last component.
-    File { path: PathBuf, dir_only: bool },
+    File {
+        path: PathBuf,
+        dir_only: bool,
+        seen: Seen,
+    },
     /// What only the keeper can show.
     Shown(Place),
 }
@@ -57,6 +61,8 @@ pub(super) struct Name {
     pub(super) path: PathBuf,
     /// Whether it can be that of a directory only.
     pub(super) dir_only: bool,
+    /// What was there when its path was followed.
+    pub(super) seen: Seen,
 }
 
 impl Thing {
@@ -82,13 +88,17 @@ impl Emulator {
         }
         let bytes = path.as_bytes();
         let dir_only = bytes.ends_with(b"/") || bytes.ends_with(b"/.") || bytes == b".";
-        let found = match self.keeper.view.locate(caller, dir, path, last)? {
+        let (spot, seen) = self.keeper.view.locate_and_see(caller, dir, path, last)?;
+        let file = |path| Found::File {
+            path,
+            dir_only,
+            seen,
+        };
+        let found = match spot {
             // Relative to a pipe, or the like.
             Spot::Native(None) => return Err(Errno::NOTDIR),
-            Spot::Native(Some(path)) => Found::File { path, dir_only },
-            Spot::Shown(Place::Root(path)) if self.keeper.device(&path).is_none() => {
-                Found::File { path, dir_only }
-            }
+            Spot::Native(Some(path)) => file(path),
+            Spot::Shown(Place::Root(path)) if self.keeper.device(&path).is_none() => file(path),
             Spot::Shown(place) => Found::Shown(place),
         };
         if let Found::File { path, .. } = &found {
@@ -126,6 +136,20 @@ impl Emulator {
         })
     }
 
+    /// What was seen at `path`, or is there.
+    pub(super) fn seen_thing(&self, path: &Path, seen: Seen) -> Result<Thing, Errno> {
+        let fd = match seen {
+            Some(seen) => seen?,
+            None => return self.open_thing(path),
+        };
+        let stat = fs::fstat(&fd)?;
+        Ok(Thing {
+            fd,
+            stat,
+            path: Some(path.to_owned()),
+        })
+    }
+
     /// What a thread has open as `descriptor`.
     pub(super) fn held(&self, caller: &Tracee, descriptor: i32) -> Result<Thing, Errno> {
         let fd = caller.descriptor(descriptor)?;
@@ -147,8 +171,12 @@ impl Emulator {
         let path = caller.path(argument)?;
         let last = if follow { Last::Follow } else { Last::Keep };
         match self.find(caller, (dir, &path), last)? {
-            Found::File { path, dir_only } => {
-                let thing = self.open_thing(&path)?;
+            Found::File {
+                path,
+                dir_only,
+                seen,
+            } => {
+                let thing = self.seen_thing(&path, seen)?;
                 if dir_only && !thing.is_dir() {
                     return Err(Errno::NOTDIR);
                 }
@@ -201,18 +229,22 @@ impl Emulator {
         let last = bytes[..end].rsplit(|b| *b == b'/').next();
         if matches!(last, None | Some(b"" | b"." | b"..")) {
             return Ok(match self.find(caller, (dir, &path), Last::Follow)? {
-                Found::File { path, .. } => Ok(Name {
-                    dir: self.open_thing(&path)?.fd,
+                Found::File { path, seen, .. } => Ok(Name {
+                    dir: self.seen_thing(&path, seen)?.fd,
                     last: ".".into(),
                     path: path.join("."),
                     dir_only: true,
+                    seen: None,
                 }),
                 Found::Shown(place) => Err(place),
             });
         }
         let trimmed = OsStr::from_bytes(&bytes[..end]);
         Ok(match self.find(caller, (dir, trimmed), Last::Keep)? {
-            Found::File { path, .. } => Ok(self.name_in_root(path, end < bytes.len())?),
+            Found::File { path, seen, .. } => Ok(Name {
+                seen,
+                ..self.name_in_root(path, end < bytes.len())?
+            }),
             Found::Shown(place) => Err(place),
         })
     }
@@ -228,6 +260,7 @@ impl Emulator {
             last,
             path,
             dir_only,
+            seen: None,
         })
     }
 
@@ -270,8 +303,13 @@ impl Emulator {
 
     /// Refuses a name that is taken, as the kernel does before it asks who may, and to put one where `who` may not.
     pub(super) fn may_make(&self, who: &Identity, name: &Name) -> Result<(), Errno> {
-        if name.last == "." || fs::statat(&name.dir, &name.last, AtFlags::SYMLINK_NOFOLLOW).is_ok()
-        {
+        let is_there = match &name.seen {
+            Some(Ok(_)) => true,
+            // Who makes it is told if it has come to be since.
+            Some(Err(Errno::NOENT)) => false,
+            _ => fs::statat(&name.dir, &name.last, AtFlags::SYMLINK_NOFOLLOW).is_ok(),
+        };
+        if name.last == "." || is_there {
             return Err(Errno::EXIST);
         }
         self.may_change(who, name)
@@ -283,7 +321,7 @@ impl Emulator {
         if who.is_root() {
             return Ok(());
         }
-        let dir = self.known(&Self::dir_of(name)?);
+        let dir = self.known_dir(name)?;
         if dir.mode & libc::S_ISVTX == 0 || dir.uid == who.user() {
             return Ok(());
         }
@@ -303,6 +341,13 @@ impl Emulator {
         })
     }
 
+    /// What the directory of `name` looks like.
+    fn known_dir(&self, name: &Name) -> Result<Known, Errno> {
+        let stat = fs::fstat(&name.dir)?;
+        let above = name.path.parent().unwrap_or(Path::new(""));
+        Ok(self.looks.of(name.dir.as_fd(), &stat, Some(above)))
+    }
+
     /// What is made in the directory of `name` by `who` looks like this.
     pub(super) fn of_new(
         &self,
@@ -311,7 +356,7 @@ impl Emulator {
         mode: u32,
         is_dir: bool,
     ) -> Result<Known, Errno> {
-        let dir = self.known(&Self::dir_of(name)?);
+        let dir = self.known_dir(name)?;
         let inherits = dir.mode & libc::S_ISGID != 0;
         Ok(Known {
             uid: who.user(),

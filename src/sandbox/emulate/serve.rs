@@ -123,7 +123,7 @@ impl Emulator {
             Call::Open | Call::Creat | Call::Openat => self.open(call, caller, id),
             Call::Stat => self.stat(caller, (here, Some(0), true), 1),
             Call::Lstat => self.stat(caller, (here, Some(0), false), 1),
-            Call::Fstat => self.stat(caller, (dir, None, true), 1),
+            Call::Fstat => self.fstat(caller),
             Call::Newfstatat => {
                 let object = object_of(caller, 3, libc::AT_NO_AUTOMOUNT)?;
                 self.stat(caller, object, 2)

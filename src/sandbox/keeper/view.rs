@@ -46,6 +46,9 @@ pub(in crate::sandbox) enum Spot {
     Shown(Place),
 }
 
+/// What the kernel has found at the end of a path: the thing, open to look at, or why there is none. `None`: it was not asked.
+pub(in crate::sandbox) type Seen = Option<Result<OwnedFd, Errno>>;
+
 /// The tree that a step sees.
 #[derive(Debug)]
 pub(in crate::sandbox) struct View {
@@ -87,13 +90,25 @@ impl View {
         path: &OsStr,
         last: Last,
     ) -> Result<Spot, Errno> {
+        self.locate_and_see(caller, dir, path, last)
+            .map(|(spot, _)| spot)
+    }
+
+    /// The same, with what is there as far as that was seen on the way.
+    pub(in crate::sandbox) fn locate_and_see(
+        &self,
+        caller: &Tracee,
+        dir: i32,
+        path: &OsStr,
+        last: Last,
+    ) -> Result<(Spot, Seen), Errno> {
         let mut full = Vec::new();
         if !path.as_bytes().starts_with(b"/") {
             let base = caller.location(dir)?;
             match self.inside(&base) {
                 Some(base) => full.extend(base.as_os_str().as_bytes()),
                 // Neither in the root nor shown by us: a pipe, or a directory that is gone.
-                None => return Ok(Spot::Native(None)),
+                None => return Ok((Spot::Native(None), None)),
             }
             full.push(b'/');
         }
@@ -109,15 +124,15 @@ impl View {
         };
         if !self.is_shown(&plain) {
             match self.look_for(&full, last) {
-                Ok(()) => return Ok(Spot::Native(Some(plain))),
+                Ok(thing) => return Ok((Spot::Native(Some(plain)), Some(Ok(thing)))),
                 // Filters of old container engines refuse what they do not know.
                 Err(Errno::LOOP | Errno::NOSYS | Errno::PERM) => {}
                 // What is left out of the plain path may be what is missing.
                 Err(_) if full.iter().any(|name| name == "..") => {}
-                Err(_) => return Ok(Spot::Native(Some(plain))),
+                Err(error) => return Ok((Spot::Native(Some(plain)), Some(Err(error)))),
             }
         }
-        self.walk(caller, &full, last)
+        Ok((self.walk(caller, &full, last)?, None))
     }
 
     /// Whether a path without links lies where the kernel of the step shows nothing.
@@ -134,8 +149,8 @@ impl View {
         }
     }
 
-    /// Whether a path leads to something without a symbolic link on the way.
-    fn look_for(&self, path: &Path, last: Last) -> Result<(), Errno> {
+    /// Opens what a path leads to without a symbolic link on the way, to look at.
+    fn look_for(&self, path: &Path, last: Last) -> Result<OwnedFd, Errno> {
         let mut flags = OFlags::PATH | OFlags::CLOEXEC;
         if last == Last::Keep {
             flags |= OFlags::NOFOLLOW;
@@ -146,7 +161,7 @@ impl View {
             path
         };
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-        fs::openat2(&self.root, name, flags, Mode::empty(), resolve).map(drop)
+        fs::openat2(&self.root, name, flags, Mode::empty(), resolve)
     }
 
     /// Follows a path name by name.

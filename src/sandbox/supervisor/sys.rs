@@ -237,6 +237,7 @@ mod layout {
     pub(super) const GID: usize = 32;
     pub(super) const RDEV: usize = 40;
     pub(super) const DEV: usize = 0;
+    pub(super) const NLINK: usize = 16;
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -247,6 +248,7 @@ mod layout {
     pub(super) const GID: usize = 28;
     pub(super) const RDEV: usize = 32;
     pub(super) const DEV: usize = 0;
+    pub(super) const NLINK: usize = 20;
 }
 
 use layout::STAT_LEN;
@@ -283,6 +285,33 @@ impl RawStat {
         } else {
             Ok(raw)
         }
+    }
+
+    /// Metadata that is known already.
+    pub(in crate::sandbox) fn new(stat: &rustix::fs::Stat) -> Self {
+        // Where both machines have the rest.
+        let [ino, size, blksize, blocks, times_at] = [8, 48, 56, 64, 72];
+        let mut raw = Self([0; STAT_LEN]);
+        raw.put(layout::DEV, &stat.st_dev.to_ne_bytes());
+        raw.put(ino, &stat.st_ino.to_ne_bytes());
+        raw.put(layout::NLINK, &stat.st_nlink.to_ne_bytes());
+        raw.put(layout::MODE, &stat.st_mode.to_ne_bytes());
+        raw.put(layout::UID, &stat.st_uid.to_ne_bytes());
+        raw.put(layout::GID, &stat.st_gid.to_ne_bytes());
+        raw.put(layout::RDEV, &stat.st_rdev.to_ne_bytes());
+        raw.put(size, &stat.st_size.to_ne_bytes());
+        raw.put(blksize, &stat.st_blksize.to_ne_bytes());
+        raw.put(blocks, &stat.st_blocks.to_ne_bytes());
+        let times = [
+            (stat.st_atime, stat.st_atime_nsec),
+            (stat.st_mtime, stat.st_mtime_nsec),
+            (stat.st_ctime, stat.st_ctime_nsec),
+        ];
+        for (index, (seconds, nanos)) in times.into_iter().enumerate() {
+            raw.put(times_at + 16 * index, &seconds.to_ne_bytes());
+            raw.put(times_at + 16 * index + 8, &nanos.to_ne_bytes());
+        }
+        raw
     }
 
     /// Puts other values in.
