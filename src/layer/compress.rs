@@ -72,7 +72,8 @@ pub(super) struct Packer {
 enum Method {
     Gzip {
         gzip: Gzip,
-        quick: Gzip,
+        /// For samples, where `gzip` is not at the fastest level itself.
+        quick: Option<Gzip>,
         store: Gzip,
     },
     Zstd(Box<zstd::bulk::Compressor<'static>>),
@@ -84,7 +85,7 @@ impl Packer {
         let method = match compression {
             Compression::Gzip { level } => Method::Gzip {
                 gzip: Gzip::new(level)?,
-                quick: Gzip::new(1)?,
+                quick: (level != 1).then(|| Gzip::new(1)).transpose()?,
                 store: Gzip::new(0)?,
             },
             Compression::Zstd { level } => {
@@ -115,7 +116,7 @@ impl Packer {
                 compressor.compress_to_buffer(raw, room)?
             }
             Method::Gzip { gzip, quick, store } => {
-                let chosen = if incompressible(raw, quick) {
+                let chosen = if incompressible(raw, quick.as_mut().unwrap_or(gzip)) {
                     store
                 } else {
                     gzip

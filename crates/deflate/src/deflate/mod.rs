@@ -64,7 +64,7 @@ impl Default for Compressor {
 }
 
 impl Compressor {
-    /// A compressor, of some 270 KiB.
+    /// A compressor, of some 330 KiB.
     pub fn new() -> Self {
         Self::with(Search::new())
     }

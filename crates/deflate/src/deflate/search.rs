@@ -6,7 +6,7 @@ use super::{
 };
 
 /// How many bits a hash has.
-pub(super) const HASH_BITS: u32 = 14;
+pub(super) const HASH_BITS: u32 = 15;
 /// What the first four bytes of a place are multiplied with for their hash.
 pub(super) const FACTOR: u32 = 0x9E37_79B1;
 /// So many places look into the table before they are put there.
