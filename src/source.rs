@@ -79,6 +79,14 @@ impl Lines {
         }
     }
 
+    /// How many bytes lie before a line; all of them before one that is not there.
+    pub fn start_of(&self, line: usize, text: &str) -> usize {
+        match line.checked_sub(2) {
+            None => 0,
+            Some(before) => self.breaks.get(before).map_or(text.len(), |at| at + 1),
+        }
+    }
+
     /// What [`Span::lines`] gives.
     pub fn touched(&self, span: Span) -> (usize, usize) {
         let line = |at: usize| 1 + self.breaks.partition_point(|end| *end < at);
@@ -149,6 +157,10 @@ pub fn suggest_in_case<'a>(
     near.filter(|near| *near != word)
 }
 
+/// To compare each of many misspelt words with each of many others takes long, and helps nobody: behind so many of one kind, they
+/// are reported without what may be meant.
+pub const MOST_SUGGESTIONS: usize = 500;
+
 /// Words that are so many edits from each other are not near.
 const FAR: usize = 3;
 
@@ -163,27 +175,40 @@ fn nearest<'a>(candidates: impl Iterator<Item = (usize, &'a str)>) -> Option<&'a
 /// How many edits make one word of the other, or some number that is not below [`FAR`] if so many do not.
 fn edit_distance(a: &str, b: &str) -> usize {
     // Most words are far from each other, which their ends often tell. What both begin or end with takes no edit.
-    let mut from = a.chars().zip(b.chars()).take_while(|(x, y)| x == y);
-    let n_common = from.by_ref().map(|(x, _)| x.len_utf8()).sum();
-    let (a, b) = (&a[n_common..], &b[n_common..]);
+    let same = |pairs: &mut dyn Iterator<Item = (char, char)>| -> usize {
+        let same = pairs.take_while(|(x, y)| x == y);
+        same.map(|(x, _)| x.len_utf8()).sum()
+    };
+    let begin = same(&mut a.chars().zip(b.chars()));
+    let (a, b) = (&a[begin..], &b[begin..]);
+    let end = same(&mut a.chars().rev().zip(b.chars().rev()));
+    let (a, b) = (&a[..a.len() - end], &b[..b.len() - end]);
     if a.len().abs_diff(b.len()) >= 4 * FAR {
         return FAR;
     }
     let b: Vec<char> = b.chars().collect();
+    if a.chars().count().abs_diff(b.len()) >= FAR {
+        return FAR;
+    }
+    // Only what lies near the diagonal can be below FAR, so a row is as short as that, whatever the words are.
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = if x == *y {
+        let (from, to) = (i.saturating_sub(FAR), (i + FAR).min(b.len()));
+        let mut diagonal = row[from];
+        row[from] = if from == 0 { i + 1 } else { FAR };
+        let mut least = row[from];
+        for j in from..to {
+            let above = if j + 1 < i + FAR { row[j + 1] } else { FAR };
+            let cost = if x == b[j] {
                 diagonal
             } else {
-                1 + diagonal.min(row[j]).min(row[j + 1])
+                1 + diagonal.min(row[j]).min(above)
             };
             diagonal = row[j + 1];
             row[j + 1] = cost;
+            least = least.min(cost);
         }
-        if row.iter().all(|cost| *cost >= FAR) {
+        if least >= FAR {
             return FAR;
         }
     }
@@ -203,6 +228,8 @@ mod tests {
             let span = Span::new(start, end);
             assert_eq!(lines.touched(span), span.lines(text), "{span:?}");
         }
+        let starts = [1, 2, 3, 4, 9].map(|line| lines.start_of(line, text));
+        assert_eq!(starts, [0, 7, 15, 18, 18]);
         assert_eq!(Span::new(11, 12).line_column(text), (2, 5));
     }
 
@@ -215,5 +242,35 @@ mod tests {
         assert_eq!(suggest_in_case("Path", ["PASS", "PatH"]), Some("PatH"));
         assert_eq!(suggest_in_case("PATH", ["PATHS", "PATH"]), None);
         assert_eq!(suggest_in_case("A", ["", "B"]), None);
+    }
+
+    #[test]
+    fn distances_below_the_limit_are_exact() {
+        fn exact(a: &[char], b: &[char]) -> usize {
+            match (a, b) {
+                ([], rest) | (rest, []) => rest.len(),
+                ([x, a @ ..], [y, b @ ..]) if x == y => exact(a, b),
+                ([_, a_rest @ ..], [_, b_rest @ ..]) => {
+                    1 + exact(a_rest, b)
+                        .min(exact(a, b_rest))
+                        .min(exact(a_rest, b_rest))
+                }
+            }
+        }
+        // All words of up to five of these letters.
+        let mut words = vec![String::new()];
+        let mut from = 0;
+        for _ in 0..5 {
+            let to = words.len();
+            for at in from..to {
+                words.extend(["a", "é"].map(|letter| format!("{}{letter}", words[at])));
+            }
+            from = to;
+        }
+        for (a, b) in words.iter().flat_map(|a| words.iter().map(move |b| (a, b))) {
+            let letters = |word: &str| word.chars().collect::<Vec<_>>();
+            let want = exact(&letters(a), &letters(b)).min(FAR);
+            assert_eq!(edit_distance(a, b).min(FAR), want, "{a} {b}");
+        }
     }
 }

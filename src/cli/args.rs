@@ -21,7 +21,7 @@ const AFTER_HELP: &str = "\
 `rbuild [OPTIONS] CONTEXT` is short for `rbuild build [OPTIONS] CONTEXT`; `rbuild build --help` lists the options.
 
 Exit status: 0 done; 1 the build is wrong; 2 the command line is wrong; 3 this machine cannot;
-4 the remote said no; 70 rbuild is wrong; 130 or 143 interrupted.";
+4 the remote said no; 70 rbuild is wrong; 129, 130 or 143 interrupted.";
 
 /// Builds container images from Dockerfiles, without a daemon and without root. Images go to rbuild's own store unless
 /// -o or --push says otherwise.

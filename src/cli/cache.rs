@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     io::{self, Read},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rbuild::{
@@ -36,6 +36,9 @@ use super::{
 
 /// How often a request to a cache that is read is made: a build waits for it, and can do without.
 const IMPORT_ATTEMPTS: u32 = 2;
+
+/// How long such a cache may take to answer, or ask to wait; what does not answer by then is a miss.
+const IMPORT_WAIT: Duration = Duration::from_secs(20);
 
 /// The caches that a build reads and writes.
 pub(crate) struct Caches {
@@ -78,7 +81,10 @@ impl Caches {
         let mut imports: Vec<Arc<dyn Place>> = Vec::new();
         if !args.cache_from.is_empty() {
             let mut settings = settings.clone();
-            settings.retry.attempts = settings.retry.attempts.min(IMPORT_ATTEMPTS);
+            let (retry, timeouts) = (&mut settings.retry, &mut settings.timeouts);
+            retry.attempts = retry.attempts.min(IMPORT_ATTEMPTS);
+            retry.max_retry_after = retry.max_retry_after.min(IMPORT_WAIT);
+            timeouts.idle = timeouts.idle.min(IMPORT_WAIT);
             let client = client(settings)?;
             for from in &args.cache_from {
                 imports.push(place(&from.0, &client, env)?.into());

@@ -22,7 +22,7 @@
 use std::{error::Error, fmt::Write as _};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use rbuild::source::{Diagnostic, Severity, Span};
+use rbuild::source::{Diagnostic, Lines, Severity, Span};
 
 use super::{
     progress::FailedStep,
@@ -53,6 +53,8 @@ pub(crate) enum Signal {
     Interrupt,
     /// `kill`.
     Terminate,
+    /// The terminal has gone.
+    Hangup,
 }
 
 impl Kind {
@@ -64,6 +66,7 @@ impl Kind {
             Self::Machine => 3,
             Self::Remote => 4,
             Self::Bug => 70,
+            Self::Interrupted(Signal::Hangup) => 129,
             Self::Interrupted(Signal::Interrupt) => 130,
             Self::Interrupted(Signal::Terminate) => 143,
         }
@@ -75,6 +78,15 @@ impl Kind {
 pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) text: String,
+    /// So that a report of thousands of findings does not read the text for each.
+    lines: Lines,
+}
+
+impl Source {
+    pub(crate) fn new(name: String, text: String) -> Self {
+        let lines = Lines::of(&text);
+        Self { name, text, lines }
+    }
 }
 
 /// Why a command failed.
@@ -223,8 +235,16 @@ impl Failure {
         for step in self.steps.iter().filter(|step| !step.lines.is_empty()) {
             render_step(&mut out, step, colour);
         }
-        for finding in &self.findings {
+        for finding in self.findings.iter().take(MOST_FINDINGS) {
             out.push_str(&self.render_finding(finding, colour));
+        }
+        if let Some(more @ 1..) = self.findings.len().checked_sub(MOST_FINDINGS) {
+            note(
+                &mut out,
+                "note",
+                &format!("{more} more errors are not shown"),
+                colour,
+            );
         }
         for hint in &self.hints {
             note(&mut out, "hint", hint, colour);
@@ -297,6 +317,9 @@ pub(crate) fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
     causes
 }
 
+/// Nobody reads more errors of one file than this.
+const MOST_FINDINGS: usize = 100;
+
 /// How many lines around the marked ones are shown.
 const CONTEXT_LINES: usize = 3;
 
@@ -310,16 +333,11 @@ fn excerpt(
     place: Span,
     colour: Colour,
 ) -> String {
-    let (first, last) = place.lines(&source.text);
+    let (first, last) = source.lines.touched(place);
     let shown_first = first.saturating_sub(CONTEXT_LINES).max(1);
-    let lines: Vec<&str> = source.text.split_inclusive('\n').collect();
-    let start: usize = lines.iter().take(shown_first - 1).map(|l| l.len()).sum();
-    let shown: String = lines
-        .iter()
-        .skip(shown_first - 1)
-        .take(last + CONTEXT_LINES + 1 - shown_first)
-        .copied()
-        .collect();
+    let start_of = |line| source.lines.start_of(line, &source.text);
+    let start = start_of(shown_first);
+    let shown = &source.text[start..start_of(last + CONTEXT_LINES + 1)];
     let within = |at: usize| {
         let mut at = at.saturating_sub(start).min(shown.len());
         while !shown.is_char_boundary(at) {
@@ -333,7 +351,7 @@ fn excerpt(
         to -= 1;
     }
     let fold = last - first > MOST_MARKED_LINES;
-    let snippet = Snippet::source(shown.as_str())
+    let snippet = Snippet::source(shown)
         .line_start(shown_first)
         .path(terminal::one_line(&source.name))
         .fold(fold)
@@ -393,10 +411,7 @@ mod tests {
         "FROM busybox\nWORKDIR /src\nCOPY . .\nENV A=1\nRUN a && \\\n    b\nCMD x\n";
 
     fn source() -> Source {
-        Source {
-            name: "Dockerfile".to_owned(),
-            text: DOCKERFILE.to_owned(),
-        }
+        Source::new("Dockerfile".to_owned(), DOCKERFILE.to_owned())
     }
 
     #[test]
@@ -466,10 +481,7 @@ error: exit code: 1
             ("FROM \u{e9}\u{1b}[2J\u{7}\n", Span::new(5, 6)),
             ("\u{feff}FROM a\r\nRUN\tx\r\n", Span::new(8, 15)),
         ] {
-            let source = Source {
-                name: "Dockerfile".to_owned(),
-                text: text.to_owned(),
-            };
+            let source = Source::new("Dockerfile".to_owned(), text.to_owned());
             let report = Failure::new(Kind::Build, "wrong\u{1b}[2J").at(source, span);
             let report = report.render(Colour::Off);
             assert!(report.contains("--> Dockerfile:"), "{report}");

@@ -7,6 +7,8 @@ use std::{
     path::PathBuf,
 };
 
+use super::diagnostics::Failure;
+
 /// What the program was started in.
 #[derive(Debug, Clone)]
 pub(crate) struct Environment {
@@ -17,6 +19,8 @@ pub(crate) struct Environment {
     pub(crate) stderr_is_terminal: bool,
     /// Whether standard output is a terminal.
     pub(crate) stdout_is_terminal: bool,
+    /// Whether there is no standard output.
+    pub(crate) stdout_is_closed: bool,
 }
 
 impl Environment {
@@ -27,7 +31,20 @@ impl Environment {
             uid: rustix::process::geteuid().as_raw(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
             stdout_is_terminal: std::io::stdout().is_terminal(),
+            stdout_is_closed: super::sys::stdout_was_closed(),
         }
+    }
+
+    /// Refuses to write an archive to standard output where it would be lost, or do harm. `instead` says what to do.
+    pub(crate) fn takes_archive(&self, instead: &str) -> Result<(), Failure> {
+        let refused = if self.stdout_is_terminal {
+            "an archive is not written to a terminal"
+        } else if self.stdout_is_closed {
+            "an archive cannot be written to standard output, which is closed"
+        } else {
+            return Ok(());
+        };
+        Err(Failure::usage(refused).with_hint(format!("redirect standard output, or {instead}")))
     }
 
     /// All variables.
@@ -77,6 +94,7 @@ impl Environment {
             uid,
             stderr_is_terminal: false,
             stdout_is_terminal: false,
+            stdout_is_closed: false,
         }
     }
 }

@@ -112,10 +112,8 @@ pub(crate) fn find(
             "the context is a Dockerfile, and --file names another one",
         )),
         Fetched::Dockerfile(bytes, beside) => Ok(Inputs {
-            dockerfile: elsewhere.unwrap_or_else(|| Source {
-                name: FROM_STDIN.to_owned(),
-                text: text_of(&bytes),
-            }),
+            dockerfile: elsewhere
+                .unwrap_or_else(|| Source::new(FROM_STDIN.to_owned(), text_of(&bytes))),
             context: match beside {
                 Some((tree, time)) => Context::Fetched(tree, time),
                 None => Context::Empty,
@@ -160,10 +158,7 @@ fn dockerfile_from_stdin() -> Result<Source, Failure> {
         .read_to_end(&mut bytes)
         .map_err(|e| Failure::usage(format!("cannot read standard input: {e}")))?;
     refuse_too_large(&bytes, "from standard input")?;
-    Ok(Source {
-        name: FROM_STDIN.to_owned(),
-        text: text_of(&bytes),
-    })
+    Ok(Source::new(FROM_STDIN.to_owned(), text_of(&bytes)))
 }
 
 fn remote_dockerfile(url: &str, fetcher: Option<&Fetcher<'_>>) -> Result<Source, Failure> {
@@ -251,10 +246,7 @@ fn read_dockerfile(path: &Path, context: &Path) -> Result<Source, Failure> {
         }
     })?;
     refuse_too_large(&bytes, &path.display().to_string())?;
-    Ok(Source {
-        name: path.display().to_string(),
-        text: text_of(&bytes),
-    })
+    Ok(Source::new(path.display().to_string(), text_of(&bytes)))
 }
 
 /// Whoever reads it reads one byte more than it may have.

@@ -168,10 +168,7 @@ impl<'a> Fetcher<'a> {
         let bytes = text(&path)?;
         let shown = redacted_text(url);
         inputs::refuse_too_large(&bytes, &shown)?;
-        Ok(Source {
-            name: shown,
-            text: text_of(&bytes),
-        })
+        Ok(Source::new(shown, text_of(&bytes)))
     }
 
     /// What build arguments say of the build context: that `.git` stays, and, by asking for an image that is the same each
@@ -325,8 +322,8 @@ pub(crate) fn dockerfile_in(tree: &dyn Tree, file: Option<&str>) -> Result<Sourc
     let name = file.unwrap_or("Dockerfile");
     let found =
         read_dockerfile(tree, Path::new(name)).map_err(|e| Failure::from_error(Kind::Usage, &e))?;
-    Ok(Source {
-        name: found.name.display().to_string(),
-        text: text_of(&found.bytes),
-    })
+    Ok(Source::new(
+        found.name.display().to_string(),
+        text_of(&found.bytes),
+    ))
 }

@@ -1,5 +1,6 @@
-//! Ctrl-C and `kill`: the first asks the build to stop in good order, the second ends the program. So does time: what hangs in
-//! a disk, a terminal or a pipe that nobody reads cannot be asked. With `rbuild run`, signals are passed on to its program.
+//! Ctrl-C, `kill`, and a terminal that goes away: the first asks the build to stop in good order, the second ends the program.
+//! So does time: what hangs in a disk, a terminal or a pipe that nobody reads cannot be asked. With `rbuild run`, signals are passed
+//! on to its program.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,7 +10,10 @@ use std::{
 use rbuild::sandbox::{Cancel, Signals};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::diagnostics::{Failure, Kind, Signal};
+use super::{
+    diagnostics::{Failure, Kind, Signal},
+    sys,
+};
 
 /// Which signal came, if one did.
 #[derive(Clone, Default)]
@@ -33,11 +37,14 @@ pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
     let received = Received::default();
     let theirs = received.clone();
     let runtime = runtime()?;
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hangup) = {
         let _inside = runtime.enter();
+        // What `nohup` has started is to go on.
+        let hangup = (!sys::hangup_is_ignored()).then(|| signal(SignalKind::hangup()));
         (
             signal(SignalKind::interrupt()).map_err(failed)?,
             signal(SignalKind::terminate()).map_err(failed)?,
+            hangup.transpose().map_err(failed)?,
         )
     };
     std::thread::Builder::new()
@@ -47,9 +54,11 @@ pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
                 let first = tokio::select! {
                     _ = interrupt.recv() => Signal::Interrupt,
                     _ = terminate.recv() => Signal::Terminate,
+                    Some(()) = hung_up(&mut hangup) => Signal::Hangup,
                 };
                 theirs.set(first);
                 cancel.cancel();
+                // Both a shell and the kernel tell that a terminal has gone: that is nobody's impatience.
                 end(tokio::select! {
                     _ = interrupt.recv() => Signal::Interrupt,
                     _ = terminate.recv() => Signal::Terminate,
@@ -59,6 +68,11 @@ pub(crate) fn watch(cancel: Cancel) -> Result<Received, Failure> {
         })
         .map_err(failed)?;
     Ok(received)
+}
+
+/// Waits until the terminal goes away; `None` at once when nobody wants to know.
+async fn hung_up(hangup: &mut Option<tokio::signal::unix::Signal>) -> Option<()> {
+    hangup.as_mut()?.recv().await
 }
 
 /// How long a program may take to end after it was told to, as with `docker stop`.

@@ -1,5 +1,37 @@
-//! The allocator's settings.
-#![expect(unsafe_code, reason = "mallopt has no safe wrapper")]
+//! The allocator's settings, and what the program was started with before its runtime changes it.
+#![expect(unsafe_code, reason = "neither has a safe wrapper")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the program was started without standard output (`>&-`). The runtime opens `/dev/null` in its place before `main`, where
+/// data would get lost without an error.
+pub(crate) fn stdout_was_closed() -> bool {
+    STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
+}
+
+/// Whether the program was told to live on without its terminal (`nohup`).
+pub(crate) fn hangup_is_ignored() -> bool {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: the pointer is to a whole action, of which all zeroes are one, and nothing is set.
+    let action = unsafe {
+        libc::sigaction(libc::SIGHUP, std::ptr::null(), action.as_mut_ptr());
+        action.assume_init()
+    };
+    action.sa_sigaction == libc::SIG_IGN
+}
+
+extern "C" fn look_at_stdout() {
+    // SAFETY: it only asks for the flags of a number, whatever is open there.
+    let flags = unsafe { libc::fcntl(libc::STDOUT_FILENO, libc::F_GETFD) };
+    STDOUT_WAS_CLOSED.store(flags == -1, Ordering::Relaxed);
+}
+
+// SAFETY: the C library calls what this section points at before `main`, with one thread; the function needs nothing of the runtime.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static AT_START: extern "C" fn() = look_at_stdout;
 
 /// Has all threads share two of the C library's arenas. By default each thread gets its own, and keeps what it has freed:
 /// a build that copies many files would hold a quarter more memory, for no gain in time.

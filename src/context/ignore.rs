@@ -14,7 +14,10 @@
 
 mod rule;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
 
 pub use self::rule::Rule;
 use self::rule::{clean, rule};
@@ -35,13 +38,17 @@ pub enum PatternError {
 #[derive(Debug, Clone, Default)]
 pub struct Patterns {
     rules: Vec<Rule>,
+    /// The rules that match only below one name of the root, by it, in order: generated files have thousands.
+    by_first_name: HashMap<String, Vec<usize>>,
+    /// The other ones, in order.
+    others: Vec<usize>,
 }
 
 /// How a path fared, and all that has to be known to go on below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Which patterns matched, as far as they were tried; empty at the root.
-    hits: Vec<bool>,
+    /// Which patterns matched, as far as they were tried, in order.
+    hits: Vec<usize>,
     decided_by: Option<usize>,
     is_match: bool,
 }
@@ -84,7 +91,7 @@ impl Patterns {
             }
             rules.extend(rule(&format!("{mark}{pattern}"), line, number)?);
         }
-        Ok(Self { rules })
+        Ok(Self::of(rules))
     }
 
     /// Patterns given one by one, as `--exclude` does.
@@ -96,7 +103,41 @@ impl Patterns {
             let word = word.as_ref();
             rules.extend(rule(word, word, 0)?);
         }
-        Ok(Self { rules })
+        Ok(Self::of(rules))
+    }
+
+    fn of(rules: Vec<Rule>) -> Self {
+        let mut patterns = Self::default();
+        for (i, rule) in rules.iter().enumerate() {
+            match rule.first_name() {
+                Some(name) => match patterns.by_first_name.get_mut(name) {
+                    Some(same) => same.push(i),
+                    None => drop(patterns.by_first_name.insert(name.to_owned(), vec![i])),
+                },
+                None => patterns.others.push(i),
+            }
+        }
+        patterns.rules = rules;
+        patterns
+    }
+
+    /// The rules that may match `path`, in order.
+    fn candidates(&self, path: &str) -> impl Iterator<Item = (usize, &Rule)> {
+        let first = path.split_once('/').map_or(path, |(first, _)| first);
+        let (mut own, mut others) = (
+            self.by_first_name.get(first).map_or(&[][..], Vec::as_slice),
+            &self.others[..],
+        );
+        std::iter::from_fn(move || {
+            let from = match (own.first(), others.first()) {
+                (Some(a), Some(b)) if a < b => &mut own,
+                (Some(_), None) => &mut own,
+                _ => &mut others,
+            };
+            let (i, rest) = from.split_first()?;
+            *from = rest;
+            Some((*i, &self.rules[*i]))
+        })
     }
 
     /// Whether there is no pattern.
@@ -117,18 +158,17 @@ impl Patterns {
     /// The verdict on `path`, given that on the directory it is in.
     pub fn judge(&self, path: &Path, parent: &Verdict) -> Verdict {
         let path = path.to_string_lossy();
-        let mut verdict = Verdict {
-            hits: vec![false; self.rules.len()],
-            ..Verdict::default()
-        };
-        for (i, rule) in self.rules.iter().enumerate() {
-            let inherited = parent.hits.get(i).copied().unwrap_or(false);
+        let mut verdict = Verdict::default();
+        let mut inherited = parent.hits.iter().peekable();
+        // What matched above is a candidate here as well, since the first name is the same.
+        for (i, rule) in self.candidates(&path) {
+            let inherited = inherited.next_if_eq(&&i).is_some();
             // A pattern that could not change the outcome is not tried, and is not known to have matched further
             // down either: this makes `a/c`, `!a` leave out what is in a/c.
             if !inherited && (rule.is_exception != verdict.is_match || !rule.matches(&path)) {
                 continue;
             }
-            verdict.hits[i] = true;
+            verdict.hits.push(i);
             if verdict.is_match == rule.is_exception {
                 verdict.decided_by = Some(i);
             }
@@ -314,6 +354,20 @@ mod tests {
             let glob = crate::context::glob::Glob::parse(pattern.as_bytes()).unwrap();
             let by_glob = Path::new(&path).ancestors().any(|p| glob.matches(p.to_str().unwrap().as_bytes()));
             prop_assert_eq!(ignored(&pattern, &path), by_glob);
+        }
+
+        #[test]
+        fn rules_that_are_no_candidates_do_not_match(
+            file in r"(!?/?[ab*?\[\]\\^.]{1,3}(/[ab*]{1,2}){0,2}\n){1,4}",
+            path in "[ab]{1,2}(/[ab]){0,2}",
+        ) {
+            if let Ok(patterns) = Patterns::parse(file.as_bytes()) {
+                let candidates: Vec<usize> = patterns.candidates(&path).map(|(i, _)| i).collect();
+                prop_assert!(candidates.is_sorted());
+                for (i, rule) in patterns.rules.iter().enumerate() {
+                    prop_assert!(candidates.contains(&i) || !rule.matches(&path));
+                }
+            }
         }
 
         #[test]

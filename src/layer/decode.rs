@@ -2,10 +2,9 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::{
-    inflate::Gunzip,
-    toc::{Encoding, Member},
-};
+use rbuild_deflate::Gunzip;
+
+use super::toc::{Encoding, Member};
 
 /// Members closer together than this are recorded as one: a hostile blob may have one for every twenty bytes.
 pub(super) const MEMBER_SPACING: u64 = 16 << 10;
@@ -73,7 +72,7 @@ impl<R: Read> Decoder<R> {
         let encoding = Encoding::of_start(input.peek(6)?);
         let state = match encoding {
             Encoding::Plain => State::Plain(input),
-            Encoding::Gzip => State::Gzip(Box::new(Gunzip::new(input))),
+            Encoding::Gzip => State::Gzip(Box::new(Gunzip::new(input, MEMBER_SPACING))),
             Encoding::Zstd => State::Zstd(frame(input)?),
             Encoding::Bzip2 => State::Bzip2(bzip2::bufread::MultiBzDecoder::new(input)),
             Encoding::Xz => State::Xz(liblzma::bufread::XzDecoder::new_multi_decoder(input)),
@@ -97,7 +96,13 @@ impl<R: Read> Decoder<R> {
     /// Where the members begin that were met so far, and how many bytes of the blob were read.
     pub(super) fn into_members(self) -> (Vec<Member>, u64) {
         if let State::Gzip(decoder) = self.state {
-            return decoder.into_members();
+            let (starts, read) = decoder.into_starts();
+            let members = starts.into_iter().map(|start| Member {
+                tar_offset: start.yielded,
+                blob_offset: start.read,
+                made: None,
+            });
+            return (members.collect(), read);
         }
         let read = match &self.state {
             State::Plain(input) => input.taken,

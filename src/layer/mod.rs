@@ -27,7 +27,6 @@ mod change;
 mod compress;
 mod decode;
 mod gzip;
-mod inflate;
 mod read;
 mod reuse;
 mod tar;

@@ -92,7 +92,20 @@ pub(super) fn export_local(
 ) -> Result<(), OutputError> {
     let epoch = spec.files.epoch.or(request.epoch);
     let placed = placed(request, &spec.files, services)?;
-    local::create(&spec.dest)?;
+    let made = local::create(&spec.dest)?;
+    let written = fill_local(spec, &placed, epoch, services);
+    if written.is_err() {
+        local::remove_empty(&made);
+    }
+    written
+}
+
+fn fill_local(
+    spec: &LocalSpec,
+    placed: &[Placed<'_>],
+    epoch: Option<i64>,
+    services: &Services<'_>,
+) -> Result<(), OutputError> {
     let split = placed
         .iter()
         .any(|placed| !placed.prefix.as_os_str().is_empty());

@@ -6,7 +6,7 @@ use super::{Options, env::Env};
 use crate::{
     dockerfile::{Arg, Instruction, InstructionKind, expand::Expander},
     oci::Platform,
-    source::{Diagnostic, Severity, Span, suggest},
+    source::{Diagnostic, MOST_SUGGESTIONS, Severity, Span, suggest},
 };
 
 /// Arguments that are read by the builder and never reach the environment of a step.
@@ -160,11 +160,14 @@ pub(super) fn unused(
     build_args
         .keys()
         .filter(|name| !is_known(name))
-        .map(|name| Diagnostic {
+        .enumerate()
+        .map(|(n, name)| Diagnostic {
             severity: Severity::Warning,
             message: format!("no ARG declares the build argument {name}"),
             span: Span::default(),
-            hint: suggest(name, declared.iter().map(String::as_str))
+            hint: (n < MOST_SUGGESTIONS)
+                .then(|| suggest(name, declared.iter().map(String::as_str)))
+                .flatten()
                 .map(|near| format!("did you mean {near}?")),
         })
         .collect()

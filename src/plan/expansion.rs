@@ -7,7 +7,7 @@ use crate::{
         expand::{ExpandError, Expander, Expansion},
         lint::Warning,
     },
-    source::{Diagnostic, suggest_in_case},
+    source::{Diagnostic, MOST_SUGGESTIONS, suggest_in_case},
 };
 
 impl Planner<'_> {
@@ -71,7 +71,10 @@ impl Planner<'_> {
         for name in unset {
             let is_declared = state.args.iter().any(|(arg, _)| arg == name);
             if !is_declared && !NOT_IN_ENV.contains(&name.as_str()) {
-                let near = suggest_in_case(name, state.env.names());
+                self.n_unset += 1;
+                let near = (self.n_unset <= MOST_SUGGESTIONS)
+                    .then(|| suggest_in_case(name, state.env.names()))
+                    .flatten();
                 let warning = Warning::undefined_var(name, near, command.span);
                 self.linter.report(Some(&command.instruction), warning);
             }

@@ -93,6 +93,9 @@ pub(super) struct Planner<'a> {
     pub(super) options: &'a Options,
     pub(super) bases: &'a BTreeMap<ImageSource, ConfigFile>,
     pub(super) linter: Linter,
+    /// How many variables that nothing sets were met: behind [`MOST_SUGGESTIONS`](crate::source::MOST_SUGGESTIONS), none is
+    /// looked for that may be meant.
+    pub(super) n_unset: usize,
     /// `--build-arg`, with `SOURCE_DATE_EPOCH` as a number.
     pub(super) build_args: BTreeMap<String, String>,
     /// What `FROM` lines see.
@@ -127,6 +130,7 @@ impl<'a> Planner<'a> {
             options,
             bases,
             linter,
+            n_unset: 0,
             build_args: options.build_args.clone(),
             globals: Globals::default(),
             states: Vec::new(),

@@ -15,7 +15,7 @@ use crate::{
     },
     oci::Platform,
     reference::Reference,
-    source::{Diagnostic, Span, suggest_in_case},
+    source::{Diagnostic, MOST_SUGGESTIONS, Span, suggest_in_case},
 };
 
 impl<'a> Planner<'a> {
@@ -180,7 +180,10 @@ impl<'a> Planner<'a> {
                 continue;
             }
             let declared = self.globals.infos.keys().map(String::as_str);
-            let near = suggest_in_case(name, declared.chain(self.globals.env.names()));
+            self.n_unset += 1;
+            let near = (self.n_unset <= MOST_SUGGESTIONS)
+                .then(|| suggest_in_case(name, declared.chain(self.globals.env.names())))
+                .flatten();
             let warning = Warning::undefined_arg_in_from(name, near, from.span);
             self.linter.report(Some(from), warning);
         }

@@ -6,13 +6,16 @@ use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 
 use super::{
     error::{Error, Failure},
-    fault::{failure, no_answer},
+    fault::{failure, no_answer, too_slow},
     redact::{printable, redacted},
     retry,
 };
 
 /// How much of an error's body is read.
 const MAX_ERROR_BYTES: u64 = 64 << 10;
+
+/// A document comes faster than this over any line that a build is possible with.
+const LEAST_BYTES_PER_SECOND: u64 = 4 << 10;
 
 /// An answer whose body has not been read.
 #[derive(Debug)]
@@ -56,7 +59,8 @@ impl Answer {
         }
     }
 
-    /// The whole body; more than `limit` bytes are an error.
+    /// The whole body of a document; more than `limit` bytes are an error, and so are some that come a few at a time: whoever waits
+    /// for it holds up all others, and no pause of it may ever be too long.
     pub(super) async fn bytes(&mut self, what: &str, limit: u64) -> Result<Vec<u8>, Failure> {
         let too_large = |host: &str| Error::TooLarge {
             host: host.to_owned(),
@@ -67,10 +71,15 @@ impl Answer {
             return Err(too_large(&self.host).into());
         }
         let mut bytes = Vec::new();
+        let begun = Instant::now();
         while let Some(chunk) = self.chunk().await? {
             bytes.extend_from_slice(chunk.as_ref());
             if bytes.len() as u64 > limit {
                 return Err(too_large(&self.host).into());
+            }
+            let usual = Duration::from_secs(bytes.len() as u64 / LEAST_BYTES_PER_SECOND);
+            if begun.elapsed() > self.idle + usual {
+                return Err(Failure::transient(too_slow(&self.host, what)));
             }
         }
         Ok(bytes)

@@ -15,6 +15,10 @@ pub(super) fn no_answer(host: &str, limit: Duration) -> Error {
     )
 }
 
+pub(super) fn too_slow(host: &str, what: &str) -> Error {
+    unreachable(host, &format!("{what} comes too slowly"), true)
+}
+
 pub(super) fn unreachable(host: &str, reason: &str, connected: bool) -> Error {
     Error::Unreachable {
         host: host.to_owned(),

@@ -209,6 +209,9 @@ impl Ask<'_> {
             .or(parsed.access_token)
             .filter(|t| !t.is_empty())
             .ok_or_else(|| malformed("it has no token"))?;
+        if HeaderValue::from_str(&value).is_err() {
+            return Err(malformed("the token has characters that no header can carry").into());
+        }
         let life = Duration::from_secs(parsed.expires_in.as_u64().unwrap_or(0)).max(MIN_TOKEN_LIFE);
         let renew_in = life.min(Duration::from_hours(24)) * 4 / 5;
         Ok(Token {

@@ -103,6 +103,20 @@ RUN id -u >/tmp/id && cat /proc/self/status | grep ^Uid: >>/tmp/id && echo out >
 }
 
 #[test]
+fn what_is_moved_from_a_mount_is_copied() {
+    let env = TestEnv::new();
+    env.file("file", "content\n");
+    env.dockerfile(
+        "FROM base\nRUN --mount=type=bind,target=/context mv /context/file /moved 2>/said; cat /moved && grep -i 'read-only' /said\n",
+    );
+    for isolation in ["native", "emulate"] {
+        if let Some(built) = build_on(&env, isolation, &[]) {
+            built.success();
+        }
+    }
+}
+
+#[test]
 fn a_step_finds_no_way_out() {
     let env = TestEnv::new();
     let outside = env.path("outside");

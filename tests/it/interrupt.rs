@@ -102,7 +102,7 @@ fn assert_clean(env: &TestEnv) {
 /// One after the other: they look for the same processes.
 #[test]
 fn signals_end_a_build_in_good_order() {
-    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let env = env_with_sleeper();
         let Some((child, mut lines)) = start(&env, &[]) else {
             return;

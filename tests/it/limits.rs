@@ -66,3 +66,57 @@ fn more_stages_than_threads_are_built_and_no_threads_at_all_are_the_machines_fau
         .says("the system gives no more threads")
         .says("hint: allow more of them");
 }
+
+/// How many things of a kind a storm has; `RBUILD_TEST_STORM=50000` shows what takes time with their square.
+fn storm() -> usize {
+    let size = std::env::var("RBUILD_TEST_STORM").ok();
+    size.and_then(|size| size.parse().ok()).unwrap_or(700)
+}
+
+#[test]
+fn thousands_of_findings_are_told_and_errors_up_to_a_number() {
+    let n = storm();
+    let env = TestEnv::new();
+    let mut text = "FROM scratch\n".to_owned();
+    for i in 0..n {
+        writeln!(text, "ARG VARIABLE{i}=1\nENV NAME{i}=$VARIABEL{i}").expect("a string grows");
+    }
+    env.dockerfile(&text);
+    let checked = env.build(&["--check"]).exits(1);
+    let warnings = checked.stdout.matches("warning: UndefinedVar").count();
+    let helped = checked.stdout.matches("(did you mean $VARIABLE").count();
+    assert_eq!((warnings, helped), (n, n.min(500)));
+
+    env.dockerfile(&"RUNN x\n".repeat(n));
+    let refused = env.build(&[]).exits(1);
+    assert_eq!(refused.stderr.matches("did you mean RUN?").count(), 100);
+    drop(refused.says(&format!("note: {} more errors are not shown", n - 100)));
+}
+
+#[test]
+fn thousands_of_ignore_patterns_decide_as_one_by_one() {
+    let n = storm();
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY . /\n");
+    let mut patterns = String::from("*.dockerignore\n");
+    for i in 0..n {
+        let kind = ["f{}", "sub/f{}", "dir{}/sub*/x?", "!dir{}/**/keep"][i % 4];
+        patterns.push_str(&kind.replace("{}", &i.to_string()));
+        patterns.push('\n');
+        env.file(&format!("f{i}"), "")
+            .file(&format!("sub/f{i}"), "");
+    }
+    env.file("Dockerfile.dockerignore", &patterns);
+    for file in ["dir2/sub1/x1", "dir2/sub1/x12", "dir3/a/keep"] {
+        env.file(file, "");
+    }
+    drop(env.build(&["-o", "out"]).success());
+    let there = |file: &str| env.path("out").join(file).try_exists().expect("a look");
+    for i in 0..n {
+        for (kind, file) in [(0, format!("f{i}")), (1, format!("sub/f{i}"))] {
+            let wanted = i % 4 != kind;
+            assert_eq!(there(&file), wanted, "{file}");
+        }
+    }
+    assert!(!there("dir2/sub1/x1") && there("dir2/sub1/x12") && there("dir3/a/keep"));
+}

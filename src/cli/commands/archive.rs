@@ -47,9 +47,8 @@ pub(crate) fn save(store: &Store, args: &SaveArgs, env: &Environment) -> Result<
         Some(path) if path.as_os_str() != "-" => Dest::Path(path.clone()),
         _ => Dest::Stdout,
     };
-    if dest == Dest::Stdout && env.stdout_is_terminal {
-        return Err(Failure::usage("an archive is not written to a terminal")
-            .with_hint("redirect standard output, or give a file with --output"));
+    if dest == Dest::Stdout {
+        env.takes_archive("give a file with --output")?;
     }
     let format = match args.format {
         ArchiveFormat::Docker => output::ArchiveFormat::Docker,

@@ -359,10 +359,10 @@ impl Session<'_> {
 
     /// What is to be said of an error of the build.
     pub(crate) fn failure(&self, error: &BuildError) -> Failure {
-        let source = Source {
-            name: self.request.dockerfile_name.clone(),
-            text: self.request.dockerfile.clone(),
-        };
+        let source = Source::new(
+            self.request.dockerfile_name.clone(),
+            self.request.dockerfile.clone(),
+        );
         let by_chain = |error: &(dyn std::error::Error + 'static)| {
             let failure = Failure::from_error(classify::kind_of(error, Kind::Build), error);
             match classify::hint(error) {

@@ -80,10 +80,7 @@ pub(super) fn export(
             exported
         }
         Dest::Stdout => {
-            if env.stdout_is_terminal {
-                return Err(Failure::usage("an archive is not written to a terminal")
-                    .with_hint("redirect standard output, or name a directory or a file"));
-            }
+            env.takes_archive("name a directory or a file")?;
             let name = PathBuf::from("standard output");
             write(&ArchiveSink::new(name, tag, buffered(io::stdout())))?
         }

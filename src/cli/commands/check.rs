@@ -39,10 +39,10 @@ pub(crate) fn run(args: &BuildArgs, session: &Session<'_>, colour: Colour) -> Re
 }
 
 fn source(session: &Session<'_>) -> Source {
-    Source {
-        name: session.request.dockerfile_name.clone(),
-        text: session.request.dockerfile.clone(),
-    }
+    Source::new(
+        session.request.dockerfile_name.clone(),
+        session.request.dockerfile.clone(),
+    )
 }
 
 fn targets(session: &Session<'_>, format: DataFormat) -> Result<(), Failure> {

@@ -1,5 +1,5 @@
 //! The live view on a terminal: a line for each step that runs with the last lines of its output below, and what is
-//! finished scrolling away above.
+//! finished scrolling away above, with what it has said of itself: digests, names, places.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,12 +18,17 @@ use crate::cli::{
 /// How many lines of output a running step shows.
 const SHOWN_LINES: usize = 4;
 
+/// How many of its statuses a step leaves on the screen.
+const KEPT_STATUSES: usize = 12;
+
 struct Step {
     name: String,
     begun: Duration,
     bar: ProgressBar,
     partial: Lines,
     tail: VecDeque<String>,
+    /// What is said of it, the last of that.
+    statuses: VecDeque<String>,
     transfers: BTreeMap<String, (u64, Option<u64>)>,
 }
 
@@ -55,9 +60,14 @@ impl Live {
         step.bar.finish_and_clear();
         self.screen.remove(&step.bar);
         self.finished += 1;
-        let line = fit(&format!(" => {mark}{}", step.name), width(), after);
+        let text = ended(
+            &format!(" => {mark}{}", step.name),
+            after,
+            &step.statuses,
+            width(),
+        );
         // A terminal that is gone must not stop a build.
-        self.screen.println(line).ok();
+        self.screen.println(text).ok();
     }
 
     /// Lines that stay: the step's name, and what is to be said of it.
@@ -119,6 +129,7 @@ impl View for Live {
                     bar: self.screen.add(bar()),
                     partial: Lines::default(),
                     tail: VecDeque::new(),
+                    statuses: VecDeque::new(),
                     transfers: BTreeMap::new(),
                 };
                 self.started += 1;
@@ -145,7 +156,12 @@ impl View for Live {
                     if step.tail.len() == SHOWN_LINES {
                         step.tail.pop_front();
                     }
-                    step.tail.push_back(terminal::one_line(text));
+                    if step.statuses.len() == KEPT_STATUSES {
+                        step.statuses.pop_front();
+                    }
+                    let text = terminal::one_line(text);
+                    step.tail.push_back(text.clone());
+                    step.statuses.push_back(text);
                 }
             }
             Event::Transfer {
@@ -201,6 +217,17 @@ fn bar() -> ProgressBar {
     ProgressBar::new_spinner().with_style(style)
 }
 
+/// What stays of a step.
+fn ended(line: &str, after: &str, statuses: &VecDeque<String>, width: usize) -> String {
+    let mut text = fit(line, width, after);
+    for status in statuses {
+        // Whole: a digest is there to be copied.
+        text.push_str("\n => => ");
+        text.push_str(status);
+    }
+    text
+}
+
 /// Columns of the terminal on standard error.
 fn width() -> usize {
     rustix::termios::tcgetwinsize(std::io::stderr())
@@ -229,4 +256,27 @@ fn fit(text: &str, width: usize, right: &str) -> String {
         line.push_str(right);
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_said_of_a_step_stays_below_it() {
+        let statuses = [
+            "exporting manifest sha256:0123456789abcdef done",
+            "naming to app done",
+        ];
+        let statuses = statuses.map(ToOwned::to_owned).into();
+        assert_eq!(
+            ended(" => exporting to image", "0.1s", &statuses, 40),
+            [
+                " => exporting to image             0.1s",
+                " => => exporting manifest sha256:0123456789abcdef done",
+                " => => naming to app done",
+            ]
+            .join("\n")
+        );
+    }
 }

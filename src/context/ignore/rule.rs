@@ -15,6 +15,8 @@ pub struct Rule {
     /// Whether it starts with `!`.
     pub is_exception: bool,
     cleaned: String,
+    /// So many bytes of `cleaned` are what each path begins with that it matches; all of them, if it is a path itself.
+    n_fixed: usize,
     test: Test,
 }
 
@@ -37,7 +39,19 @@ impl Rule {
             Test::Suffix(suffix) => {
                 path.ends_with(suffix.as_str()) || suffix.strip_prefix('/') == Some(path)
             }
-            Test::Regex(regex) => regex.is_match(path),
+            Test::Regex(regex) => path.starts_with(self.fixed()) && regex.is_match(path),
+        }
+    }
+
+    fn fixed(&self) -> &str {
+        &self.cleaned[..self.n_fixed]
+    }
+
+    /// The first name of all paths that it may match, if there is just one.
+    pub(super) fn first_name(&self) -> Option<&str> {
+        match self.fixed().split_once('/') {
+            Some((first, _)) => Some(first),
+            None => matches!(self.test, Test::Exact).then_some(self.fixed()),
         }
     }
 
@@ -48,14 +62,11 @@ impl Rule {
 
     /// Whether something in `dir`, which ends with a slash, may match.
     pub(super) fn may_match_below(&self, dir: &str) -> bool {
-        let special = self.cleaned.find(['*', '?', '[', '\\', '^']);
-        match special {
-            None => format!("{}/", self.cleaned).starts_with(dir),
-            Some(end) => {
-                let fixed = &self.cleaned[..end];
-                fixed.starts_with(dir) || dir.starts_with(fixed)
-            }
+        let fixed = self.fixed();
+        if self.n_fixed < self.cleaned.len() {
+            return fixed.starts_with(dir) || dir.starts_with(fixed);
         }
+        fixed.starts_with(dir) || dir.strip_suffix('/') == Some(fixed)
     }
 }
 
@@ -76,10 +87,12 @@ pub(super) fn rule(pattern: &str, text: &str, line: usize) -> Result<Option<Rule
     let bad = |BadPattern| PatternError::Syntax(pattern.to_owned());
     Glob::parse(cleaned.as_bytes()).map_err(bad)?;
     let test = compile(&cleaned).map_err(bad)?;
+    let special = cleaned.find(['*', '?', '[', '\\', '^']);
     Ok(Some(Rule {
         text: text.to_owned(),
         line,
         is_exception,
+        n_fixed: special.unwrap_or(cleaned.len()),
         cleaned,
         test,
     }))

@@ -29,7 +29,7 @@ const MAGIC: &[u8] = b"rbuild toc 3\n";
 
 /// Counts the versions of the code that makes members: how they are cut, what is stored, the compressor's version. The test of pinned digests
 /// says when it has to go up.
-const CODEC: u64 = 1;
+const CODEC: u64 = 2;
 
 /// Why bytes are no table of contents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

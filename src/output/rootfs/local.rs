@@ -31,9 +31,22 @@ pub(super) struct Options {
     pub(super) only_add: bool,
 }
 
-/// Makes the directory, and those above it.
-pub(super) fn create(dir: &Path) -> Result<(), OutputError> {
-    fs::create_dir_all(dir).at("create", dir)
+/// Makes the directory, and those above it. Returns those that were not there, the lowest first.
+pub(super) fn create(dir: &Path) -> Result<Vec<PathBuf>, OutputError> {
+    let missing = dir
+        .ancestors()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .take_while(|dir| dir.symlink_metadata().is_err());
+    let missing = missing.map(Path::to_owned).collect();
+    fs::create_dir_all(dir).at("create", dir)?;
+    Ok(missing)
+}
+
+/// Removes directories that were made for nothing, as far as they are empty.
+pub(super) fn remove_empty(made: &[PathBuf]) {
+    made.iter()
+        .take_while(|dir| fs::remove_dir(dir).is_ok())
+        .for_each(drop);
 }
 
 /// The directories of platforms.
@@ -56,7 +69,7 @@ pub(super) fn write(
     target: &Path,
     options: Options,
 ) -> Result<Vec<PathBuf>, OutputError> {
-    create(target)?;
+    drop(create(target)?);
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(target, flags, Mode::empty()).at("open", target)?;
     let mut writer = Writer {
@@ -267,4 +280,22 @@ fn delete_others(dir: &Path, kept: &BTreeSet<OsString>) -> Result<(), OutputErro
         remove_tree(&path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_that_were_made_for_nothing_go_and_others_stay() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("a/b/c");
+        let made = create(&dir).unwrap();
+        assert_eq!(made.len(), 3);
+        assert!(create(&dir).unwrap().is_empty());
+        fs::write(temp.path().join("a/file"), "").unwrap();
+        remove_empty(&made);
+        let there = |name: &str| temp.path().join(name).try_exists().unwrap();
+        assert!(there("a/file") && !there("a/b"));
+    }
 }

@@ -163,13 +163,14 @@ impl Emulator {
         if (from.dir_only || to.dir_only) && !old.is_dir() {
             return Err(Errno::NOTDIR);
         }
+        // Before anything else: `mv` then copies, also from where nothing can be removed.
+        self.same_place(&from, &to)?;
         if self.keeper.is_place(&from.path) || self.keeper.is_place(&to.path) {
             return Err(Errno::BUSY);
         }
         let who = self.who(caller);
         self.may_replace(&who, &from)?;
         self.may_replace(&who, &to)?;
-        self.same_place(&from, &to)?;
         let flags = RenameFlags::from_bits_retain(flags);
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::INVAL);

@@ -261,3 +261,27 @@ fn layers_are_the_same_whether_made_in_a_form_or_brought_into_it() {
         assert_eq!(built(&store, form), made, "{form}");
     }
 }
+
+#[test]
+fn an_archive_for_a_closed_standard_output_is_refused() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY a /a\n")
+        .file("a", "text");
+    env.open_to_others();
+    let context = env.context().display().to_string();
+    let closed = ["sh", "-c", "exec \"$@\" >&-", "sh"];
+    let refused = |args: &[&str]| {
+        drop(
+            env.outcome(&mut env.started_by(&closed, args))
+                .exits(2)
+                .says("standard output, which is closed"),
+        );
+    };
+    refused(&["build", "-o", "-", &context]);
+    refused(&["cache", "export", "-"]);
+    drop(env.build(&["-t", "app"]).success());
+    refused(&["save", "app"]);
+    // Without data there is nothing to lose.
+    let build = ["build", "-q", context.as_str()];
+    drop(env.outcome(&mut env.started_by(&closed, &build)).success());
+}

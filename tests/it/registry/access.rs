@@ -266,3 +266,22 @@ fn requests_go_through_a_proxy_but_never_those_to_loopback() {
         .expect("reached directly");
     assert!(proxy.log().is_empty());
 }
+
+#[test]
+fn a_token_that_no_header_can_carry_is_the_servers_fault() {
+    let fake = FakeRegistry::start();
+    put_image(&fake, "a", "1", "linux/amd64");
+    fake.wants(Wants::Bearer {
+        login: None,
+        n_uses: usize::MAX,
+    });
+    fake.faults(|r, _| {
+        let is_token = r.target.contains("token");
+        is_token.then(|| Fault::Body(br#"{"token": "a\r\nX-Evil: 1"}"#.to_vec()))
+    });
+    let error = client()
+        .resolve(&reference(&fake.host(), "a:1"))
+        .expect_err("no token");
+    assert!(matches!(error, Error::Malformed { .. }), "{error}");
+    assert!(!error.to_string().contains("Evil"), "{error}");
+}

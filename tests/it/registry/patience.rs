@@ -1,6 +1,8 @@
 //! What is tried again, how long, and what is not.
 
 use std::{
+    io::{self, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +12,7 @@ use std::{
 
 use rbuild::registry::{
     Client, Error, Settings,
-    settings::{Canceled, Timeouts, Warn},
+    settings::{Canceled, Retry, Timeouts, Warn},
 };
 
 use super::{client, push, put_image, quick, reference};
@@ -128,6 +130,46 @@ fn a_server_that_falls_silent_is_left() {
         .resolve(&reference(&fake.host(), "a:1"))
         .expect("the second time");
     assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_server_that_drips_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let host = listener.local_addr().expect("an address").to_string();
+    // Whoever waits has to be let go by the client: nobody else ends a connection.
+    std::thread::spawn(move || {
+        for connection in listener.incoming().flatten() {
+            std::thread::spawn(move || drip(connection));
+        }
+    });
+    let client = Client::new(Settings {
+        retry: Retry {
+            attempts: 2,
+            ..quick().retry
+        },
+        timeouts: Timeouts {
+            idle: Duration::from_secs(1),
+            ..quick().timeouts
+        },
+        ..quick()
+    })
+    .expect("client");
+    let error = client
+        .resolve(&reference(&host, "a:1"))
+        .expect_err("no end in sight");
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+}
+
+/// Answers with a document, a byte at a time.
+fn drip(mut connection: TcpStream) -> io::Result<()> {
+    let _request = connection.read(&mut [0; 4096])?;
+    connection.write_all(
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/vnd.oci.image.index.v1+json\r\nContent-Length: 100000\r\n\r\n",
+    )?;
+    loop {
+        connection.write_all(b" ")?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

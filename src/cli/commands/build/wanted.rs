@@ -79,9 +79,8 @@ impl Wanted {
         if to_stdout > 1 {
             return Err(Failure::usage("only one output can go to standard output"));
         }
-        if to_stdout == 1 && env.stdout_is_terminal {
-            return Err(Failure::usage("an archive is not written to a terminal")
-                .with_hint("redirect standard output, or give a file: dest=FILE"));
+        if to_stdout == 1 {
+            env.takes_archive("give a file: dest=FILE")?;
         }
         let may_delete = args.allow.iter().flat_map(|list| list.split(','));
         if outputs.iter().any(OutputSpec::deletes_files)

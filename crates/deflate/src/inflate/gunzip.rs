@@ -3,14 +3,14 @@
 use std::io::{self, Read};
 
 use super::{
-    super::{decode::record, toc::Member},
     Fault,
     blocks::{Blocks, Output, Stop},
     input::Input,
 };
 
-/// Reads what is in a gzip file.
-pub(in crate::layer) struct Gunzip<R> {
+/// Reads what is in a gzip file: all its members, one after the other. An error of kind `InvalidData` or `UnexpectedEof` is about
+/// the file, all others are the reader's.
+pub struct Gunzip<R> {
     input: Input<R>,
     blocks: Blocks,
     output: Output,
@@ -19,7 +19,17 @@ pub(in crate::layer) struct Gunzip<R> {
     /// Length of the member so far, as its end says it.
     length: u32,
     yielded: u64,
-    members: Vec<Member>,
+    spacing: u64,
+    starts: Vec<Start>,
+}
+
+/// Where a member begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// How many bytes the members before it yield.
+    pub yielded: u64,
+    /// How many bytes of the file are before it.
+    pub read: u64,
 }
 
 /// What comes next of the input.
@@ -33,9 +43,16 @@ enum Part {
     Nothing,
 }
 
+impl<R> std::fmt::Debug for Gunzip<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Gunzip({})", self.yielded)
+    }
+}
+
 impl<R: Read> Gunzip<R> {
-    /// Of a reader whose first byte is that of a member.
-    pub(in crate::layer) fn new(reader: R) -> Self {
+    /// Of a reader whose first byte is that of a member. Members are remembered that begin at least `spacing` bytes of output after
+    /// the one before that is remembered: a hostile file may have one for every twenty bytes.
+    pub fn new(reader: R, spacing: u64) -> Self {
         Self {
             input: Input::new(reader),
             blocks: Blocks::new(),
@@ -44,14 +61,15 @@ impl<R: Read> Gunzip<R> {
             crc: libdeflater::Crc::new(),
             length: 0,
             yielded: 0,
-            members: Vec::new(),
+            spacing,
+            starts: Vec::new(),
         }
     }
 
-    /// Where the members begin that were met so far, and how many bytes of the blob were read.
-    pub(in crate::layer) fn into_members(self) -> (Vec<Member>, u64) {
+    /// The members that were remembered so far, and how many bytes of the file were read.
+    pub fn into_starts(self) -> (Vec<Start>, u64) {
         let read = self.input.position();
-        (self.members, read)
+        (self.starts, read)
     }
 
     fn expect(&mut self) -> io::Result<u8> {
@@ -122,12 +140,12 @@ impl<R: Read> Gunzip<R> {
         if flags & 2 != 0 && self.number(2)? != checksum.sum() & 0xffff {
             return Err(invalid("the gzip header is not valid"));
         }
-        let member = Member {
-            tar_offset: self.yielded,
-            blob_offset: start,
-            made: None,
-        };
-        record(&mut self.members, member);
+        let yielded = self.yielded;
+        let last = self.starts.last();
+        if last.is_none_or(|last| yielded - last.yielded >= self.spacing) {
+            let read = start;
+            self.starts.push(Start { yielded, read });
+        }
         self.crc = libdeflater::Crc::new();
         self.length = 0;
         self.output.begin();

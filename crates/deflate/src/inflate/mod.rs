@@ -10,7 +10,7 @@
 #![expect(
     clippy::cast_possible_truncation,
     clippy::inline_always,
-    reason = "bits are taken from words; the package is compiled for size, this part is not"
+    reason = "bits are taken from words"
 )]
 
 mod blocks;
@@ -18,7 +18,7 @@ mod gunzip;
 mod input;
 mod tables;
 
-pub(super) use gunzip::Gunzip;
+pub use gunzip::{Gunzip, Start};
 
 /// Why a stream cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ impl Read for Trickle<'_> {
 
 fn gunzip(blob: &[u8], at_once: usize) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    Gunzip::new(Trickle(blob, at_once)).read_to_end(&mut bytes)?;
+    Gunzip::new(Trickle(blob, at_once), 0).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -104,13 +104,13 @@ fn members_empty_ones_and_zeros_at_the_end_are_read() {
         vec![0; 9000],
     ]
     .concat();
-    let mut gunzip = Gunzip::new(&blob[..]);
+    let mut gunzip = Gunzip::new(&blob[..], 16 << 10);
     let mut read = Vec::new();
     gunzip.read_to_end(&mut read).unwrap();
     assert!(read == [&bytes[..], &bytes[..]].concat());
-    let (members, length) = gunzip.into_members();
+    let (starts, length) = gunzip.into_starts();
     assert_eq!(length, blob.len() as u64);
-    let offsets: Vec<u64> = members.iter().map(|member| member.tar_offset).collect();
+    let offsets: Vec<u64> = starts.iter().map(|start| start.yielded).collect();
     assert_eq!(offsets, [0, 200_000.max(bytes.len() as u64)]);
     assert!(self::gunzip(&[&blob[..], b"x"].concat(), usize::MAX).is_err());
 }
