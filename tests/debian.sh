@@ -58,6 +58,25 @@ CMD ["bash"]
 DOCKERFILE
 "$rbuild" --progress=plain -t "$registry/debian:bookworm" --push "$work/base"
 
+say "a key file for a step"
+if command -v ssh-keygen >/dev/null; then
+  mkdir "$work/ssh"
+  ssh-keygen -q -t ed25519 -N '' -C rbuild-test -f "$work/ssh/key"
+  cat >"$work/ssh/Dockerfile" <<DOCKERFILE
+FROM $registry/debian:bookworm
+RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends openssh-client
+RUN --mount=type=ssh ssh-add -l >/keys
+RUN --mount=type=ssh,id=default,uid=1000,mode=0600 --mount=type=bind,target=/context \
+    ssh-keygen -Y sign -n file -f /context/key.pub /keys
+DOCKERFILE
+  printf 'key\n' >"$work/ssh/.dockerignore"
+  "$rbuild" --progress=plain --ssh "default=$work/ssh/key" -o "type=local,dest=$work/signed" "$work/ssh"
+  grep -q rbuild-test "$work/signed/keys"
+  ssh-keygen -Y check-novalidate -n file -s "$work/signed/keys.sig" <"$work/signed/keys"
+else
+  echo "no ssh-keygen; not tried"
+fi
+
 say "the build"
 cat >"$work/context/main.py" <<'PYTHON'
 import json, sys

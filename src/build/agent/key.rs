@@ -268,16 +268,17 @@ fn openssh_ecdsa(curve: Curve, reader: &mut Reader<'_>) -> Option<Key> {
 }
 
 fn openssh_rsa(reader: &mut Reader<'_>) -> Option<Key> {
-    let [n, e, d, inverse, p, q] = [(); 6].map(|()| reader.positive());
-    let (n, e, d, inverse, p, q) = (n?, e?, d?, inverse?, p?, q?);
+    let [modulus, exponent, private, inverse, p, q] = [(); 6].map(|()| reader.positive());
+    let (private, p, q) = (private?, p?, q?);
+    let (n, e) = (modulus?, exponent?);
     let components = KeyPairComponents {
         public_key: PublicKeyComponents { n, e },
-        d: padded(d, n.len())?,
+        d: padded(private, n.len())?,
         p: p.to_vec(),
         q: q.to_vec(),
-        dP: padded(&remainder(d, &before(p)?)?, p.len())?,
-        dQ: padded(&remainder(d, &before(q)?)?, q.len())?,
-        qInv: padded(inverse, p.len())?,
+        dP: padded(&remainder(private, &before(p)?)?, p.len())?,
+        dQ: padded(&remainder(private, &before(q)?)?, q.len())?,
+        qInv: padded(inverse?, p.len())?,
     };
     rsa(RsaKeyPair::from_components(&components).ok()).ok()
 }
