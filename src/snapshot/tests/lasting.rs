@@ -2,6 +2,15 @@
 
 use super::*;
 
+/// A process that another test is starting has this one's locks until it is executed.
+fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let mut tries = 0..1000;
+    while !is_so() {
+        assert!(tries.next().is_some(), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn leftovers_are_swept_and_what_is_used_is_not() {
     if !is_root() {
@@ -24,12 +33,9 @@ fn leftovers_are_swept_and_what_is_used_is_not() {
     assert!(overlay.upper().try_exists().unwrap());
     assert!(!snapshots.remove(id).unwrap(), "a step runs on it");
     drop(overlay);
-    // A process that another test is starting has this one's locks until it is executed.
-    let mut tries = 0..1000;
-    while !snapshots.remove(id).unwrap() {
-        assert!(tries.next().is_some(), "nothing uses it any longer");
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    eventually("nothing uses it any longer", || {
+        snapshots.remove(id).unwrap()
+    });
     assert_eq!(snapshots.list().unwrap(), []);
     assert!(snapshots.remove(id).unwrap(), "gone is gone");
 }
@@ -70,7 +76,7 @@ fn snapshots_of_an_earlier_boot_are_kept_when_they_were_settled() {
         "whoever uses it has all of it"
     );
     drop(used);
-    assert!(snapshots.get(id).unwrap().is_none());
+    eventually("nobody uses it", || snapshots.get(id).unwrap().is_none());
     assert!(!path.try_exists().unwrap());
     snapshots.stack(&tree).unwrap();
     snapshots.settle(Duration::ZERO).unwrap();
