@@ -7,7 +7,7 @@ use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 use super::{
     error::{Error, Failure},
     fault::{failure, no_answer, too_slow},
-    redact::{printable, redacted},
+    redact::{Secret, printable, redacted, without},
     retry,
 };
 
@@ -24,6 +24,8 @@ pub(super) struct Answer {
     /// The server that gave it, after redirects.
     pub(super) host: String,
     pub(super) idle: Duration,
+    /// What the server was told and may say again.
+    pub(super) secrets: Vec<Secret>,
 }
 
 impl Answer {
@@ -110,7 +112,10 @@ impl Answer {
         let remaining = self.header("ratelimit-remaining").map(|r| printable(r, 40));
         let url = redacted(self.url());
         let body = self.text().await;
-        let (code, mut message) = explain(&body);
+        // Before it is cut, and once more when nothing in it is escaped.
+        let (code, message) = explain(&without(&body, &self.secrets));
+        let code = without(&code, &self.secrets);
+        let mut message = without(&message, &self.secrets);
         let host = self.host;
         let error = match status.as_u16() {
             401 | 403 => Error::Unauthorized {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use reqwest::Url;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use reqwest::{Url, header::HeaderValue};
 
 /// A password or token. `Debug` prints stars; nothing prints the value but [`Secret::expose`].
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -24,6 +25,30 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+/// What an `Authorization` header holds that must not be seen: a token, or a password and the form in which it is sent.
+pub(super) fn secrets_of(authorization: &HeaderValue) -> Vec<Secret> {
+    let text = authorization.to_str().unwrap_or_default();
+    let Some((scheme, value)) = text.split_once(' ') else {
+        return vec![Secret::new(text)];
+    };
+    let mut secrets = vec![Secret::new(value)];
+    if scheme.eq_ignore_ascii_case("basic")
+        && let Ok(pair) = STANDARD.decode(value)
+        && let Some((_user, password)) = String::from_utf8_lossy(&pair).split_once(':')
+    {
+        secrets.push(Secret::new(password));
+    }
+    secrets
+}
+
+/// A text of the server that was told the secrets, with stars where it repeats one.
+pub(super) fn without(text: &str, secrets: &[Secret]) -> String {
+    let secrets = secrets.iter().map(Secret::expose);
+    secrets
+        .filter(|secret| !secret.is_empty())
+        .fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
 }
 
 /// Query parameters of the registry protocol, whose values are no secrets.
@@ -81,6 +106,22 @@ pub fn printable(text: &str, limit: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_header_holds_is_not_shown() {
+        let shown = |header: &str, text: &str| {
+            let header = HeaderValue::from_str(header).expect(header);
+            without(text, &secrets_of(&header))
+        };
+        // me:pa:ss
+        assert_eq!(
+            shown("Basic bWU6cGE6c3M=", "pa:ss of me is bWU6cGE6c3M=, pa:ss"),
+            "*** of me is ***, ***"
+        );
+        assert_eq!(shown("Basic bWU6", "me has none"), "me has none");
+        assert_eq!(shown("Bearer abc", "no abc here"), "no *** here");
+        assert_eq!(shown("abc", "no abc here"), "no *** here");
+    }
 
     #[test]
     fn secrets_and_signatures_do_not_show() {

@@ -188,6 +188,9 @@ impl Ask<'_> {
         request.headers.insert(ACCEPT, json);
         let mut body = || Ok(form.clone().map(reqwest::Body::from));
         let mut answer = self.transport.send(&request, &mut body).await?;
+        if let Some(Credential::IdentityToken(token)) = found.map(|found| &found.credential) {
+            answer.secrets.push(token.clone());
+        }
         let what = format!("a token for {}", self.purpose());
         if answer.status() != StatusCode::OK {
             let credentials = found.map_or("no credentials".to_owned(), ToString::to_string);

@@ -23,7 +23,7 @@ use super::{
     fault::{failure, no_answer, unreachable},
     location,
     mirrors::Endpoint,
-    redact::{printable, redacted_text},
+    redact::{printable, redacted_text, secrets_of},
     settings::{Settings, Warn},
     tls::Clients,
 };
@@ -290,6 +290,10 @@ impl Transport {
                 response,
                 host: name,
                 idle: self.settings.timeouts.idle,
+                secrets: request
+                    .authorization
+                    .as_ref()
+                    .map_or_else(Vec::new, secrets_of),
             }),
             Ok(Err(error)) => Err(failure(&name, &error)),
             Err(limit) => Err(Failure::transient(no_answer(&name, limit))),

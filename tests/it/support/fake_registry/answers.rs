@@ -83,7 +83,9 @@ impl State {
         } = self.wants
             && received.header("authorization") != format!("Basic {}", base64(login))
         {
-            return Reply::new(401).body(r#"{"details":"incorrect username or password"}"#);
+            let told = told(received);
+            let details = format!("incorrect username or password: {told}");
+            return Reply::new(401).body(serde_json::json!({ "details": details }).to_string());
         }
         self.n_made += 1;
         let token = format!("token-{}", self.n_made);
@@ -105,7 +107,11 @@ impl State {
             Wants::Nothing => None,
             Wants::Basic(login) => {
                 (authorization != format!("Basic {}", base64(login))).then(|| {
+                    let error =
+                        serde_json::json!({ "code": "UNAUTHORIZED", "message": told(received) });
+                    let body = serde_json::json!({ "errors": [error] }).to_string();
                     Reply::error(401, "UNAUTHORIZED")
+                        .body(body)
                         .header("WWW-Authenticate", "Basic realm=\"fake, inc\"")
                 })
             }
@@ -319,6 +325,15 @@ impl State {
             _ => Reply::error(405, "UNSUPPORTED"),
         }
     }
+}
+
+/// What the client says of itself, as some servers repeat it.
+fn told(received: &Received) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let header = received.header("authorization");
+    let pair = header.strip_prefix("Basic ").unwrap_or_default();
+    let pair = STANDARD.decode(pair).unwrap_or_default();
+    format!("{header}, {}", String::from_utf8_lossy(&pair))
 }
 
 fn base64(text: &str) -> String {
