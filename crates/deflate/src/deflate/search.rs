@@ -147,7 +147,9 @@ fn tokens(map: &mut [u32], places: &[u8]) {
         // As a float, a distance is its power of two and the bit below: two symbols per power.
         let coarse = (distance as i32 as f32).to_bits() & 0xffc0_0000;
         let symbol = ((coarse >> 22) as i32 - 254).max(i32::from(distance != 0)) as u32;
-        let rest = distance.wrapping_sub(f32::from_bits(coarse) as i32 as u32);
+        // As a number again: added to 2²³, it is the float's fraction. A conversion would ask whether it fits.
+        let least = (f32::from_bits(coarse) + 8_388_608.0).to_bits() & 0x7f_ffff;
+        let rest = distance.wrapping_sub(least);
         let is_match = (distance < FARTHEST) & (length >= SHORTEST);
         let matching = (length + LENGTH) | (symbol << SYMBOL) | (rest << REST) | (length << STEP);
         *token = if is_match {

@@ -22,22 +22,23 @@ use super::{
     token::{BYTE, FARTHEST, INDEX, LENGTH, REST, SEEN, SHORTEST, STEP, SYMBOL},
 };
 
-/// The processor has AVX2: what is in `search.rs`, compiled for it.
+/// The processor has AVX2 and BMI1: what is in `search.rs`, compiled for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Avx2(());
 
 impl Avx2 {
     pub(super) fn get() -> Option<Self> {
-        is_x86_feature_detected!("avx2").then_some(Self(()))
+        let has = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1");
+        has.then_some(Self(()))
     }
 
     pub(super) fn search(self, heads: &mut Heads, map: &mut [u32], bytes: &[u8], start: usize) {
-        #[target_feature(enable = "avx2")]
+        #[target_feature(enable = "avx2,bmi1")]
         fn compiled(heads: &mut Heads, map: &mut [u32], bytes: &[u8], start: usize) {
             portable(heads, map, bytes, start);
         }
         let Self(()) = self;
-        // SAFETY: there is no such value where the processor has no AVX2.
+        // SAFETY: there is no such value where the processor lacks any of it.
         unsafe { compiled(heads, map, bytes, start) }
     }
 }
