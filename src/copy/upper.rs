@@ -189,8 +189,14 @@ impl Upper {
         {
             for name in self.lower.names(path)? {
                 let child = self.make_child(entry, &name);
-                if self.at(child).slot == Slot::Open {
-                    self.at_mut(child).slot = Slot::Gone;
+                match self.at(child).slot {
+                    Slot::Open => self.at_mut(child).slot = Slot::Gone,
+                    // Made anew in a directory that was made anew.
+                    Slot::Here { inode, .. } if self.inodes.is_dir(inode) => {
+                        let hides = true;
+                        self.at_mut(child).slot = Slot::Here { inode, hides };
+                    }
+                    Slot::Here { .. } | Slot::Gone => {}
                 }
             }
         }

@@ -86,6 +86,36 @@ fn look(tree: &dyn Tree, dir: &Path, out: &mut Vec<String>) {
 
 use std::io::Read as _;
 
+#[test]
+fn a_directory_made_anew_hides_what_was_in_its_directories() {
+    let now = Timestamp::from_seconds(9);
+    let below = MemoryTree::parse("");
+    let paths = ["a", "a/b", "a/b/a"].map(PathBuf::from);
+    let [a, b, file] = paths;
+    let mut first = Upper::new(Arc::new(below.clone()), now);
+    for (n, step) in [Step::Dir(a.clone()), Step::Dir(b.clone()), Step::File(file)]
+        .iter()
+        .enumerate()
+    {
+        take(&mut first, step, n);
+    }
+    let below = below.with(&first.into_changes().unwrap().into_vec());
+    let mut upper = Upper::new(Arc::new(below.clone()), now);
+    for (n, step) in [Step::Remove(a.clone()), Step::Dir(a), Step::Dir(b)]
+        .iter()
+        .enumerate()
+    {
+        take(&mut upper, step, n);
+    }
+    let changes = upper.into_changes().unwrap().into_vec();
+    let laid = below.with(&changes);
+    assert_eq!(
+        laid.names(Path::new("a/b")).unwrap().len(),
+        0,
+        "{changes:?}"
+    );
+}
+
 proptest! {
     #[test]
     fn changes_say_what_looking_shows(
