@@ -2,7 +2,7 @@
 
 use std::io;
 
-use jiff::fmt::rfc2822;
+use jiff::{civil::DateTime, fmt::rfc2822, tz::TimeZone};
 use reqwest::{
     Method, StatusCode, Url,
     header::{
@@ -62,15 +62,20 @@ impl Download {
     }
 }
 
-/// Seconds since 1970 of a date in a header (RFC 9110, 5.6.7); the obsolete forms are not understood.
+/// Seconds since 1970 of a date in a header (RFC 9110, 5.6.7), in the form of today or in one of the two obsolete ones.
 fn http_date(text: &str) -> Option<i64> {
-    let text = text
-        .strip_suffix("GMT")
-        .map(|date| format!("{date}+0000"))?;
-    rfc2822::DateTimeParser::new()
-        .parse_timestamp(&text)
-        .ok()
-        .map(jiff::Timestamp::as_second)
+    let of_today = text.strip_suffix("GMT").and_then(|date| {
+        let date = format!("{date}+0000");
+        let parsed = rfc2822::DateTimeParser::new().parse_timestamp(&date);
+        parsed.ok()
+    });
+    let obsolete = || {
+        let parsed = DateTime::strptime("%A, %d-%b-%y %H:%M:%S GMT", text);
+        let parsed = parsed.or_else(|_| DateTime::strptime("%a %b %e %H:%M:%S %Y", text));
+        let zoned = parsed.and_then(|date| date.to_zoned(TimeZone::UTC));
+        zoned.ok().map(|zoned| zoned.timestamp())
+    };
+    of_today.or_else(obsolete).map(jiff::Timestamp::as_second)
 }
 
 impl Client {
@@ -265,6 +270,11 @@ mod tests {
             http_date("Wed, 21 Oct 2015 07:28:00 GMT"),
             Some(1_445_412_480)
         );
+        assert_eq!(
+            http_date("Wednesday, 21-Oct-15 07:28:00 GMT"),
+            Some(1_445_412_480)
+        );
+        assert_eq!(http_date("Thu Oct  1 07:28:00 2015"), Some(1_443_684_480));
         assert_eq!(http_date("yesterday"), None);
     }
 }
