@@ -43,8 +43,6 @@ pub(super) struct Parts {
     pub(super) entries: Vec<Entry>,
     /// All layers, base first.
     pub(super) layers: Vec<LayerFacts>,
-    /// No time that this build sets is later.
-    pub(super) epoch: Option<Timestamp>,
     /// The time of the image when no layer and no base has one.
     pub(super) now: Timestamp,
 }
@@ -60,14 +58,11 @@ pub(super) fn config_file(parts: Parts) -> ConfigFile {
         ..History::default()
     }));
     reconcile(&mut history, &parts.layers);
-    date(&mut history, &parts.layers, parts.epoch);
+    date(&mut history, &parts.layers);
     let created = history
         .last()
         .and_then(|entry| entry.created.clone())
-        .unwrap_or_else(|| {
-            let now = parts.epoch.map_or(parts.now, |epoch| epoch.min(parts.now));
-            now.to_string()
-        });
+        .unwrap_or_else(|| parts.now.to_string());
     ConfigFile {
         created: Some(created),
         author: parts.author,
@@ -98,11 +93,12 @@ fn reconcile(history: &mut Vec<History>, layers: &[LayerFacts]) {
 }
 
 /// Gives every entry without a time one.
-fn date(history: &mut [History], layers: &[LayerFacts], epoch: Option<Timestamp>) {
-    let clamp = |time: Timestamp| epoch.map_or(time, |epoch| epoch.min(time)).to_string();
+fn date(history: &mut [History], layers: &[LayerFacts]) {
     let with_layer = history.iter_mut().filter(|entry| !entry.empty_layer);
     for (entry, layer) in with_layer.zip(layers) {
-        entry.created.get_or_insert_with(|| clamp(layer.created));
+        entry
+            .created
+            .get_or_insert_with(|| layer.created.to_string());
     }
     let first_undated = history.iter().position(|entry| entry.created.is_none());
     let Some(first_undated) = first_undated else {
@@ -150,7 +146,6 @@ mod tests {
                 })
                 .collect(),
             layers,
-            epoch: None,
             now: Timestamp::UNIX_EPOCH,
         })
     }

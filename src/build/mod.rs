@@ -150,8 +150,10 @@ pub struct BuildResult {
 pub struct BuiltImage {
     /// The platform that was asked for.
     pub platform: Platform,
-    /// The config document.
+    /// The config document. No time in it was made to fit [`BuildResult::epoch`].
     pub config: ConfigFile,
+    /// How many entries its history begins with that are the base image's, times included.
+    pub base_history: usize,
     /// The layers, base first.
     pub layers: Vec<Descriptor>,
     /// How many of them belong to the base image.
@@ -364,11 +366,11 @@ fn put_together(
 ) -> BuiltImage {
     let stage = &plan.stages[target];
     let layers = result.root.layers();
-    let epoch = plan
-        .source_date_epoch
-        .and_then(|seconds| Timestamp::from_second(seconds).ok());
     let mut config = stage.config.clone();
     config.labels.extend(session.request.labels.clone());
+    let base = &result.base_history;
+    let base_history = base.iter().position(|entry| entry.created.is_none());
+    let base_history = base_history.unwrap_or(base.len());
     let config = config_file(Parts {
         platform: stage.image_platform.clone(),
         config,
@@ -383,7 +385,6 @@ fn put_together(
                 description: layer.description.clone(),
             })
             .collect(),
-        epoch,
         now: (session.services.clock)(),
     });
     let own = result
@@ -394,6 +395,7 @@ fn put_together(
     BuiltImage {
         platform: plan.platform.clone(),
         config,
+        base_history,
         base_layers: layers.len().saturating_sub(own),
         layers: layers.into_iter().map(|layer| layer.descriptor).collect(),
         root: Arc::clone(&result.root),

@@ -34,6 +34,7 @@ fn image(built: &BuiltImage) -> Image {
     let diff_ids = built.config.rootfs.diff_ids.iter();
     Image {
         config: built.config.clone(),
+        base_history: built.base_history,
         layers: built
             .layers
             .iter()

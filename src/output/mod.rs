@@ -16,6 +16,7 @@
 
 mod archive;
 mod attestation;
+mod dates;
 mod documents;
 mod engine;
 mod error;
@@ -69,6 +70,8 @@ use documents::Documents;
 pub struct Image {
     /// Its config document, with its platform; its diffIDs are those of `layers`.
     pub config: ConfigFile,
+    /// How many entries its history begins with that are the base image's and keep their times.
+    pub base_history: usize,
     /// Its layers, base first.
     pub layers: Vec<ImageLayer>,
 }
@@ -383,15 +386,20 @@ fn prepare(
         .images
         .iter()
         .map(|image| {
-            layers::convert(
+            let mut image = layers::convert(
                 image,
                 options.layers,
                 options.oci_media_types,
                 epoch,
                 services,
-            )
+            )?;
+            // What the build dates by its own is not later than that.
+            if let Some(latest) = epoch.min(request.epoch.or(epoch)) {
+                dates::clamp(&mut image.config, image.base_history, latest);
+            }
+            Ok(image)
         })
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect::<Result<Vec<_>, OutputError>>()?;
     services.status("exporting layers done");
     let documents = documents::write(services.store, request, &images, options)?;
     for manifest in documents.images() {

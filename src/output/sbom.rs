@@ -130,6 +130,7 @@ mod tests {
         };
         Image {
             config: ConfigFile::default(),
+            base_history: 0,
             layers: vec![layer(b"0"), layer(b"1")],
         }
     }

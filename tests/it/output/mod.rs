@@ -218,6 +218,7 @@ fn assemble(platform: &str, layers: Vec<ImageLayer>) -> Image {
             history,
             ..ConfigFile::default()
         },
+        base_history: 1,
         layers,
     }
 }

@@ -220,6 +220,39 @@ fn the_engine_of_a_docker_context_gets_the_image() {
 }
 
 #[test]
+fn no_time_of_an_image_is_later_than_the_epoch_but_those_of_its_base() {
+    let env = TestEnv::new();
+    let times = |dockerfile: &str, layout: &str, options: &str| {
+        env.dockerfile(dockerfile);
+        let layout = env.path(layout);
+        let output = format!("type=oci,tar=false,dest={}{options}", layout.display());
+        let base = format!("base=oci-layout://{}", env.path("one").display());
+        let mut args = vec!["-o", &output];
+        if dockerfile.contains("base") {
+            args.extend(["--build-context", &base]);
+        }
+        let told = metadata(&env, &args);
+        let digest = told["containerimage.config.digest"].as_str().unwrap();
+        let digest = digest.strip_prefix("sha256:").unwrap();
+        let config = json_of(&layout.join("blobs/sha256").join(digest));
+        let history = config["history"].as_array().unwrap().iter();
+        let mut times: Vec<Value> = history.map(|entry| entry["created"].clone()).collect();
+        times.push(config["created"].clone());
+        times
+    };
+    // That of the builds' environment.
+    let (epoch, earlier) = ("2023-11-14T22:13:20Z", "2001-09-09T01:46:40Z");
+    let option = ",source-date-epoch=1000000000";
+    let scratch = "FROM scratch\nLABEL a=b\n";
+    assert_eq!(times(scratch, "none", ""), [epoch, epoch]);
+    assert_eq!(times(scratch, "none", option), [earlier, earlier]);
+    let one = "FROM scratch\nCOPY <<x /x\nx\n";
+    assert_eq!(times(one, "one", ""), [epoch, epoch]);
+    let two = times("FROM base\nLABEL a=b\n", "two", option);
+    assert_eq!(two, [epoch, earlier, earlier]);
+}
+
+#[test]
 fn layers_are_the_same_whether_made_in_a_form_or_brought_into_it() {
     let mut env = TestEnv::new();
     env.var("SOURCE_DATE_EPOCH", "1700000000");
