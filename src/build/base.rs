@@ -22,8 +22,7 @@ use crate::{
 fn start(root: Arc<Root>, name: &str, digest: Option<Digest>) -> StageResult {
     StageResult {
         root,
-        base_history: Vec::new(),
-        entries: Vec::new(),
+        base_history: Arc::default(),
         lineage: Lineage::of(BaseState {
             name: name.to_owned(),
             digest,
@@ -64,7 +63,7 @@ pub(super) fn base(
             }
             let root = image_root(session, &image);
             Ok(StageResult {
-                base_history: image.config.history.clone(),
+                base_history: image.config.history.clone().into(),
                 ..start(root, &source.name, Some(image.digest))
             })
         }

@@ -60,7 +60,7 @@ use crate::{
     explain::Explanation,
     layer::{Compression, FileDigests},
     oci::{ConfigFile, Descriptor, Platform},
-    plan::{Outline, Plan},
+    plan::{self, Outline, Plan},
     progress::{Reporter, Vertex},
     registry,
     sandbox::{Cancel, Refusal, Rung, Sandbox},
@@ -366,7 +366,10 @@ fn put_together(
 ) -> BuiltImage {
     let stage = &plan.stages[target];
     let layers = result.root.layers();
-    let mut config = stage.config.clone();
+    let config = stage.config.clone();
+    let mut config = config.expect("a plan tells the config of its target");
+    let entries = entries(plan, stage);
+    let own = entries.iter().filter(|entry| !entry.empty_layer).count();
     config.labels.extend(session.request.labels.clone());
     let base = &result.base_history;
     let base_history = base.iter().position(|entry| entry.created.is_none());
@@ -375,8 +378,8 @@ fn put_together(
         platform: stage.image_platform.clone(),
         config,
         author: stage.author.clone(),
-        base_history: result.base_history.clone(),
-        entries: result.entries.clone(),
+        base_history: result.base_history.to_vec(),
+        entries,
         layers: layers
             .iter()
             .map(|layer| LayerFacts {
@@ -387,11 +390,6 @@ fn put_together(
             .collect(),
         now: (session.services.clock)(),
     });
-    let own = result
-        .entries
-        .iter()
-        .filter(|entry| !entry.empty_layer)
-        .count();
     BuiltImage {
         platform: plan.platform.clone(),
         config,
@@ -401,4 +399,22 @@ fn put_together(
         root: Arc::clone(&result.root),
         scan: None,
     }
+}
+
+/// What the steps of a stage, and of those that it starts from, are in an image's history. Each stage keeping its own list
+/// would take memory with the square of the length of a chain.
+fn entries(plan: &Plan, stage: &plan::Stage) -> Vec<image::Entry> {
+    let below = |stage: &&plan::Stage| match &stage.base {
+        plan::Base::Stage(id) => plan.stages.iter().find(|stage| stage.id == *id),
+        _ => None,
+    };
+    let mut stages: Vec<&plan::Stage> = std::iter::successors(Some(stage), below).collect();
+    stages.reverse();
+    let steps = stages.into_iter().flat_map(|stage| &stage.steps);
+    steps
+        .map(|step| image::Entry {
+            created_by: step.created_by.clone(),
+            empty_layer: matches!(step.op, plan::Op::Config),
+        })
+        .collect()
 }

@@ -9,7 +9,6 @@ use super::{
     error::{BuildError, FailedStep, StepError},
     explain::{Keyed, Prediction},
     ground::Room,
-    image::Entry,
     image_source::ImageError,
     inputs,
     later::Later,
@@ -35,8 +34,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct StageResult {
     pub(super) root: Arc<Root>,
-    pub(super) base_history: Vec<History>,
-    pub(super) entries: Vec<Entry>,
+    pub(super) base_history: Arc<[History]>,
     /// What made `root`, for explanations.
     pub(super) lineage: Lineage,
     /// The step that will make what is missing in `root`; only in a prediction.
@@ -79,7 +77,7 @@ pub(super) fn run(
     results: &Results<StageResult>,
 ) -> Result<StageResult, BuildError> {
     let stage = &plan.stages[index];
-    let mut result = base(session, plan, stage, results)?;
+    let result = base(session, plan, stage, results)?;
     let mut worker = Worker {
         session,
         plan,
@@ -91,7 +89,7 @@ pub(super) fn run(
         later: Later::default(),
         room: RefCell::new(Room::None),
     };
-    let outcome = worker.steps(&mut result.entries);
+    let outcome = worker.steps();
     let caught_up = worker.later.catch_up();
     outcome?;
     caught_up.map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
@@ -164,12 +162,8 @@ fn origins(op: &Op) -> Vec<StageId> {
 }
 
 impl Worker<'_> {
-    fn steps(&mut self, entries: &mut Vec<Entry>) -> Result<(), BuildError> {
+    fn steps(&mut self) -> Result<(), BuildError> {
         for (number, step) in self.stage.steps.iter().enumerate() {
-            entries.push(Entry {
-                created_by: step.created_by.clone(),
-                empty_layer: matches!(step.op, Op::Config),
-            });
             if matches!(step.op, Op::Config) {
                 continue;
             }

@@ -41,6 +41,15 @@ impl Env {
         self.variables.values().map(|(name, _)| name.as_str())
     }
 
+    /// Whether these of a config were assigned last, in this order.
+    pub(super) fn ends_with(&self, config: &[String]) -> bool {
+        let last = self.variables.values().rev().take(config.len());
+        self.variables.len() >= config.len()
+            && last
+                .zip(config.iter().rev())
+                .all(|((name, value), variable)| split(variable) == (name, value))
+    }
+
     /// Names and values, in order.
     pub(super) fn to_vec(&self) -> Vec<(String, String)> {
         self.variables.values().cloned().collect()
@@ -94,5 +103,16 @@ mod tests {
         assert_eq!(env.get("A"), Some("3"));
         assert_eq!(env.get("D"), None);
         assert_eq!(config, ["B=2", "C=4", "B=9", "A=3", "D="]);
+        for (config, is_last) in [
+            (&["A=3", "C=4"][..], true),
+            (&["B=2", "A=3", "C=4"], true),
+            (&["A=3"], false),
+            (&["A=4", "C=4"], false),
+            (&["A=3", "A=3", "C=4"], false),
+            (&["D=", "B=2", "A=3", "C=4"], false),
+        ] {
+            let config: Vec<String> = config.iter().map(|it| (*it).to_owned()).collect();
+            assert_eq!(env.ends_with(&config), is_last, "{config:?}");
+        }
     }
 }

@@ -31,9 +31,11 @@ impl Planner<'_> {
             state.platform = Some(self.options.platform.clone());
         }
         state.image.add_default_path();
-        for variable in &state.image.config.env {
-            let (name, value) = env::split(variable);
-            state.env.set(name, value);
+        if !state.env.ends_with(&state.image.config.env) {
+            for variable in &state.image.config.env {
+                let (name, value) = env::split(variable);
+                state.env.set(name, value);
+            }
         }
         let workdir = state.workdir();
         if !workdir.is_empty() {
@@ -51,23 +53,6 @@ impl Planner<'_> {
         });
         self.states[at].commands = commands;
         result
-    }
-
-    /// Takes over what the stage that it starts from has come to.
-    fn inherit(&mut self, at: usize) {
-        let Some(base) = self.states[at].base else {
-            return;
-        };
-        let base = &self.states[base];
-        let (mut image, platform) = (base.image.clone(), base.platform.clone());
-        let (env, args, has_workdir) = (base.env.clone(), base.args.clone(), base.has_workdir);
-        image.config.on_build.clear();
-        let state = &mut self.states[at];
-        state.image = image;
-        state.platform = platform;
-        state.env = env;
-        state.args = args;
-        state.has_workdir = has_workdir;
     }
 
     fn lower_command(&mut self, at: usize, command: &Command<'_>) -> Result<(), Diagnostic> {

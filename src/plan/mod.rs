@@ -20,6 +20,7 @@ mod env;
 mod epoch;
 mod expansion;
 mod history;
+mod inherit;
 mod label;
 mod lower;
 mod op;
@@ -138,8 +139,9 @@ pub struct Stage {
     pub span: Span,
     /// What it does, in order.
     pub steps: Vec<Step>,
-    /// The run-time config when all steps are done.
-    pub config: Config,
+    /// The run-time config when all steps are done: that of the target, and with [`Options::all_configs`] of all stages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<Config>,
     /// The platform that the config states when this stage is the result.
     pub image_platform: Platform,
     /// `MAINTAINER`, or the base's author.

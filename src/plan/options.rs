@@ -30,6 +30,9 @@ pub struct Options {
     pub multi_platform: bool,
     /// Whether stages that the target does not need are planned, too: `--check` without `--target` does.
     pub all_stages: bool,
+    /// Whether the plan tells what the images of all its stages would be, and not of the target alone: for those who print it. In
+    /// a chain of stages that takes memory with the square of its length.
+    pub all_configs: bool,
     /// The host name that processes see; the build argument `BUILDKIT_SANDBOX_HOSTNAME` goes first.
     pub hostname: Option<String>,
     /// The time of the source that `SOURCE_DATE_EPOCH` names, in seconds since 1970, once somebody asked it:
@@ -56,6 +59,7 @@ impl Default for Options {
             contexts: BTreeMap::new(),
             multi_platform: false,
             all_stages: false,
+            all_configs: false,
             hostname: None,
             epoch: None,
             ignore: Patterns::default(),

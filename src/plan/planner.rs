@@ -103,6 +103,8 @@ pub(super) struct Planner<'a> {
     /// The stages of the file, then the images that instructions name.
     pub(super) states: Vec<State<'a>>,
     pub(super) by_name: BTreeMap<String, usize>,
+    /// The state that is the result, once it is found.
+    target: Option<usize>,
     pub(super) epoch: Option<i64>,
     /// Whether progress shows the platform of each step.
     pub(super) shows_platform: bool,
@@ -135,6 +137,7 @@ impl<'a> Planner<'a> {
             globals: Globals::default(),
             states: Vec::new(),
             by_name: BTreeMap::new(),
+            target: None,
             epoch: None,
             shows_platform: options
                 .build_args
@@ -168,6 +171,7 @@ impl<'a> Planner<'a> {
         }
         self.add_stages(&stages)?;
         let target = self.find_target()?;
+        self.target = Some(target);
         self.add_commands(&stages)?;
         self.check_cycles()?;
         if let [state] = self.states.as_mut_slice() {
@@ -183,11 +187,18 @@ impl<'a> Planner<'a> {
                 break reachable;
             }
         };
-        for at in 0..self.states.len() {
-            let wanted = self.options.all_stages || reachable.contains(&at);
-            if wanted && !self.states[at].is_done {
-                self.lower(at)?;
+        let wanted: Vec<usize> = (0..self.states.len())
+            .filter(|at| self.options.all_stages || reachable.contains(at))
+            .filter(|at| !self.states[*at].is_done)
+            .collect();
+        for &at in &wanted {
+            if let Some(base) = self.states[at].base {
+                self.states[base].n_heirs += 1;
             }
+        }
+        for at in wanted {
+            self.lower(at)?;
+            self.forget(at);
         }
         if let Some(message) = self.linter.error() {
             return Err(Diagnostic::error(message, Span::default()));
@@ -271,7 +282,7 @@ impl<'a> Planner<'a> {
             .filter(|title| !title.is_empty())
     }
 
-    fn finish(&self, target: usize, reachable: &BTreeSet<usize>) -> Plan {
+    fn finish(&mut self, target: usize, reachable: &BTreeSet<usize>) -> Plan {
         let mut images: Vec<(ImageSource, Span)> = Vec::new();
         let mut stages = Vec::new();
         for &at in reachable {
@@ -307,8 +318,15 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn finished_stage(&self, at: usize) -> Stage {
-        let state = &self.states[at];
+    /// Whether the plan tells the config of a state.
+    pub(super) fn is_told(&self, at: usize) -> bool {
+        self.options.all_configs || self.target == Some(at)
+    }
+
+    fn finished_stage(&mut self, at: usize) -> Stage {
+        let image_platform = self.image_platform(at);
+        let is_told = self.is_told(at);
+        let state = &mut self.states[at];
         Stage {
             id: StageId(at),
             alias: state.alias.clone(),
@@ -323,9 +341,9 @@ impl<'a> Planner<'a> {
             },
             from_label: state.from_label.clone(),
             span: state.span,
-            steps: state.steps.clone(),
-            config: state.image.config.clone(),
-            image_platform: self.image_platform(at),
+            steps: std::mem::take(&mut state.steps),
+            config: is_told.then(|| std::mem::take(&mut state.image.config)),
+            image_platform,
             author: state.image.author.clone(),
             is_scan: false,
         }

@@ -60,8 +60,11 @@ impl Display for Stage {
         if let Some(author) = &self.author {
             writeln!(f, "  author   {}", quoted(author))?;
         }
-        let config = serde_json::to_string(&self.config).map_err(|_not_json| fmt::Error)?;
-        write!(f, "  config   {config}")
+        if let Some(config) = &self.config {
+            let config = serde_json::to_string(config).map_err(|_not_json| fmt::Error)?;
+            write!(f, "  config   {config}")?;
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,11 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::{Serialize, Serializer};
 
-use super::{StageId, args::ArgInfo, planner::Planner};
+use super::{
+    StageId,
+    args::{ArgInfo, Globals},
+    planner::Planner,
+};
 use crate::{
     dockerfile::{Dockerfile, InstructionKind},
     source::{Lines, Span},
@@ -146,7 +150,7 @@ impl Location {
 /// What a stage asks from the command line.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Capture {
-    /// The arguments it may see.
+    /// The arguments it may see besides those that all stages do.
     pub(super) all: BTreeMap<String, ArgInfo>,
     /// The names of those it does see.
     pub(super) used: BTreeSet<String>,
@@ -163,15 +167,16 @@ pub(super) struct Need {
 
 impl Capture {
     /// The arguments in use and those that their defaults use.
-    fn all_used(&self) -> BTreeSet<String> {
-        let mut used = BTreeSet::new();
+    fn all_used<'a>(&'a self, globals: &'a Globals) -> BTreeMap<&'a str, Option<&'a ArgInfo>> {
+        let mut used = BTreeMap::new();
         let mut todo: Vec<&str> = self.used.iter().map(String::as_str).collect();
         while let Some(name) = todo.pop() {
-            if used.insert(name.to_owned())
-                && let Some(info) = self.all.get(name)
-            {
-                todo.extend(info.deps.iter().map(String::as_str));
+            if used.contains_key(name) {
+                continue;
             }
+            let info = self.all.get(name).or_else(|| globals.infos.get(name));
+            used.insert(name, info);
+            todo.extend(info.iter().flat_map(|info| &info.deps).map(String::as_str));
         }
         used
     }
@@ -227,9 +232,9 @@ impl Planner<'_> {
             }
             let state = &self.states[at];
             let capture = &state.capture;
-            for name in capture.all_used() {
-                if let Some(info) = capture.all.get(&name) {
-                    args.entry(name).or_insert_with(|| info.clone());
+            for (name, info) in capture.all_used(&self.globals) {
+                if let Some(info) = info {
+                    args.entry(name.to_owned()).or_insert_with(|| info.clone());
                 }
             }
             for (all, own) in [(&mut secrets, &capture.secrets), (&mut ssh, &capture.ssh)] {

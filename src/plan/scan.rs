@@ -127,7 +127,7 @@ impl Plan {
             from_label: Some(format!("docker-image://{}", scanner.image)),
             span,
             steps,
-            config: config.clone(),
+            config: None,
             image_platform: scanner.source().platform,
             author: None,
             is_scan: true,
@@ -188,6 +188,15 @@ impl Plan {
     }
 }
 
+/// What the arguments of a stage say of what is looked at besides the target.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Scanned {
+    /// The stage.
+    stage: bool,
+    /// The build context, where the stage is the target.
+    context: bool,
+}
+
 impl Planner<'_> {
     /// What the arguments of the stages say of their being looked at.
     pub(super) fn scan_extras(
@@ -195,14 +204,25 @@ impl Planner<'_> {
         target: usize,
         reachable: impl IntoIterator<Item = usize>,
     ) -> ScanExtras {
+        let scanned = |at: usize| {
+            let known = self.states[at].scanned;
+            known.unwrap_or_else(|| self.scanned(at))
+        };
         ScanExtras {
-            context: self.is_scanned(target, SCAN_CONTEXT),
+            context: scanned(target).context,
             stages: reachable
                 .into_iter()
                 .filter(|&at| at != target && !self.states[at].is_bare())
-                .filter(|&at| self.is_scanned(at, SCAN_STAGE))
+                .filter(|&at| scanned(at).stage)
                 .map(|at| (self.states[at].title.clone(), StageId(at)))
                 .collect(),
+        }
+    }
+
+    pub(super) fn scanned(&self, at: usize) -> Scanned {
+        Scanned {
+            stage: self.is_scanned(at, SCAN_STAGE),
+            context: self.is_scanned(at, SCAN_CONTEXT),
         }
     }
 

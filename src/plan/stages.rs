@@ -98,7 +98,6 @@ impl<'a> Planner<'a> {
             .and_then(|alias| stage.from.description(alias))
             .map(ToOwned::to_owned);
         state.title = state.alias.clone().unwrap_or_default();
-        state.capture.all = self.globals.infos.clone();
         if let Some(platform) = &from.platform {
             match self.stage_platform(stage.from, platform, &mut used) {
                 Ok(platform) => state.platform = Some(platform),

@@ -11,6 +11,7 @@ use super::{
     label::Prefix,
     paths,
     report::Capture,
+    scan::Scanned,
 };
 use crate::{
     dockerfile::{Instruction, InstructionKind},
@@ -82,8 +83,12 @@ pub(super) struct State<'a> {
     pub(super) image: ImageState,
     /// What is in effect for the next instruction.
     pub(super) env: Env,
-    /// `ARG`s in effect, in order, inherited ones behind.
+    /// `ARG`s in effect, in order, inherited ones in front.
     pub(super) args: Vec<(String, Option<String>)>,
+    /// How many stages have still to take over what this one has come to.
+    pub(super) n_heirs: usize,
+    /// What its arguments say of its being looked at, once it is done.
+    pub(super) scanned: Option<Scanned>,
     /// Whether the file, and not just a base image, has set a working directory.
     pub(super) has_workdir: bool,
     /// The lines of the last `CMD`, `ENTRYPOINT` and `HEALTHCHECK` of this stage.
@@ -166,6 +171,8 @@ impl State<'_> {
             image: ImageState::default(),
             env: Env::default(),
             args: Vec::new(),
+            n_heirs: 0,
+            scanned: None,
             has_workdir: false,
             seen: BTreeMap::new(),
             steps: Vec::new(),

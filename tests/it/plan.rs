@@ -30,6 +30,7 @@ fn options(text: &str) -> Options {
     let mut options = Options {
         platform: "linux/amd64".parse().unwrap(),
         build_platform: "linux/amd64".parse().unwrap(),
+        all_configs: true,
         ..Options::default()
     };
     for line in text.lines().filter_map(|line| line.strip_prefix("#! ")) {
@@ -299,7 +300,10 @@ fn every_platform_of_a_build_has_its_own_plan() {
         let Ok(Planned::Plan(plan)) = analyse(text, &options).outcome else {
             panic!("{platform} has no plan");
         };
-        assert_eq!(plan.stages[0].config.labels["for"], platform);
+        assert_eq!(
+            plan.stages[0].config.as_ref().unwrap().labels["for"],
+            platform
+        );
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) fn run(args: &PlanArgs, env: &Environment) -> Result<(), Failure> {
         platform_explicit,
         contexts: contexts(args),
         assume_bases: true,
+        all_configs: true,
         ..Options::default()
     };
     if let Some(platform) = platforms.pop() {
