@@ -6,7 +6,7 @@ use reqwest::{Method, StatusCode, Url, header::HeaderMap};
 
 use super::{
     error::{Error, Failure},
-    fault::{failure, no_answer, too_slow},
+    fault::failure,
     redact::{Secret, printable, redacted, without},
     retry,
 };
@@ -17,6 +17,9 @@ const MAX_ERROR_BYTES: u64 = 64 << 10;
 /// A document comes faster than this over any line that a build is possible with.
 const LEAST_BYTES_PER_SECOND: u64 = 4 << 10;
 
+/// What a body brings at the least, by the time that is spent waiting for it: a line of 16 kbit/s that four transfers share.
+const LEAST_BODY_BYTES_PER_SECOND: u64 = 512;
+
 /// An answer whose body has not been read.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -24,8 +27,17 @@ pub(super) struct Answer {
     /// The server that gave it, after redirects.
     pub(super) host: String,
     pub(super) idle: Duration,
+    pub(super) pace: Pace,
     /// What the server was told and may say again.
     pub(super) secrets: Vec<Secret>,
+}
+
+/// How long pieces of a body were waited for, and what they were. A stretch of waiting ends when it has reached the time that a
+/// server may be silent for: dripping is no better than silence.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    waited: Duration,
+    n_bytes: u64,
 }
 
 impl Answer {
@@ -52,13 +64,35 @@ impl Answer {
         self.header("content-length")?.trim().parse().ok()
     }
 
-    /// The next piece of the body; `None` at its end.
+    /// The next piece of the body; `None` at its end. A body that comes too slowly over a while is an error, and another attempt may
+    /// have it faster.
     pub(super) async fn chunk(&mut self) -> Result<Option<impl AsRef<[u8]> + use<>>, Failure> {
-        match tokio::time::timeout(self.idle, self.response.chunk()).await {
-            Ok(Ok(chunk)) => Ok(chunk),
-            Ok(Err(error)) => Err(failure(&self.host, &error)),
-            Err(_elapsed) => Err(Failure::transient(no_answer(&self.host, self.idle))),
+        let begun = Instant::now();
+        let chunk = match tokio::time::timeout(self.idle, self.response.chunk()).await {
+            Ok(Ok(Some(chunk))) => chunk,
+            Ok(Ok(None)) => return Ok(None),
+            Ok(Err(error)) => return Err(failure(&self.host, &error)),
+            Err(_elapsed) => return Err(self.too_slow("the rest of an answer", 0, self.idle)),
+        };
+        // Only what is waited for: whoever takes the bytes may be slow himself.
+        self.pace.waited += begun.elapsed();
+        self.pace.n_bytes += chunk.len() as u64;
+        if self.pace.waited >= self.idle {
+            let Pace { waited, n_bytes } = std::mem::take(&mut self.pace);
+            if n_bytes < LEAST_BODY_BYTES_PER_SECOND * waited.as_secs() {
+                return Err(self.too_slow("the rest of an answer", n_bytes, waited));
+            }
         }
+        Ok(Some(chunk))
+    }
+
+    fn too_slow(&self, what: &str, n_bytes: u64, time: Duration) -> Failure {
+        Failure::transient(Error::TooSlow {
+            host: self.host.clone(),
+            what: what.to_owned(),
+            n_bytes,
+            time,
+        })
     }
 
     /// The whole body of a document; more than `limit` bytes are an error, and so are some that come a few at a time: whoever waits
@@ -74,14 +108,15 @@ impl Answer {
         }
         let mut bytes = Vec::new();
         let begun = Instant::now();
-        while let Some(chunk) = self.chunk().await? {
+        while let Some(chunk) = self.chunk().await.map_err(|failure| failure.about(what))? {
             bytes.extend_from_slice(chunk.as_ref());
             if bytes.len() as u64 > limit {
                 return Err(too_large(&self.host).into());
             }
             let usual = Duration::from_secs(bytes.len() as u64 / LEAST_BYTES_PER_SECOND);
-            if begun.elapsed() > self.idle + usual {
-                return Err(Failure::transient(too_slow(&self.host, what)));
+            let time = begun.elapsed();
+            if time > self.idle + usual {
+                return Err(self.too_slow(what, bytes.len() as u64, time));
             }
         }
         Ok(bytes)

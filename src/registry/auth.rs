@@ -21,7 +21,7 @@ use super::{
     error::{Error, Failure},
     mirrors::Endpoint,
     redact::Secret,
-    settings::Warn,
+    settings::{Canceled, Warn},
     token::{Ask, Token},
     transport::{Home, Transport},
 };
@@ -38,6 +38,8 @@ struct Server {
     /// What it wants; `None` as long as it never asked.
     wants: Option<Wants>,
     tokens: Vec<Token>,
+    /// When a token was waited for in vain, and why. Whoever waited for his turn meanwhile need not try the same anew.
+    failed: Option<(Instant, Error)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,16 +60,23 @@ pub(super) struct Need {
 }
 
 impl Auth {
-    /// What to send as `Authorization` for a request, as far as the server's wishes are known.
+    /// What to send as `Authorization` for a request that was `begun` then, as far as the server's wishes are known.
     pub(super) async fn header(
         &self,
         transport: &Transport,
         endpoint: &Endpoint,
         home: &Home,
         need: &Need,
+        begun: Instant,
     ) -> Result<Option<HeaderValue>, Failure> {
         let server = self.server(home);
         let mut server = server.lock().await;
+        if let Some((at, error)) = &server.failed
+            && *at > begun
+            && let Some(error) = error.shared()
+        {
+            return Err(error.into());
+        }
         match server.wants.clone() {
             None => match self.found(transport, endpoint, need.strict)? {
                 // A bearer token that was given outright needs no invitation.
@@ -107,7 +116,14 @@ impl Auth {
                     service: service.as_deref(),
                     need,
                 };
-                let token = ask.token(found.as_ref()).await?;
+                let token = match ask.token(found.as_ref()).await {
+                    Ok(token) => token,
+                    Err(failure) => {
+                        let error = failure.error.shared();
+                        server.failed = error.map(|error| (Instant::now(), error));
+                        return Err(failure);
+                    }
+                };
                 let header = bearer(&token.value).map(Some);
                 server.tokens.push(Token {
                     origin: found,
@@ -201,7 +217,11 @@ impl Auth {
             match candidate {
                 Candidate::Found(found) => result = Some(found),
                 Candidate::Ask { helper, server } => {
-                    match helper.get(&server, settings.timeouts.helper) {
+                    let is_canceled = || match &settings.canceled {
+                        Some(Canceled(is_canceled)) => is_canceled(),
+                        None => false,
+                    };
+                    match helper.get(&server, settings.timeouts.helper, &is_canceled) {
                         Ok(Some(credential)) => {
                             result = Some(Found {
                                 credential,
@@ -209,7 +229,9 @@ impl Auth {
                             });
                         }
                         Ok(None) => {}
-                        Err(error) if strict => return Err(error.into()),
+                        Err(error) if strict || matches!(error, Error::Canceled) => {
+                            return Err(error.into());
+                        }
                         Err(error) => {
                             if let Some(Warn(warn)) = &settings.warn {
                                 warn(&format!("{error}; going on without it"));

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, HashSet, VecDeque},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use reqwest::{Method, StatusCode, Url, header::HeaderMap};
@@ -294,7 +294,11 @@ impl Core {
                 Err(error) if is_last || matches!(error, Error::Io { .. }) => return Err(error),
                 Err(error) => error,
             };
-            if matches!(error, Error::Unreachable { .. } | Error::Tls { .. }) {
+            let is_down = matches!(
+                error,
+                Error::Unreachable { .. } | Error::TooSlow { .. } | Error::Tls { .. }
+            );
+            if is_down {
                 self.known().down.insert(endpoint.host.clone());
             }
             if !error.is_not_found() {
@@ -315,6 +319,7 @@ impl Core {
         call: &Call<'_>,
         body: &mut MakeBody<'_>,
     ) -> Result<Answer, Failure> {
+        let begun = Instant::now();
         let home = self.transport.home(call.endpoint).await?;
         let url = match &call.target {
             Target::Repository(path) => {
@@ -346,7 +351,7 @@ impl Core {
         let mut need = call.need.clone();
         let mut authorization = self
             .auth
-            .header(&self.transport, call.endpoint, &home, &need)
+            .header(&self.transport, call.endpoint, &home, &need, begun)
             .await?;
         // A first refusal tells what the server wants, a second that a token had run out or lacked a scope, a third
         // that the new one did so before its turn came, or was not known yet to another of the registry's machines.
@@ -381,7 +386,7 @@ impl Core {
                 .await;
             let next = self
                 .auth
-                .header(&self.transport, call.endpoint, &home, &need)
+                .header(&self.transport, call.endpoint, &home, &need, begun)
                 .await?;
             if next == authorization {
                 return Ok(answer);

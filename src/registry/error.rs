@@ -166,6 +166,18 @@ pub enum Error {
         /// Whether the connection was made and broke later.
         connected: bool,
     },
+    /// It was connected to, and too little came for too long.
+    #[error("{host} {}: {what}", pace(*n_bytes, *time))]
+    TooSlow {
+        /// The server.
+        host: String,
+        /// What was waited for.
+        what: String,
+        /// What came in this time,
+        n_bytes: u64,
+        /// which was waited.
+        time: Duration,
+    },
     /// The server sends us where we will not go.
     #[error("{host} redirects to {target}: {reason}")]
     Redirect {
@@ -243,6 +255,33 @@ impl Error {
         )
     }
 
+    /// The same, for somebody else who has waited for the same server meanwhile.
+    pub(super) fn shared(&self) -> Option<Self> {
+        match self {
+            Self::Unreachable {
+                host,
+                reason,
+                connected,
+            } => Some(Self::Unreachable {
+                host: host.clone(),
+                reason: reason.clone(),
+                connected: *connected,
+            }),
+            Self::TooSlow {
+                host,
+                what,
+                n_bytes,
+                time,
+            } => Some(Self::TooSlow {
+                host: host.clone(),
+                what: what.clone(),
+                n_bytes: *n_bytes,
+                time: *time,
+            }),
+            _ => None,
+        }
+    }
+
     /// Whether the thing asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
@@ -269,6 +308,16 @@ impl Failure {
     }
 }
 
+impl Failure {
+    /// Says what was waited for, where nothing came: the request itself tells its address alone.
+    pub(super) fn about(mut self, thing: &str) -> Self {
+        if let Error::TooSlow { what, .. } = &mut self.error {
+            thing.clone_into(what);
+        }
+        self
+    }
+}
+
 /// An error that another attempt would only repeat.
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -285,6 +334,14 @@ fn detail(message: &str) -> String {
         String::new()
     } else {
         format!(": {message}")
+    }
+}
+
+fn pace(n_bytes: u64, time: Duration) -> String {
+    let seconds = time.as_secs();
+    match n_bytes {
+        0 => format!("has sent nothing for {seconds} s"),
+        _ => format!("sends too slowly, {n_bytes} bytes in {seconds} s"),
     }
 }
 

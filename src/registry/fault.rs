@@ -1,23 +1,9 @@
 //! Failures of connections in words that help: who, why, and whether it may be different next time.
 
-use std::time::Duration;
-
 use super::{
     error::{Error, Failure},
     redact::printable,
 };
-
-pub(super) fn no_answer(host: &str, limit: Duration) -> Error {
-    unreachable(
-        host,
-        &format!("no answer within {} s", limit.as_secs()),
-        true,
-    )
-}
-
-pub(super) fn too_slow(host: &str, what: &str) -> Error {
-    unreachable(host, &format!("{what} comes too slowly"), true)
-}
 
 pub(super) fn unreachable(host: &str, reason: &str, connected: bool) -> Error {
     Error::Unreachable {

@@ -210,7 +210,8 @@ impl Fetch<'_> {
                 return Err(answer.refusal(self.what, &Method::GET, &credentials).await);
             }
         };
-        while let Some(chunk) = answer.chunk().await? {
+        let too_slow = |failure: Failure| failure.about(self.what);
+        while let Some(chunk) = answer.chunk().await.map_err(too_slow)? {
             let mut bytes = chunk.as_ref();
             let n_skipped = usize::try_from(skip).unwrap_or(usize::MAX).min(bytes.len());
             bytes = &bytes[n_skipped..];

@@ -1,16 +1,19 @@
 //! Credential helpers: programs named `docker-credential-NAME` that keep credentials elsewhere.
 //!
 //! The protocol: a verb as the only argument, input on stdin, JSON or nothing on stdout. Secrets travel through
-//! pipes only, never in arguments. A helper has no terminal and must answer within a time limit.
+//! pipes only, never in arguments. A helper has no terminal and must answer within a time limit. It has a process group of its own,
+//! since most are scripts around other programs: what is given up ends with all that it started.
 
 use std::{
     io::{self, Write as _},
+    os::unix::process::CommandExt as _,
     path::PathBuf,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Deserialize;
 
 use super::{
@@ -57,8 +60,14 @@ impl Helper {
     }
 
     /// The credential it has for a server, if it has one. `server` is a key as [`server_key`] makes it.
-    pub fn get(&self, server: &str, limit: Duration) -> Result<Option<Credential>, Error> {
-        let output = match self.run("get", server.as_bytes(), limit)? {
+    /// Once `is_canceled` says so, it is not waited for any longer.
+    pub fn get(
+        &self,
+        server: &str,
+        limit: Duration,
+        is_canceled: &dyn Fn() -> bool,
+    ) -> Result<Option<Credential>, Error> {
+        let output = match self.run("get", server.as_bytes(), limit, is_canceled)? {
             Outcome::Done(stdout) => stdout,
             Outcome::Refused(message) => {
                 let message = message.to_lowercase();
@@ -98,13 +107,13 @@ impl Helper {
             "Username": username,
             "Secret": secret.expose(),
         });
-        self.run("store", input.to_string().as_bytes(), limit)?
+        self.run("store", input.to_string().as_bytes(), limit, &|| false)?
             .done(self)
     }
 
     /// Lets it forget the credential of a registry.
     pub fn erase(&self, registry: &str, limit: Duration) -> Result<(), Error> {
-        self.run("erase", server_key(registry).as_bytes(), limit)?
+        self.run("erase", server_key(registry).as_bytes(), limit, &|| false)?
             .done(self)
     }
 
@@ -134,12 +143,19 @@ impl Helper {
             .ok_or_else(|| self.error("there is no such program"))
     }
 
-    fn run(&self, verb: &str, input: &[u8], limit: Duration) -> Result<Outcome, Error> {
+    fn run(
+        &self,
+        verb: &str,
+        input: &[u8],
+        limit: Duration,
+        is_canceled: &dyn Fn() -> bool,
+    ) -> Result<Outcome, Error> {
         let deadline = Instant::now() + limit;
         let failed = |e: io::Error| self.error(e.to_string());
         let mut command = Command::new(self.program()?);
         command
             .arg(verb)
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -165,11 +181,13 @@ impl Helper {
         let status = loop {
             match child.try_wait().map_err(failed)? {
                 Some(status) => break status,
+                None if is_canceled() => {
+                    end(&mut child).map_err(failed)?;
+                    return Err(Error::Canceled);
+                }
                 None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(2)),
                 None => {
-                    // It may have ended by itself meanwhile.
-                    child.kill().ok();
-                    child.wait().map_err(failed)?;
+                    end(&mut child).map_err(failed)?;
                     return Err(self.error(format!("no answer within {} s", limit.as_secs())));
                 }
             }
@@ -186,6 +204,16 @@ impl Helper {
         }
         Ok(Outcome::Refused(message))
     }
+}
+
+/// Ends a helper with all that it started.
+fn end(child: &mut Child) -> io::Result<()> {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    if let Some(group) = group {
+        // It may have ended by itself meanwhile. It is not reaped yet, so the number is still its own.
+        kill_process_group(group, Signal::KILL).ok();
+    }
+    child.wait().map(|_| ())
 }
 
 /// What a helper writes, read on a thread so that neither side waits for the other.
@@ -240,7 +268,11 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::{
+        fs,
+        os::unix::fs::PermissionsExt as _,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use super::*;
 
@@ -261,10 +293,14 @@ mod tests {
             "ok",
             r#"read url; printf '{"ServerURL":"%s","Username":"%s","Secret":"s3"}' "$url" "$1-$url""#,
         );
-        let found = h.get("r.example", LIMIT).expect("helper answers");
+        let found = h
+            .get("r.example", LIMIT, &|| false)
+            .expect("helper answers");
         assert_eq!(found, Some(Credential::from_login("get-r.example", "s3")));
         let (_dir, h) = helper("idt", r#"echo '{"Username":"<token>","Secret":"t"}'"#);
-        let found = h.get("r.example", LIMIT).expect("helper answers");
+        let found = h
+            .get("r.example", LIMIT, &|| false)
+            .expect("helper answers");
         assert!(matches!(found, Some(Credential::IdentityToken(_))));
     }
 
@@ -274,35 +310,55 @@ mod tests {
             "none",
             "echo 'credentials not found in native keychain'; exit 1",
         );
-        assert_eq!(h.get("r.example", LIMIT).expect("none"), None);
+        assert_eq!(h.get("r.example", LIMIT, &|| false).expect("none"), None);
         let (_dir, h) = helper("locked", "echo 'keychain is locked' >&2; exit 1");
-        let error = h.get("r.example", LIMIT).expect_err("refused").to_string();
+        let error = h
+            .get("r.example", LIMIT, &|| false)
+            .expect_err("refused")
+            .to_string();
         assert_eq!(
             error,
             "docker-credential-locked (named in config.json): keychain is locked"
         );
         let (_dir, h) = helper("garbled", "echo '{\"Secret\": hunter2'");
-        let error = h.get("r.example", LIMIT).expect_err("garbled").to_string();
+        let error = h
+            .get("r.example", LIMIT, &|| false)
+            .expect_err("garbled")
+            .to_string();
         assert!(
             error.contains("not what helpers say") && !error.contains("hunter2"),
             "{error}"
         );
         let h = Helper::new("absent", "config.json", &[]);
-        let error = h.get("r.example", LIMIT).expect_err("absent").to_string();
+        let error = h
+            .get("r.example", LIMIT, &|| false)
+            .expect_err("absent")
+            .to_string();
         assert!(error.ends_with("there is no such program"), "{error}");
         let h = Helper::new("../../x", "config.json", &["/tmp".into()]);
-        assert!(h.get("r.example", LIMIT).is_err());
+        assert!(h.get("r.example", LIMIT, &|| false).is_err());
     }
 
     #[test]
-    fn a_helper_that_hangs_is_ended() {
-        let (_dir, h) = helper("slow", "exec sleep 100");
+    fn a_helper_that_hangs_is_ended_with_all_that_it_started() {
+        // The child would write a file if it lived on.
+        let script = r#"(sleep 1.5; touch "$(dirname "$0")/alive") & sleep 100"#;
+        let (dir, h) = helper("slow", script);
         let start = Instant::now();
         let error = h
-            .get("r.example", Duration::from_millis(100))
+            .get("r.example", Duration::from_millis(100), &|| false)
             .expect_err("slow");
         assert!(error.to_string().contains("no answer within"), "{error}");
+        let has_begun = AtomicBool::new(false);
+        let error = h
+            .get("r.example", Duration::from_secs(100), &|| {
+                has_begun.swap(true, Ordering::Relaxed)
+            })
+            .expect_err("called off");
+        assert!(matches!(error, Error::Canceled), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!dir.path().join("alive").is_file());
     }
 
     #[test]
@@ -312,7 +368,9 @@ mod tests {
             r#"sleep 100 & echo '{"Username":"u","Secret":"s"}'"#,
         );
         let start = Instant::now();
-        let found = h.get("r.example", LIMIT).expect("helper answers");
+        let found = h
+            .get("r.example", LIMIT, &|| false)
+            .expect("helper answers");
         assert_eq!(found, Some(Credential::from_login("u", "s")));
         assert!(start.elapsed() < Duration::from_secs(5));
     }

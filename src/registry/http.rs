@@ -233,7 +233,8 @@ impl Transfer<'_> {
             .filter(strong)
             .or_else(|| answer.headers().get(LAST_MODIFIED))
             .cloned();
-        while let Some(chunk) = answer.chunk().await? {
+        let too_slow = |failure: Failure| failure.about(&self.what);
+        while let Some(chunk) = answer.chunk().await.map_err(too_slow)? {
             let bytes = chunk.as_ref();
             self.seen.update(bytes);
             self.offset += bytes.len() as u64;

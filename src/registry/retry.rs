@@ -58,7 +58,8 @@ pub(super) struct Attempts<'a> {
     limit: u32,
 }
 
-/// A refused connection or an unknown name rarely heals while one waits, unlike an overloaded server.
+/// A refused connection, an unknown name or a server that is silent for a minute rarely heals while one waits, unlike one that
+/// answers that it is overloaded.
 const MAX_ATTEMPTS_TO_CONNECT: u32 = 3;
 
 impl<'a> Attempts<'a> {
@@ -88,7 +89,8 @@ impl<'a> Attempts<'a> {
         let limit = match failure.error {
             Error::Unreachable {
                 connected: false, ..
-            } => self.limit.min(MAX_ATTEMPTS_TO_CONNECT),
+            }
+            | Error::TooSlow { .. } => self.limit.min(MAX_ATTEMPTS_TO_CONNECT),
             _ => self.limit,
         };
         if !failure.transient || self.n_failed >= limit {

@@ -144,12 +144,12 @@ impl Default for Retry {
     }
 }
 
-/// How long to wait. There is no limit on a whole transfer, only on its pauses.
+/// How long to wait. There is no limit on a whole transfer, only on its pauses, and on how slowly it comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a connection, TLS included.
     pub connect: Duration,
-    /// For the head of an answer, and between two pieces of a body.
+    /// For the head of an answer, and between two pieces of a body; so much waiting has to bring half a KiB a second.
     pub idle: Duration,
     /// For the answer to an upload once all of it was sent; some stores hash the blob again before they answer.
     pub commit: Duration,

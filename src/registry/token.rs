@@ -28,6 +28,9 @@ use super::{
 const MAX_TOKEN_ANSWER_BYTES: u64 = 64 << 10;
 /// The life of a token that does not tell; the token specification's own number, and the least that is believed.
 const MIN_TOKEN_LIFE: Duration = Duration::from_mins(1);
+/// How long an answer of a token server may take: it has next to nothing to do, and all that need its token wait for it. Docker
+/// waits 15 seconds.
+const TOKEN_WAIT: Duration = Duration::from_secs(20);
 /// The name by which this program asks for tokens.
 const CLIENT_ID: &str = "rbuild";
 
@@ -132,7 +135,7 @@ impl Ask<'_> {
             headers: HeaderMap::new(),
             authorization,
             home,
-            limit: self.transport.settings.timeouts.idle,
+            limit: self.transport.settings.timeouts.idle.min(TOKEN_WAIT),
             follow: Follow::Guarded,
             meter: None,
         };
@@ -169,7 +172,7 @@ impl Ask<'_> {
             headers,
             authorization: None,
             home: self.token_home(url),
-            limit: self.transport.settings.timeouts.idle,
+            limit: self.transport.settings.timeouts.idle.min(TOKEN_WAIT),
             // A form with a secret goes to the server that was named and to no other.
             follow: Follow::Never,
             meter: None,
@@ -187,11 +190,12 @@ impl Ask<'_> {
         let json = HeaderValue::from_static("application/json");
         request.headers.insert(ACCEPT, json);
         let mut body = || Ok(form.clone().map(reqwest::Body::from));
-        let mut answer = self.transport.send(&request, &mut body).await?;
+        let what = format!("a token for {}", self.purpose());
+        let sent = self.transport.send(&request, &mut body).await;
+        let mut answer = sent.map_err(|failure| failure.about(&what))?;
         if let Some(Credential::IdentityToken(token)) = found.map(|found| &found.credential) {
             answer.secrets.push(token.clone());
         }
-        let what = format!("a token for {}", self.purpose());
         if answer.status() != StatusCode::OK {
             let credentials = found.map_or("no credentials".to_owned(), ToString::to_string);
             return Err(answer.refusal(&what, &request.method, &credentials).await);

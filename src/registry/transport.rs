@@ -17,10 +17,10 @@ use reqwest::{
 
 use super::{
     address::{is_link_local, is_loopback},
-    answer::Answer,
+    answer::{Answer, Pace},
     body::Meter,
     error::{Error, Failure},
-    fault::{failure, no_answer, unreachable},
+    fault::{failure, unreachable},
     location,
     mirrors::Endpoint,
     redact::{printable, redacted_text, secrets_of},
@@ -138,6 +138,7 @@ impl Transport {
         // An untrusted certificate says more than that plain HTTP does not work either.
         let weight = |error: &Error| match error {
             Error::Unreachable { connected, .. } => u8::from(*connected),
+            Error::TooSlow { .. } => 1,
             _ => 2,
         };
         let telling = |one: Error, two: Error| {
@@ -173,7 +174,7 @@ impl Transport {
                 Ok(scheme)
             }
             Err(error) => Err(Failure {
-                transient: matches!(error, Error::Unreachable { .. }),
+                transient: matches!(error, Error::Unreachable { .. } | Error::TooSlow { .. }),
                 error,
                 retry_after: None,
             }),
@@ -290,13 +291,19 @@ impl Transport {
                 response,
                 host: name,
                 idle: self.settings.timeouts.idle,
+                pace: Pace::default(),
                 secrets: request
                     .authorization
                     .as_ref()
                     .map_or_else(Vec::new, secrets_of),
             }),
             Ok(Err(error)) => Err(failure(&name, &error)),
-            Err(limit) => Err(Failure::transient(no_answer(&name, limit))),
+            Err(limit) => Err(Failure::transient(Error::TooSlow {
+                host: name,
+                what: printable(&format!("{} {}", request.method, url.path()), 200),
+                n_bytes: 0,
+                time: limit,
+            })),
         }
     }
 

@@ -129,6 +129,14 @@ impl Connection {
                     return Ok(());
                 }
                 Some(Fault::CutAnswer(n)) => cut = Some(n),
+                Some(Fault::Drip) => {
+                    send(&mut writer, &received, &reply, Some(0))?;
+                    for byte in &reply.body {
+                        writer.write_all(&[*byte])?;
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    continue;
+                }
                 Some(Fault::Body(bytes)) => reply = reply.body(bytes),
                 Some(Fault::Headers(headers)) => {
                     for (name, value) in headers {

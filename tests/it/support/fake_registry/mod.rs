@@ -61,6 +61,8 @@ pub(crate) enum Fault {
     NoRanges,
     /// The right answer after this time.
     Late(Duration),
+    /// The right answer, a byte of its body at a time and 50 in a second.
+    Drip,
     /// The right answer, but for uploads that are forgotten.
     ForgetUploads,
 }
