@@ -163,6 +163,7 @@ fn is_machine(kind: io::ErrorKind) -> bool {
             | io::ErrorKind::QuotaExceeded
             | io::ErrorKind::ReadOnlyFilesystem
             | io::ErrorKind::OutOfMemory
+            | io::ErrorKind::FileTooLarge
     )
 }
 
@@ -319,6 +320,11 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         // Neither has an `io::ErrorKind`: this process has too many files open, or the whole machine.
         if let Some(EMFILE | ENFILE) = error.raw_os_error() {
             return Some(Cow::Borrowed("allow more open files: `ulimit -n`"));
+        }
+        if error.kind() == io::ErrorKind::FileTooLarge {
+            return Some(Cow::Borrowed(
+                "allow larger files (`ulimit -f`), or put the store on a file system that has them with --root",
+            ));
         }
         is_about_room(error).then_some(Cow::Borrowed(
             "make room, or put the store elsewhere with --root",

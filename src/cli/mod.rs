@@ -52,6 +52,7 @@ use environment::Environment;
 /// Runs the program: arguments and environment of the process in, exit status out.
 pub(crate) fn run() -> ExitCode {
     sys::share_arenas();
+    sys::tell_of_large_files();
     std::panic::set_hook(Box::new(report_panic));
     let env = Environment::of_process();
     let arguments = args::with_default_command(std::env::args_os());

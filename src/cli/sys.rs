@@ -1,5 +1,5 @@
-//! The allocator's settings, and what the program was started with before its runtime changes it.
-#![expect(unsafe_code, reason = "neither has a safe wrapper")]
+//! The allocator's settings, a signal that is an error here, and what the program was started with before its runtime changes it.
+#![expect(unsafe_code, reason = "none has a safe wrapper")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,6 +32,21 @@ extern "C" fn look_at_stdout() {
 #[used]
 #[unsafe(link_section = ".init_array")]
 static AT_START: extern "C" fn() = look_at_stdout;
+
+extern "C" fn nothing(_signal: libc::c_int) {}
+
+/// Lets writing beyond a limit on the size of files (`ulimit -f`) be an error, which can be told, where it would end the program without
+/// a word. A handler, unlike [`libc::SIG_IGN`], is not passed on to the programs that are started.
+pub(crate) fn tell_of_large_files() {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: all zeroes are an action, with an empty mask; the handler does nothing. Where it is refused, all is as it was.
+    unsafe {
+        let action = action.assume_init_mut();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(libc::SIGXFSZ, action, std::ptr::null_mut());
+    }
+}
 
 /// Has all threads share two of the C library's arenas. By default each thread gets its own, and keeps what it has freed:
 /// a build that copies many files would hold a quarter more memory, for no gain in time.

@@ -67,6 +67,44 @@ fn more_stages_than_threads_are_built_and_no_threads_at_all_are_the_machines_fau
         .says("hint: allow more of them");
 }
 
+#[test]
+fn the_variables_of_a_chain_of_stages_are_not_kept_for_each_of_them() {
+    let env = TestEnv::new();
+    let mut text = "FROM scratch AS s0\n".to_owned();
+    let filler = "x".repeat(500);
+    for n in 1..1000 {
+        writeln!(text, "FROM s{} AS s{n}\nENV V{n}={filler}", n - 1).expect("a string grows");
+    }
+    env.dockerfile(&text);
+    env.open_to_others();
+    let root = env.path("store").display().to_string();
+    let context = env.context().display().to_string();
+    // What each stage has in its config, and in its environment, would be half a GB by itself.
+    let starter = ["prlimit", "--data=400000000"];
+    let args = ["build", "--progress=plain", "--root", &root, "-t", "it"];
+    let args = [&args[..], &[&context]].concat();
+    drop(env.outcome(&mut env.started_by(&starter, &args)).success());
+    let image = env.run(&["inspect", "--root", &root, "it"]).success();
+    drop(image.prints("V999=").prints("V1="));
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_told() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY large /\n");
+    let bytes: Vec<u8> = (0..300_000_u32)
+        .flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes())
+        .collect();
+    std::fs::write(env.context().join("large"), bytes).expect("a file of the context");
+    env.open_to_others();
+    let context = env.context().display().to_string();
+    let args = ["build", "--progress=plain", &context];
+    env.outcome(&mut env.started_by(&["prlimit", "--fsize=100000"], &args))
+        .exits(3)
+        .says("File too large")
+        .says("hint: allow larger files (`ulimit -f`)");
+}
+
 /// How many things of a kind a storm has; `RBUILD_TEST_STORM=50000` shows what takes time with their square.
 fn storm() -> usize {
     let size = std::env::var("RBUILD_TEST_STORM").ok();
