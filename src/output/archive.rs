@@ -6,7 +6,8 @@
 //! manifest.json      type=docker: what `docker load` reads
 //! oci-layout
 //! ```
-//! Archives are canonical: entries in this order, root's, times 0. A file appears under its name when it is complete.
+//! Archives are canonical: entries in this order, root's, times 0. A file appears under its name when it is complete,
+//! but for pipes and devices, which get what is written as it comes.
 
 use std::{
     collections::BTreeMap,
@@ -222,8 +223,42 @@ impl From<crate::store::StoreError> for ArchiveError {
     }
 }
 
+/// Whether a path leads to a pipe or a device, such as `/dev/stdout` or `/dev/null`: nothing takes its place.
+pub fn is_written_in_place(path: &Path) -> bool {
+    let Ok(metadata) = fs::metadata(path) else {
+        return false;
+    };
+    let is_of_process = path.starts_with("/dev") || path.starts_with("/proc");
+    !metadata.is_dir() && (is_of_process || !metadata.is_file())
+}
+
+/// Opens what is written in place.
+pub fn open_in_place(path: &Path) -> io::Result<File> {
+    File::options().append(true).open(path)
+}
+
+/// Writes to a pipe or a device, else as [`replace`] does.
+pub(super) fn write_or_replace(
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<(), ArchiveError>,
+) -> Result<(), OutputError> {
+    if !is_written_in_place(path) {
+        return replace(path, write);
+    }
+    let mut file = open_in_place(path).at("open", path)?;
+    told(path, write(&mut file))
+}
+
+fn told(path: &Path, written: Result<(), ArchiveError>) -> Result<(), OutputError> {
+    match written {
+        Ok(()) => Ok(()),
+        Err(ArchiveError::Sink(source)) => Err(source).at("write", path),
+        Err(ArchiveError::Store(error)) => Err(error.into()),
+    }
+}
+
 /// Writes a file beside `path`, then gives it its name. Nothing remains after an error.
-pub(super) fn replace(
+fn replace(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<(), ArchiveError>,
 ) -> Result<(), OutputError> {
@@ -232,11 +267,8 @@ pub(super) fn replace(
     name.push(format!(".{}.tmp", std::process::id()));
     let temp = path.with_file_name(name);
     let mut file = File::create(&temp).at("create", path)?;
-    let written = match write(&mut file) {
-        Ok(()) => fs::rename(&temp, path).at("write", path),
-        Err(ArchiveError::Sink(source)) => Err(source).at("write", path),
-        Err(ArchiveError::Store(error)) => Err(error.into()),
-    };
+    let written =
+        told(path, write(&mut file)).and_then(|()| fs::rename(&temp, path).at("write", path));
     if written.is_err() {
         fs::remove_file(&temp).ok();
     }

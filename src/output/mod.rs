@@ -46,6 +46,7 @@ use crate::{
     tree::Tree,
 };
 
+pub use archive::{is_written_in_place, open_in_place};
 pub use engine::Engine;
 pub use error::{BoxError, OutputError};
 pub use layers::StoredLayers;
@@ -354,7 +355,7 @@ fn write_archive(
 ) -> Result<(), OutputError> {
     match dest {
         Dest::Path(dir) if !tar => contents.write_dir(store, dir),
-        Dest::Path(path) => archive::replace(path, |file| {
+        Dest::Path(path) => archive::write_or_replace(path, |file| {
             contents.write_tar(store, &mut std::io::BufWriter::new(file))
         }),
         Dest::Stdout => contents

@@ -55,7 +55,7 @@ pub(super) fn export_tar(
     match &spec.dest {
         Dest::Path(path) => {
             let mut failure = None;
-            let replaced = archive::replace(path, |file| {
+            let replaced = archive::write_or_replace(path, |file| {
                 write(changes, file).map_err(|error| match error {
                     LayerError::Sink { source } => ArchiveError::Sink(source),
                     other => {

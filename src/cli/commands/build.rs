@@ -7,7 +7,7 @@ use std::{fs, io, path::Path, sync::Arc};
 use rbuild::{
     build::{self, BuildError, BuildRequest, BuildResult, Services, StepError},
     explain::Explanation,
-    output::{self, Engine, Exported, OutputSpec, Sbom},
+    output::{self, Engine, Exported, OutputSpec, Sbom, is_written_in_place},
     progress::{Event, Reporter as _, Vertex},
     registry::{Client, settings::Canceled},
     sandbox::{Cancel, IdMap, RESOLVED_CONF, Refusal, Rung, Sandbox, is_stub, resolv_conf},
@@ -431,7 +431,7 @@ pub(crate) fn host_resolv_conf() -> Vec<u8> {
 
 /// An old image ID must not be taken for this build's when it fails.
 fn remove_stale(path: &Path) -> Result<(), Failure> {
-    if wanted::is_written_in_place(path) {
+    if is_written_in_place(path) {
         return Ok(());
     }
     match fs::remove_file(path) {

@@ -14,6 +14,7 @@ use rbuild::{
         Place, PlaceError, WholeExported, WholeImported,
     },
     oci::Descriptor,
+    output::{is_written_in_place, open_in_place},
     snapshot::Style,
     store::{CacheMountId, Store, TempDir},
 };
@@ -158,13 +159,21 @@ fn buffered(file: impl io::Write + Send + 'static) -> Box<dyn io::Write + Send> 
 /// A file that gets its name when it is complete. Dropped before that, it goes.
 struct NewFile<'a> {
     path: &'a Path,
-    temp: PathBuf,
+    /// Where it is until then; nowhere else where it is written in place.
+    temp: Option<PathBuf>,
     file: File,
-    done: bool,
 }
 
 impl<'a> NewFile<'a> {
     fn create(path: &'a Path) -> Result<Self, Failure> {
+        if is_written_in_place(path) {
+            let file = open_in_place(path).map_err(|e| cannot_write(path, &e))?;
+            return Ok(Self {
+                path,
+                temp: None,
+                file,
+            });
+        }
         let mut name = OsString::from(".");
         name.push(path.file_name().unwrap_or_default());
         name.push(format!(".{}.tmp", std::process::id()));
@@ -172,9 +181,8 @@ impl<'a> NewFile<'a> {
         let file = File::create(&temp).map_err(|e| cannot_write(path, &e))?;
         Ok(Self {
             path,
-            temp,
+            temp: Some(temp),
             file,
-            done: false,
         })
     }
 
@@ -183,16 +191,18 @@ impl<'a> NewFile<'a> {
     }
 
     fn finish(mut self) -> Result<(), Failure> {
-        fs::rename(&self.temp, self.path).map_err(|e| self.failed(&e))?;
-        self.done = true;
+        if let Some(temp) = &self.temp {
+            fs::rename(temp, self.path).map_err(|e| self.failed(&e))?;
+        }
+        self.temp = None;
         Ok(())
     }
 }
 
 impl Drop for NewFile<'_> {
     fn drop(&mut self) {
-        if !self.done {
-            fs::remove_file(&self.temp).ok();
+        if let Some(temp) = &self.temp {
+            fs::remove_file(temp).ok();
         }
     }
 }

@@ -229,3 +229,24 @@ fn a_directory_that_cannot_be_written_is_named() {
         format!("cannot create `{}`", dir.join("bin").display())
     );
 }
+
+#[test]
+fn pipes_and_devices_are_written_to_and_stay() {
+    let fixture = Fixture::new();
+    let image = fixture.image("linux/amd64");
+    for kind in ["tar", "oci"] {
+        let pipe = fixture.path("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.expect("mkfifo starts").success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe)
+        });
+        let spec = format!("type={kind},dest={}", pipe.display());
+        fixture.export(&spec, std::slice::from_ref(&image));
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        let read = reader.join().unwrap().unwrap();
+        assert!(!listing(&read).is_empty());
+        fs::remove_file(pipe).unwrap();
+    }
+}

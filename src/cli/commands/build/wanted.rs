@@ -9,7 +9,7 @@ use std::{
 use rbuild::{
     build::BuildResult,
     oci::Descriptor,
-    output::{Annotation, Exported, OutputError, OutputSpec},
+    output::{Annotation, Exported, OutputError, OutputSpec, is_written_in_place, open_in_place},
     reference::Reference,
 };
 use serde_json::{Value, json};
@@ -184,25 +184,13 @@ fn has_image(spec: &OutputSpec) -> bool {
     matches!(spec, OutputSpec::Image(_) | OutputSpec::Archive(_))
 }
 
-/// Whether a path leads to a pipe or a device, such as `/dev/stdout`: nothing takes its place.
-pub(super) fn is_written_in_place(path: &Path) -> bool {
-    let Ok(metadata) = fs::metadata(path) else {
-        return false;
-    };
-    let is_of_process = path.starts_with("/dev") || path.starts_with("/proc");
-    !metadata.is_dir() && (is_of_process || !metadata.is_file())
-}
-
 /// Writes a small file at once: a reader sees the old one or the whole new one.
 fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.tmp", std::process::id()));
     let new = PathBuf::from(name);
     let written = if is_written_in_place(path) {
-        fs::OpenOptions::new()
-            .append(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(text.as_bytes()))
+        open_in_place(path).and_then(|mut file| file.write_all(text.as_bytes()))
     } else {
         fs::write(&new, text)
             .and_then(|()| fs::rename(&new, path))
