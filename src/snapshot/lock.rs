@@ -142,12 +142,24 @@ impl Scratch {
 
     /// Moves `path`, which is held alone, below `dir`, to be removed with this value.
     pub(super) fn taking(dir: &Path, path: &Path, held: Held) -> Result<Self, SnapshotError> {
-        let new = fresh_path(dir);
-        std::fs::rename(path, &new).at("rename", path)?;
-        Ok(Self {
-            path: new,
-            held: Some(held),
-        })
+        loop {
+            let new = fresh_path(dir);
+            match std::fs::rename(path, &new) {
+                // A process of the same number, killed or of another pid namespace, has one of that name.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists
+                    ) => {}
+                Err(error) => return Err(error).at("rename", path),
+                Ok(()) => {
+                    return Ok(Self {
+                        path: new,
+                        held: Some(held),
+                    });
+                }
+            }
+        }
     }
 
     /// Leaves the directory, which was moved away, to everybody.

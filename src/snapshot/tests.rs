@@ -307,6 +307,25 @@ fn snapshots_are_made_once_and_stack() {
 }
 
 #[test]
+fn what_a_process_of_the_same_number_has_left_is_in_nobodys_way() {
+    if !is_root() {
+        return;
+    }
+    let (at, snapshots, blobs) = fixture(REAL);
+    drop(snapshots.stack(&blobs.tree([base()])).unwrap());
+    let [made] = snapshots.list().unwrap()[..] else {
+        panic!("one was made");
+    };
+    // Killed, or of another pid namespace.
+    for n in 0..5000 {
+        let other = format!("trusted/tmp/{}-{n}/fs", std::process::id());
+        std::fs::create_dir_all(at.path().join(other)).unwrap();
+    }
+    assert!(snapshots.remove(made).unwrap());
+    assert_eq!(snapshots.list().unwrap(), []);
+}
+
+#[test]
 fn directories_made_ahead_serve_the_state_that_they_were_made_for() {
     if !is_root() {
         return;

@@ -3,7 +3,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs,
+    fs, io,
     path::Path,
     time::SystemTime,
 };
@@ -125,7 +125,11 @@ pub(super) fn layers_and_blobs(store: &Store, roots: &Roots) -> Result<Vec<Item>
         );
     }
     for path in strays {
-        let metadata = fs::symlink_metadata(&path).at("read", &path)?;
+        let metadata = match fs::symlink_metadata(&path) {
+            // Somebody removed it just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.at("read", &path)?,
+        };
         let time = metadata.modified().at("read", &path)?;
         let text = "foreign file";
         items.push(Item::of_file(

@@ -1,6 +1,6 @@
 //! What a store holds.
 
-use std::{collections::BTreeSet, fs, time::SystemTime};
+use std::{collections::BTreeSet, fs, io, time::SystemTime};
 
 use super::{
     At as _, UpkeepError,
@@ -184,7 +184,11 @@ pub(super) fn known_stacks(store: &Store) -> Result<Vec<Vec<DiffId>>, UpkeepErro
         if blob.size > MAX_CONFIG_BYTES {
             continue;
         }
-        let bytes = fs::read(&blob.path).at("read", &blob.path)?;
+        let bytes = match fs::read(&blob.path) {
+            // Somebody removed it just now.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.at("read", &blob.path)?,
+        };
         if bytes.first() == Some(&b'{')
             && serde_json::from_slice::<Index>(&bytes).is_err()
             && let Ok(config) = serde_json::from_slice::<ConfigFile>(&bytes)

@@ -109,3 +109,38 @@ fn what_is_built_on_others_goes_before_them() {
     };
     assert_eq!(chosen(&policy, vec![base, top], 0), "b-top");
 }
+
+#[test]
+fn what_others_remove_meanwhile_is_neither_damage_nor_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let kept = dir.path().join("kept");
+    std::fs::create_dir(&kept).unwrap();
+    let names: Vec<String> = (0..200)
+        .map(|n| {
+            let text = format!("{{\"n\":{n}}}");
+            let name = crate::oci::sha256(text.as_bytes()).hex();
+            std::fs::write(kept.join(&name), text).unwrap();
+            name
+        })
+        .collect();
+    let blobs = store.root().join("blobs/sha256");
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                for name in &names {
+                    std::fs::hard_link(kept.join(name), blobs.join(name)).unwrap();
+                }
+                for name in &names {
+                    std::fs::remove_file(blobs.join(name)).unwrap();
+                }
+            }
+        });
+        let outcomes: Vec<_> = (0..50).map(|_| verify(&store, false)).collect();
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        for outcome in outcomes {
+            assert_eq!(outcome.unwrap().damage, []);
+        }
+    });
+}
