@@ -26,6 +26,8 @@ pub struct GitSettings {
     pub header: Option<String>,
     /// Keys of SSH servers; `None` trusts any.
     pub known_hosts: Option<PathBuf>,
+    /// How long a server of the web, or of SSH before it knows us, may send nothing at all, in seconds; 300 where nothing is said.
+    pub silence: Option<u32>,
     /// Asked now and then whether to stop; what runs is killed then.
     pub canceled: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }

@@ -15,6 +15,9 @@ use super::{GitError, GitSettings, GitSource, process};
 /// As much of the program's complaints as is shown.
 const MAX_MESSAGE_BYTES: usize = 2000;
 
+/// How long a server may be silent, in seconds. One that counts objects says every few seconds that it is still there.
+const SILENCE: u32 = 300;
+
 /// The program, for one repository and the directory of its copy.
 pub(super) struct Git<'a> {
     pub(super) source: &'a GitSource,
@@ -105,8 +108,10 @@ impl Git<'_> {
     }
 
     fn ssh_command(&self) -> OsString {
-        let mut command =
-            OsString::from("ssh -F /dev/null -o BatchMode=yes -o UserKnownHostsFile=");
+        let mut command = OsString::from("ssh -F /dev/null -o BatchMode=yes -o ConnectTimeout=");
+        command.push(self.silence().to_string());
+        // Three of them without an answer end a connection.
+        command.push(" -o ServerAliveInterval=60 -o UserKnownHostsFile=");
         match &self.settings.known_hosts {
             Some(file) => {
                 command.push(shell_quoted(file.as_os_str()));
@@ -114,6 +119,10 @@ impl Git<'_> {
             None => command.push("/dev/null -o StrictHostKeyChecking=no"),
         }
         command
+    }
+
+    fn silence(&self) -> u32 {
+        self.settings.silence.unwrap_or(SILENCE)
     }
 
     /// Configuration by environment variables, which other users cannot see.
@@ -125,6 +134,9 @@ impl Git<'_> {
             ("core.logAllRefUpdates".to_owned(), "false".to_owned()),
             ("core.hooksPath".to_owned(), "/dev/null".to_owned()),
             ("gc.auto".to_owned(), "0".to_owned()),
+            // Otherwise a server that hangs is waited for as long as the connection lasts.
+            ("http.lowSpeedLimit".to_owned(), "1".to_owned()),
+            ("http.lowSpeedTime".to_owned(), self.silence().to_string()),
         ];
         let authorization = match (&self.settings.header, &self.settings.token) {
             (Some(header), _) => Some(header.clone()),

@@ -277,3 +277,26 @@ fn failures_say_what_is_missing() {
     let error = checkout(&source(&dir, None), &nowhere, work.path()).unwrap_err();
     assert!(matches!(error, GitError::NoGit { .. }), "{error}");
 }
+
+#[test]
+fn a_server_that_says_nothing_is_left() {
+    let Some((dir, _)) = repository() else {
+        return;
+    };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap();
+    let source = GitSource {
+        remote: format!("http://{address}/x.git"),
+        ..source(&dir, None)
+    };
+    let settings = GitSettings {
+        silence: Some(1),
+        ..settings()
+    };
+    let into = tempfile::tempdir().unwrap();
+    let begun = std::time::Instant::now();
+    let error = checkout(&source, &settings, into.path()).unwrap_err();
+    assert!(error.to_string().contains("Operation too slow"), "{error}");
+    assert!(begun.elapsed().as_secs() < 60);
+    drop(silent);
+}
