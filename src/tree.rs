@@ -204,6 +204,12 @@ pub trait Tree: Send + Sync {
         None
     }
 
+    /// Whether [`Tree::known_digest`] knows the digest of every file that a reader from [`Tree::open`] was read of to its end, the
+    /// answer that there is no more included.
+    fn tells_when_read(&self) -> bool {
+        false
+    }
+
     /// The time of the root, where it has one that is the same each time.
     fn root_time(&self) -> Option<Timestamp> {
         None

@@ -1,4 +1,7 @@
 //! `COPY` and `ADD`: find the sources, then hand them to `copy`, which works without a file system.
+//!
+//! What the sources hold is known first, then whether there is a layer of it, then it is made. Where nothing was ever
+//! recorded, as on a fresh machine, there can be none: then the layer is made first, and files are read once for both.
 
 use std::{
     cell::{OnceCell, RefCell},
@@ -9,16 +12,16 @@ use std::{
 use super::{
     error::StepError,
     explain::{Keyed, note, origin_name},
-    made::{self, write_after},
+    made::{self, Made, write_after},
     session::{Session, Task},
     shared::Claims,
     stage::{Outcome, Worker},
 };
 use crate::{
-    cache::{CopyInputs, FileList, Files, copy_key},
+    cache::{CacheUse, CopyInputs, FileList, Files, copy_key},
     copy::{self, Before, ContentEntry, CopyRequest, ListedOnce},
     layer::Changes,
-    plan::{CopyOp, CopySource, CopyVerb, Origin, Step},
+    plan::{CopyOp, CopySource, CopyVerb, Op, Origin, Step},
     progress::Vertex,
     tree::{EmptyTree, Tree},
 };
@@ -36,7 +39,7 @@ pub(super) fn run(
 ) -> Result<Outcome, StepError> {
     let session = worker.session;
     let question = worker.sources_question(op)?;
-    let (mut trees, mut listed, mut once) = (None, None, None);
+    let (mut trees, mut listed, mut once, mut made) = (None, None, None, None);
     let earlier = OnceCell::new();
     let earlier = || earlier.get_or_init(|| worker.earlier(step)).as_ref();
     let mut head_start = None;
@@ -45,6 +48,12 @@ pub(super) fn run(
     } else {
         let mut found = source_trees(worker, task, &step.label, op)?;
         once = list_once(op, &mut found);
+        if let Some(once) = &once
+            && comes_first(worker, op)
+        {
+            made = Some(make_first(worker, task, step, op, &found)?);
+            once.give_again();
+        }
         let files = RefCell::new(Files::default());
         let mut on_entry = |entry: &ContentEntry<'_>| note(&mut files.borrow_mut())(entry);
         let mut on_unread = |before: &Before| {
@@ -87,6 +96,9 @@ pub(super) fn run(
         is_claimed: claims.was_taken(),
     };
     worker.cached(step, task, &keyed, || {
+        if let Some(made) = made {
+            return Ok(made);
+        }
         let trees = match trees {
             Some(trees) => trees,
             None => source_trees(worker, task, &step.label, op)?,
@@ -94,27 +106,68 @@ pub(super) fn run(
         if let Some(once) = &once {
             once.give_again();
         }
-        let parent: Arc<dyn Tree> = worker.tree(task.vertex)?;
-        // Needed until the layer is written.
-        let scratch = session.services.store.temp_dir()?;
-        let copied = copy::changes(&CopyRequest {
-            op,
-            trees: &trees,
-            parent: &parent,
-            now: session.services.file_time(),
-            scratch: scratch.path(),
-        })?;
-        for warning in copied.warnings {
-            session.warn(format!("{}: {warning}", step.label));
-        }
-        let label = step.label.clone();
-        let departures = worker.departures();
         let before = made::Before {
             earlier: earlier().map(|earlier| &earlier.layer),
             head_start: head_start.take(),
         };
-        write_after(session, departures, copied.changes, label, before)
+        make(worker, task, step, op, &trees, before)
     })
+}
+
+/// Makes the layer.
+fn make(
+    worker: &Worker<'_>,
+    task: &Task<'_>,
+    step: &Step,
+    op: &CopyOp,
+    trees: &[Arc<dyn Tree>],
+    before: made::Before<'_>,
+) -> Result<Made, StepError> {
+    let session = worker.session;
+    let parent: Arc<dyn Tree> = worker.tree(task.vertex)?;
+    // Needed until the layer is written.
+    let scratch = session.services.store.temp_dir()?;
+    let copied = copy::changes(&CopyRequest {
+        op,
+        trees,
+        parent: &parent,
+        now: session.services.file_time(),
+        scratch: scratch.path(),
+    })?;
+    for warning in copied.warnings {
+        session.warn(format!("{}: {warning}", step.label));
+    }
+    let label = step.label.clone();
+    write_after(session, worker.departures(), copied.changes, label, before)
+}
+
+/// Whether the layer is made before it is known what the sources hold: no cache can have one, and no other step of this build makes the same.
+fn comes_first(worker: &Worker<'_>, op: &CopyOp) -> bool {
+    let session = worker.session;
+    let has_no_cache = session.is_first || worker.cache_use() == CacheUse::Off;
+    let steps = || worker.plan.stages.iter().flat_map(|stage| &stage.steps);
+    let same = |step: &&Step| matches!(&step.op, Op::Copy(other) if **other == *op);
+    has_no_cache
+        && !session.predicts
+        && op.verb == CopyVerb::Copy
+        && session.request.platforms.len() == 1
+        && steps().filter(same).count() == 1
+}
+
+/// Makes the layer before it is known what the sources hold. What is wrong with them is told as ever.
+fn make_first(
+    worker: &Worker<'_>,
+    task: &Task<'_>,
+    step: &Step,
+    op: &CopyOp,
+    trees: &[Arc<dyn Tree>],
+) -> Result<Made, StepError> {
+    let made = make(worker, task, step, op, trees, made::Before::default());
+    if made.is_err() {
+        let trees = source_trees(worker, task, &step.label, op)?;
+        copy::content_digest(op, &trees, &mut |_| {}, &mut |_| {})?;
+    }
+    made
 }
 
 /// Whether the files that the step had last time begin with these.

@@ -36,6 +36,8 @@ pub(super) struct Session<'a> {
     /// Nothing is executed; see `explain`.
     pub(super) predicts: bool,
     pub(super) explained: Explained,
+    /// No step was ever recorded when the build began, and there is no cache elsewhere: none can be taken from one.
+    pub(super) is_first: bool,
     /// Directories that steps have left for the next ones.
     pub(super) left: Left,
     pub(super) users: Users,
@@ -46,9 +48,11 @@ pub(super) struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub(super) fn new(request: &'a BuildRequest, services: &'a Services<'a>) -> Self {
+        let has_cache = !services.remote_cache.imports.is_empty();
         Self {
             request,
             services,
+            is_first: !has_cache && matches!(services.store.has_steps(), Ok(false)),
             blobs: Arc::default(),
             images: Images::default(),
             contexts: Contexts::default(),

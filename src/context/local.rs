@@ -34,7 +34,7 @@ use crate::{
 ///
 /// What it has been asked for is remembered as far as it decides about ignoring; contents and metadata are looked up
 /// anew each time. A file whose digest was told and that has other bytes when it is opened is an error: a layer with
-/// the new bytes would be remembered as that of the old ones.
+/// the new bytes would be remembered as that of the old ones. Reading a file to its end tells its digest, too.
 pub struct LocalTree {
     root: PathBuf,
     patterns: Patterns,
@@ -391,6 +391,10 @@ impl Tree for LocalTree {
 
     fn open(&self, path: &Path) -> Result<Box<dyn Read + Send>, TreeError> {
         self.open_as_told(path)
+    }
+
+    fn tells_when_read(&self) -> bool {
+        true
     }
 
     fn known_digest(&self, path: &Path) -> Option<Digest> {

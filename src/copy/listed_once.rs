@@ -1,5 +1,5 @@
 //! A tree whose directories are listed once for two walks: the one for the cache key, and the one for the changes if the key
-//! is not known. Both then speak of the same state of the tree, and the system is asked half as often.
+//! is not known; or the other way round. Both then speak of the same state of the tree, and the system is asked half as often.
 //!
 //! ```text
 //! entry   length of the name u16, name, tag u8, and for
@@ -7,7 +7,7 @@
 //!         1 plain directory: mode u16, seconds i64, nanoseconds u32                                  little-endian
 //!         2 any other: the next one of a list
 //! ```
-//! Plain is what belongs to 0:0 and has no attributes. Digests are not kept: whoever makes the changes asks the tree.
+//! Plain is what belongs to 0:0 and has no attributes. Digests are not kept: the tree knows what it has told.
 
 use std::{
     collections::HashMap,
@@ -55,6 +55,10 @@ impl ListedOnce {
         self.gives_again.store(true, Ordering::Release);
     }
 
+    fn gives_again(&self) -> bool {
+        self.gives_again.load(Ordering::Acquire)
+    }
+
     fn lists(&self) -> std::sync::MutexGuard<'_, HashMap<OsString, Packed>> {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -70,7 +74,7 @@ impl Tree for ListedOnce {
     }
 
     fn list(&self, path: &Path) -> Result<Vec<Listed>, TreeError> {
-        if self.gives_again.load(Ordering::Acquire) {
+        if self.gives_again() {
             let kept = self.lists().remove(path.as_os_str());
             return match kept {
                 Some(kept) => Ok(kept.unpack()),
@@ -84,7 +88,7 @@ impl Tree for ListedOnce {
     }
 
     fn lists_at_once(&self) -> bool {
-        self.gives_again.load(Ordering::Acquire) || self.tree.lists_at_once()
+        self.gives_again() || self.tree.lists_at_once()
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn Read + Send>, TreeError> {
@@ -95,8 +99,17 @@ impl Tree for ListedOnce {
         self.tree.known_digest(path)
     }
 
+    /// With directories as they were listed, files are what they were told to be.
     fn digest(&self, path: &Path) -> Result<Digest, TreeError> {
-        self.tree.digest(path)
+        let told = self.gives_again().then(|| self.tree.known_digest(path));
+        match told.flatten() {
+            Some(digest) => Ok(digest),
+            None => self.tree.digest(path),
+        }
+    }
+
+    fn tells_when_read(&self) -> bool {
+        self.tree.tells_when_read()
     }
 
     fn root_time(&self) -> Option<Timestamp> {

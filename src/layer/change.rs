@@ -109,6 +109,11 @@ impl Content {
         }
     }
 
+    /// Whether [`Content::known_digest`] knows the digest once the bytes were read to the end.
+    pub(super) fn tells_when_read(&self) -> bool {
+        matches!(self, Self::Tree { tree, .. } if tree.tells_when_read())
+    }
+
     /// Starts reading.
     pub fn open(&self) -> io::Result<Box<dyn io::Read + Send>> {
         Ok(match self {

@@ -159,7 +159,7 @@ pub enum MountKind {
 }
 
 /// `COPY` or `ADD`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CopyOp {
     /// Which of the two.
     pub verb: CopyVerb,

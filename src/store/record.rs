@@ -170,6 +170,16 @@ impl Store {
         self.write_record(&other, bytes)
     }
 
+    /// Whether there is a record of any step.
+    pub fn has_steps(&self) -> Result<bool, StoreError> {
+        let dir = self.root.join("steps").join("key");
+        match fs::read_dir(&dir) {
+            Ok(mut records) => Ok(records.next().is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).at("read", &dir),
+        }
+    }
+
     /// The bytes of a step's record.
     pub fn step(&self, folder: StepFolder, key: &Digest) -> Result<Found<Vec<u8>>, StoreError> {
         let path = self.step_path(folder, key);

@@ -1,4 +1,4 @@
-//! A context that has not changed is not read again.
+//! A context is read once, and one that has not changed is not read again.
 
 #![expect(clippy::print_stderr, reason = "a skipped test says why")]
 
@@ -46,7 +46,7 @@ fn opened(env: &TestEnv) -> Option<Vec<String>> {
 }
 
 #[test]
-fn an_unchanged_context_is_not_read_and_what_changed_is() {
+fn a_context_is_read_once_and_then_what_has_changed() {
     if Command::new("strace").arg("-V").output().is_err() {
         eprintln!("skipped: there is no strace");
         return;
@@ -57,7 +57,7 @@ fn an_unchanged_context_is_not_read_and_what_changed_is() {
         env.file(&format!("src/{}/{n}", n / 100), &format!("{n}\n"));
     }
     let Some(first) = opened(&env) else { return };
-    assert!(first.len() >= count(), "{} files were read", first.len());
+    assert_eq!(first.len(), count(), "each is read once");
     // Files as young as the cache are read again, as git does; a change time cannot be set back.
     std::thread::sleep(std::time::Duration::from_secs(4));
     opened(&env).expect("traced before");
@@ -67,4 +67,63 @@ fn an_unchanged_context_is_not_read_and_what_changed_is() {
     // Its neighbours in the layer may be read with it.
     let changed = opened(&env).expect("traced before");
     assert!(changed.contains(&"0/7".to_owned()), "{changed:?}");
+}
+
+/// On a store without steps a layer is made before its key is known.
+#[test]
+fn a_layer_and_its_key_are_the_same_on_a_new_store_and_on_an_old_one() {
+    let env = TestEnv::new();
+    env.file("src/deep/small", "small").file("src/empty", "");
+    env.file("src/large", &"0123456789abcdef".repeat(100_000));
+    fs::hard_link(env.path("context/src/large"), env.path("context/src/again")).unwrap();
+    let build = |root: &str, options: &[&str]| {
+        let common = ["build", "--root", root, "--metadata-file", "metadata"];
+        let context = env.context();
+        let context = context.to_str().expect("a temporary path is text");
+        let outcome = env.run(&[&common[..], options, &[context]].concat());
+        let metadata = fs::read_to_string(env.path("metadata")).unwrap_or_default();
+        (outcome.success(), metadata)
+    };
+    let (new, old) = (env.path("new"), env.path("old"));
+    let (new, old) = (new.to_str().unwrap(), old.to_str().unwrap());
+    env.dockerfile("FROM scratch\nCOPY Dockerfile /\n");
+    build(old, &[]);
+    env.dockerfile("FROM scratch\nCOPY --exclude=none src /src\n");
+    let (_, first) = build(new, &[]);
+    assert!(first.contains("containerimage.digest"), "{first}");
+    assert_eq!(build(old, &[]).1, first);
+    assert_eq!(build(old, &["--no-cache"]).1, first);
+    for root in [new, old] {
+        build(root, &["--progress=plain"]).0.says("#2 CACHED");
+    }
+}
+
+/// What is wrong with the sources is told as when the key is made first.
+#[test]
+fn a_file_that_cannot_be_read_is_named_by_its_place_in_the_context() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root starts a program as another user");
+        return;
+    }
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY src /app\n");
+    env.file("src/secret", "text");
+    env.open_to_others();
+    fs::set_permissions(
+        env.path("context/src/secret"),
+        std::os::unix::fs::PermissionsExt::from_mode(0),
+    )
+    .unwrap();
+    let context = env.context();
+    let context = context.to_str().expect("a temporary path is text");
+    let args = ["build", "--progress=plain", "-o", "type=cacheonly", context];
+    let outcome = env.outcome(&mut env.as_user((1234, 1234), &args));
+    outcome
+        .exits(1)
+        .says(&format!(
+            "cannot read `{}/src/secret`",
+            env.context().display()
+        ))
+        .says("Permission denied")
+        .says("COPY src /app");
 }

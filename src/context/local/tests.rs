@@ -258,3 +258,26 @@ fn a_file_changed_after_its_digest_was_told_is_refused() {
         "it was changed while the build was reading it"
     );
 }
+
+#[test]
+fn a_file_that_is_read_to_its_end_has_told_its_digest() {
+    let dir = Dir::new(&["whole", "half", "other"]);
+    let tree = dir.tree("");
+    let known = |name: &str| tree.known_digest(Path::new(name));
+    let open = |name: &str| tree.open(Path::new(name)).unwrap();
+    let mut bytes = String::new();
+    open("whole").read_to_string(&mut bytes).unwrap();
+    assert_eq!(known("whole"), Some(crate::oci::sha256(b"whole")));
+    open("half").read_exact(&mut [0; 4]).unwrap();
+    assert_eq!(known("half"), None);
+    let mut reader = open("other");
+    reader.read_exact(&mut [0; 5]).unwrap();
+    let file = fs::File::open(dir.path("other")).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    let error = reader.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "it was changed while the build was reading it"
+    );
+    assert_eq!(known("other"), None);
+}

@@ -177,7 +177,8 @@ impl Parts {
                         .check(&path, 0, size)?;
                     at_end(&mut reader, &path, size)?;
                     let digest = digest.unwrap_or_else(|| {
-                        let digest = crate::oci::sha256(&raw[before..]);
+                        let told = content.known_digest();
+                        let digest = told.unwrap_or_else(|| crate::oci::sha256(&raw[before..]));
                         digests.push((entry, digest));
                         digest
                     });
