@@ -22,6 +22,7 @@ const MAX_THREADS: usize = 4;
 const FEW: usize = 4;
 
 type Names = Result<Vec<Listed>, TreeError>;
+type Held<'a> = MutexGuard<'a, State>;
 
 /// Lists directories of a tree.
 pub(super) struct Lister<'scope, 'env> {
@@ -111,7 +112,11 @@ impl Lister<'_, '_> {
             if !state.busy.contains(name) {
                 break;
             }
-            state = shared.wait(state);
+            // Meanwhile, a directory that comes later.
+            state = match state.next() {
+                Some(next) => shared.list_ahead(state, next),
+                None => shared.wait(state),
+            };
         }
         if let Some(at) = state.todo.iter().rposition(|todo| todo == name) {
             state.todo.remove(at);
@@ -143,6 +148,11 @@ fn weight(names: &Names) -> usize {
 }
 
 impl State {
+    /// The directory to list ahead next; `None` when there is none, or enough is listed.
+    fn next(&mut self) -> Option<OsString> {
+        (self.n_done < MAX_AHEAD).then(|| self.todo.pop())?
+    }
+
     /// Notes the directories in one that was listed.
     fn push(&mut self, dir: &Path, names: &Names) {
         let names = names.iter().flatten().rev();
@@ -168,37 +178,34 @@ impl Shared<'_> {
     fn work(&self) {
         let _leaves = Leaves(self);
         let mut state = self.lock();
-        loop {
-            if state.is_over {
-                return;
-            }
-            let next = if state.n_done < MAX_AHEAD {
-                state.todo.pop()
-            } else {
-                None
+        while !state.is_over {
+            state = match state.next() {
+                Some(next) => self.list_ahead(state, next),
+                None => self.wait(state),
             };
-            let Some(next) = next else {
-                state = self.wait(state);
-                continue;
-            };
-            state.busy.insert(next.clone());
-            drop(state);
-            let path = PathBuf::from(next);
-            let names = self.tree.list(&path);
-            state = self.lock();
-            state.push(&path, &names);
-            state.n_done += weight(&names);
-            let name = path.into_os_string();
-            state.busy.remove(&name);
-            state.done.insert(name, names);
-            if state.n_waiting > 0 {
-                self.changed.notify_all();
-            }
         }
     }
 
+    /// Lists a directory that will be asked for.
+    fn list_ahead<'a>(&'a self, mut state: Held<'a>, next: OsString) -> Held<'a> {
+        state.busy.insert(next.clone());
+        drop(state);
+        let path = PathBuf::from(next);
+        let names = self.tree.list(&path);
+        state = self.lock();
+        state.push(&path, &names);
+        state.n_done += weight(&names);
+        let name = path.into_os_string();
+        state.busy.remove(&name);
+        state.done.insert(name, names);
+        if state.n_waiting > 0 {
+            self.changed.notify_all();
+        }
+        state
+    }
+
     /// Lets go of the state, which was changed.
-    fn tell(&self, state: MutexGuard<'_, State>) {
+    fn tell(&self, state: Held<'_>) {
         let is_awaited = state.n_waiting > 0;
         drop(state);
         if is_awaited {
@@ -206,11 +213,11 @@ impl Shared<'_> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> Held<'_> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, mut state: Held<'a>) -> Held<'a> {
         state.n_waiting += 1;
         let mut state = self
             .changed
