@@ -241,19 +241,19 @@ impl Canonical {
         })
     }
 
-    /// Reads changes for as long as they `fit`; how many there are when that were all.
+    /// Reads changes for as long as they `fit`; whether that were all.
     pub(super) fn read_ahead(
         &mut self,
         mut fit: impl FnMut(&Change) -> bool,
-    ) -> Result<Option<usize>, LayerError> {
+    ) -> Result<bool, LayerError> {
         while let Some(change) = self.read()? {
             let does_fit = fit(&change);
             self.ahead.push_back(change);
             if !does_fit {
-                return Ok(None);
+                return Ok(false);
             }
         }
-        Ok(Some(self.ahead.len()))
+        Ok(true)
     }
 
     fn read(&mut self) -> Result<Option<Change>, LayerError> {

@@ -1,10 +1,11 @@
 //! Writing a layer: changes in, blob out, one pass over every byte.
 //!
 //! ```text
-//! layout ─members, round robin→ packers (n threads): read, compress ─in the same order→ caller: diffID, digest, sink
+//! layout ─members→ packers (n threads): read, compress ─in the order of the layout→ caller: diffID, digest, sink
 //! ```
-//! Channels hold one member each, so memory is bounded by the number of threads and not by the layer. The order of the members
-//! is kept by taking them from the packers in the order in which they were handed out.
+//! A packer takes the next member when it is done with one. With each member goes a channel for the result, and the caller takes the
+//! results in the order in which the layout has made these. It makes no more than two for each packer ahead, so memory is bounded
+//! by the number of threads and not by the layer.
 //!
 //! Where members are cut is decided in `layout.rs`.
 
@@ -17,7 +18,7 @@ use std::{
     num::NonZeroUsize,
     os::unix::fs::FileExt as _,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
@@ -141,34 +142,36 @@ fn write(
     earlier: Option<&Earlier>,
 ) -> Result<Written, LayerError> {
     let mut changes = Canonical::of(changes)?;
-    if let Some(count) = small(&mut changes)? {
-        return write_small(changes, count, &mut sink, options, earlier);
+    if are_small(&mut changes)? {
+        return write_small(changes, &mut sink, options, earlier);
     }
     let packers = (0..threads(options))
         .map(|_| Packer::new(options.compression))
         .collect::<Result<Vec<_>, _>>()?;
     let buffers = &Buffers::default();
+    let (queue, jobs) = sync_channel(packers.len());
+    let (promises, promised) = sync_channel(2 * packers.len());
     thread::scope(|scope| {
-        let (queues, packed): (Vec<_>, Vec<_>) = packers
-            .into_iter()
-            .map(|packer| {
-                let (queue, jobs) = sync_channel(1);
-                let (done, packed) = sync_channel(1);
-                scope.spawn(move || pack_all(packer, (earlier, buffers), &jobs, &done));
-                (queue, packed)
-            })
-            .unzip();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for packer in packers {
+            let jobs = Arc::clone(&jobs);
+            scope.spawn(move || pack_all(packer, (earlier, buffers), &jobs));
+        }
+        // The layout has to know when there is no packer any more.
+        drop(jobs);
+        let put = move |job| {
+            let (done, result) = sync_channel(1);
+            promises.send(result).is_ok() && queue.send((job, done)).is_ok()
+        };
         let limit = options.rewrite_timestamp;
         let (start, started) = sync_channel(1);
         let layout =
-            scope.spawn(move || Layout::new(queues, start, limit, earlier, buffers).run(changes));
-        let members = (0..packed.len())
-            .cycle()
-            .map_while(|n| packed[n].recv().ok());
+            scope.spawn(move || Layout::new(put, start, limit, earlier, buffers).run(changes));
+        let results = promised.iter();
+        let members = results.map_while(|result: Receiver<Packed>| result.recv().ok());
         let collected = collect(members, &started, (earlier, buffers), &mut sink);
-        drop(packed);
         // One that waits for somebody to listen has to know that nobody does.
-        drop(started);
+        drop((promised, started));
         let laid_out = layout
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -181,8 +184,8 @@ fn write(
 /// A layer with less to pack than this has nothing for a second thread to do.
 const SMALL: u64 = LEAST;
 
-/// Reads changes as far as they are small; how many there are when that were all.
-fn small(changes: &mut Canonical) -> Result<Option<usize>, LayerError> {
+/// Reads changes as far as they are small; whether that were all.
+fn are_small(changes: &mut Canonical) -> Result<bool, LayerError> {
     let size = |change: &Change| match change {
         Change::Put { metadata, .. } => match metadata.kind {
             Kind::File { size } => size,
@@ -202,21 +205,22 @@ fn small(changes: &mut Canonical) -> Result<Option<usize>, LayerError> {
 /// [`write`] on the calling thread alone.
 fn write_small(
     changes: Canonical,
-    count: usize,
     sink: &mut impl BlobSink,
     options: &WriteOptions,
     earlier: Option<&Earlier>,
 ) -> Result<Written, LayerError> {
     let mut packer = Packer::new(options.compression)?;
-    // There is room for everything, so nobody waits: a member has at least one change, except the last one.
-    let (queue, jobs) = sync_channel(count + 1);
+    let mut jobs = Vec::new();
     let (start, started) = sync_channel(1);
     let buffers = &Buffers::default();
     let limit = options.rewrite_timestamp;
-    let layout = Layout::new(vec![queue], start, limit, earlier, buffers);
-    let laid_out = layout.run(changes)?;
+    let put = |job| {
+        jobs.push(job);
+        true
+    };
+    let laid_out = Layout::new(put, start, limit, earlier, buffers).run(changes)?;
     let members = jobs
-        .iter()
+        .into_iter()
         .map(|job| pack(&mut packer, (earlier, buffers), job));
     let blob = collect(members, &started, (earlier, buffers), sink)?;
     Ok(put_together(blob, laid_out, options))
@@ -293,25 +297,25 @@ struct OnItsWay {
     is_reused: bool,
 }
 
+/// What a packer makes of a member.
+type Packed = Result<OnItsWay, LayerError>;
+/// Members to pack, each with where the result goes.
+type Jobs = Mutex<Receiver<(Job, SyncSender<Packed>)>>;
+
 /// One packer thread: until the layout or the caller is gone.
-fn pack_all(
-    mut packer: Packer,
-    from: (Option<&Earlier>, &Buffers),
-    jobs: &Receiver<Job>,
-    done: &SyncSender<Result<OnItsWay, LayerError>>,
-) {
-    for job in jobs {
+fn pack_all(mut packer: Packer, from: (Option<&Earlier>, &Buffers), jobs: &Jobs) {
+    let next = || {
+        let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.recv().ok()
+    };
+    while let Some((job, done)) = next() {
         if done.send(pack(&mut packer, from, job)).is_err() {
             return;
         }
     }
 }
 
-fn pack(
-    packer: &mut Packer,
-    (earlier, buffers): (Option<&Earlier>, &Buffers),
-    job: Job,
-) -> Result<OnItsWay, LayerError> {
+fn pack(packer: &mut Packer, (earlier, buffers): (Option<&Earlier>, &Buffers), job: Job) -> Packed {
     let filled = job.parts.fill(job.composition, buffers)?;
     let found = earlier
         .zip(filled.composition)

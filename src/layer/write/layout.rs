@@ -42,10 +42,10 @@ const PIECE: u64 = 1 << 20;
 const KEPT_XATTR: &[u8] = b"security.capability";
 
 /// Lays out the tar and cuts it into members.
-pub(super) struct Layout<'a> {
-    queues: Vec<SyncSender<Job>>,
+pub(super) struct Layout<'a, P> {
+    /// Takes the members in their order; false when nobody wants any more.
+    put: P,
     buffers: &'a Buffers,
-    next: usize,
     parts: Parts,
     /// Bytes of the tar before the present member.
     before: u64,
@@ -78,18 +78,17 @@ struct Prefix<'a> {
     held: Vec<Job>,
 }
 
-impl<'a> Layout<'a> {
+impl<'a, P: FnMut(Job) -> bool> Layout<'a, P> {
     pub(super) fn new(
-        queues: Vec<SyncSender<Job>>,
+        put: P,
         start: SyncSender<Start>,
         mtime_limit: Option<i64>,
         earlier: Option<&'a Earlier>,
         buffers: &'a Buffers,
     ) -> Self {
         Self {
-            queues,
+            put,
             buffers,
-            next: 0,
             parts: Parts::default(),
             before: 0,
             mtime_limit,
@@ -354,7 +353,7 @@ impl<'a> Layout<'a> {
         Ok(())
     }
 
-    /// Hands the present member to the next packer, unless an earlier blob has it in the same place.
+    /// Hands on the present member, unless an earlier blob has it in the same place.
     fn cut(&mut self) -> Result<(), LayerError> {
         if self.parts.is_empty() {
             return Ok(());
@@ -395,9 +394,7 @@ impl<'a> Layout<'a> {
             return Ok(());
         }
         job.parts.read_pieces(self.buffers)?;
-        let queue = &self.queues[self.next % self.queues.len()];
-        self.next += 1;
-        self.stopped |= queue.send(job).is_err();
+        self.stopped |= !(self.put)(job);
         Ok(())
     }
 }
