@@ -111,7 +111,7 @@ fn a_file_that_cannot_be_read_is_named_by_its_place_in_the_context() {
     env.open_to_others();
     fs::set_permissions(
         env.path("context/src/secret"),
-        std::os::unix::fs::PermissionsExt::from_mode(0),
+        std::os::unix::fs::PermissionsExt::from_mode(0o0),
     )
     .unwrap();
     let context = env.context();
