@@ -5,7 +5,10 @@
 //! would lead the kernel to a file by other ways than a path, and what depends on who traces whom.
 
 use super::super::{
-    seccomp::bpf::{self, Action, Architecture, Section},
+    seccomp::{
+        bpf::{self, Action, Architecture, Section},
+        skip_sync,
+    },
     supervisor::{self, members},
     sys::Instruction,
 };
@@ -276,6 +279,7 @@ pub(super) fn filter(pass: u64, offline: bool) -> Vec<Instruction> {
         section.answer(number, Action::Notify);
     }
     members::announce(&mut section, ARCHITECTURE);
+    skip_sync(&mut section, ARCHITECTURE);
     let networked = if offline {
         Action::Errno(libc::EAFNOSUPPORT)
     } else {
@@ -317,6 +321,7 @@ mod tests {
             assert_eq!(verdict(number, 1), notify, "call {number}");
         }
         assert_eq!(verdict(libc::SYS_read, 0), allow);
+        assert_eq!(verdict(libc::SYS_fdatasync, 0), fails(0), "and succeeds");
         assert_eq!(verdict(libc::SYS_fchdir, 0), allow);
         assert_eq!(verdict(libc::SYS_utimensat, 0), allow, "of a descriptor");
         assert_eq!(verdict(libc::SYS_chroot, 0), fails(libc::EPERM));

@@ -1,7 +1,10 @@
 //! The calls that are announced to a keeper, by what they are about.
 
 use super::super::{
-    seccomp::bpf::{Action, Architecture, Section, program},
+    seccomp::{
+        bpf::{Action, Architecture, Section, program},
+        skip_sync,
+    },
     supervisor::members,
     sys::Instruction,
 };
@@ -105,6 +108,7 @@ fn section(architecture: Architecture, offline: bool) -> Section {
         }
     }
     members::announce(&mut section, architecture);
+    skip_sync(&mut section, architecture);
     if offline {
         let number = SOCKET[architecture.column()];
         let refused = Action::Errno(libc::EAFNOSUPPORT);
@@ -147,6 +151,9 @@ mod tests {
         assert_eq!(verdict(X86_64, libc::SYS_fcntl, 8), notify, "SETOWN");
         assert_eq!(verdict(X86_64, libc::SYS_ioctl, 0x8901) & 0xffff, 1);
         assert_eq!(verdict(X86_64, libc::SYS_read, 0), allow);
+        let succeeds = libc::SECCOMP_RET_ERRNO;
+        assert_eq!(verdict(X86_64, libc::SYS_fsync, 0), succeeds);
+        assert_eq!(verdict(I386, 36, 0), succeeds, "sync of 32 bits");
         assert_eq!(verdict(X86_64, libc::SYS_socket, 2), allow);
         assert_ne!(bpf::evaluate(&offline, X86_64, 41, 2), allow);
         assert_eq!(bpf::evaluate(&offline, X86_64, 41, 1), allow, "AF_UNIX");

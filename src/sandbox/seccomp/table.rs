@@ -9,7 +9,6 @@
 #[derive(Debug, Clone, Copy)]
 pub(in crate::sandbox) struct Call {
     /// Its name.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the reader of the table"))]
     pub(in crate::sandbox) name: &'static str,
     /// Its number on 64-bit x86.
     pub(in crate::sandbox) x86_64: i32,
