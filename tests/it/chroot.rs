@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process;
 use serde_json::Value;
 
 use super::support::{Outcome, TestEnv};
@@ -18,7 +19,7 @@ const RUNGS: [&str; 2] = ["chroot", "emulate"];
 
 /// Builds on a rung; `None`, with the reason printed, where that is not possible.
 fn build_on(env: &TestEnv, isolation: &str, more: &[&str]) -> Option<Outcome> {
-    if !rustix::process::geteuid().is_root() {
+    if !process::geteuid().is_root() {
         eprintln!("skipped: needs root");
         return None;
     }
@@ -117,6 +118,17 @@ fn what_is_moved_from_a_mount_is_copied() {
 }
 
 #[test]
+fn a_machine_has_one_name() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM base\nRUN test \"$(cat /proc/sys/kernel/hostname)\" = \"$(hostname)\"\n");
+    for rung in RUNGS {
+        if let Some(built) = build_on(&env, rung, &[]) {
+            built.success();
+        }
+    }
+}
+
+#[test]
 fn a_step_finds_no_way_out() {
     let env = TestEnv::new();
     let outside = env.path("outside");
@@ -201,7 +213,7 @@ fn an_isolation_that_is_not_possible_says_what_to_change() {
             command.env(key, value);
         }
     }
-    if !rustix::process::geteuid().is_root() {
+    if !process::geteuid().is_root() {
         eprintln!("skipped: needs root");
         return;
     }
@@ -219,11 +231,23 @@ fn an_isolation_that_is_not_possible_says_what_to_change() {
 #[test]
 fn a_killed_build_leaves_no_process() {
     for rung in RUNGS {
-        kill_build(rung);
+        kill_build(rung, Victim::Build);
     }
 }
 
-fn kill_build(rung: &str) {
+#[test]
+fn an_emulated_step_ends_with_its_helper() {
+    kill_build("emulate", Victim::Helper);
+}
+
+#[derive(PartialEq)]
+enum Victim {
+    Build,
+    /// The process that it has started to set steps up.
+    Helper,
+}
+
+fn kill_build(rung: &str, victim: Victim) {
     let env = TestEnv::new();
     env.dockerfile("FROM base\nRUN true\n");
     if build_on(&env, rung, &[]).is_none() {
@@ -258,7 +282,19 @@ fn kill_build(rung: &str) {
         lines.filter(is_step).count()
     };
     let before = steps();
-    build.kill().expect("it can be killed");
+    if victim == Victim::Helper {
+        let threads = fs::read_dir(format!("/proc/{}/task", build.id())).expect("a list");
+        for thread in threads.flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).expect("a list");
+            for child in children.split_whitespace() {
+                let child = process::Pid::from_raw(child.parse().expect("a number"));
+                process::kill_process(child.expect("a process"), process::Signal::KILL)
+                    .expect("it can be killed");
+            }
+        }
+    } else {
+        build.kill().expect("it can be killed");
+    }
     build.wait().expect("it ends");
     assert!(has_begun && before > 0, "{before} processes");
     let start = Instant::now();

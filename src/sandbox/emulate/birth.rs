@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     ffi::OsStr,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::{Component, Path, PathBuf},
@@ -43,7 +43,7 @@ pub(super) struct Way<'a> {
     /// Standard streams that it shares with the program, from the first on.
     pub(super) streams: &'a [OwnedFd],
     /// Closed for writing when the helper is gone.
-    pub(super) alive: OwnedFd,
+    pub(super) alive: BorrowedFd<'a>,
 }
 
 /// Becomes the step's program; returns the reason when that is not possible.
@@ -55,7 +55,7 @@ pub(super) fn become_step(spec: &ProcessSpec, way: &Way<'_>) -> Word {
 }
 
 fn try_become(spec: &ProcessSpec, way: &Way<'_>) -> Result<Infallible, Word> {
-    child::die_with_parent(way.alive.as_fd())?;
+    child::die_with_parent(way.alive)?;
     process::setsid().during("start a session")?;
     child::connect_standard_streams(spec, way.streams)?;
     child::set_limits(&spec.ulimits)?;

@@ -203,7 +203,7 @@ fn serve(
                 pass,
                 listener: theirs.into(),
                 streams: post.streams,
-                alive,
+                alive: alive.as_fd(),
             };
             let reason = birth::become_step(spec, &way);
             child::send(word.as_fd(), &reason);
@@ -211,7 +211,7 @@ fn serve(
         }
         Fork::Parent(pid) => pid,
     };
-    drop((word, alive, theirs));
+    drop((word, theirs));
     let _deaf = rustix::io::write(&first_said, &first.as_raw_pid().to_ne_bytes());
     drop(first_said);
     step::release_output()?;
@@ -255,10 +255,10 @@ fn serve(
         addresses: Addresses::default(),
         pass,
     }
-    .run(first)?;
+    .run(first, alive.as_fd());
     // As long as there is somebody to answer them: else they would complain of calls that are not there.
     step::kill_descendants(None);
-    end_like(status)
+    end_like(status?)
 }
 
 /// A number that nobody guesses.

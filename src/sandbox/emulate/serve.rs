@@ -1,7 +1,7 @@
 //! The loop that answers the calls of a step, and what it knows.
 
 use std::{
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
 };
 
@@ -44,11 +44,14 @@ pub(super) struct Emulator {
 }
 
 impl Emulator {
-    /// Serves the step until its first process, a child of this thread, has ended; gives its status.
+    /// Serves the step until its first process, a child of this thread, has ended; gives its status. Fails when nobody has `alive` open
+    /// for writing any more, which is when the helper is gone.
     ///
     /// Another thread answers, which waits for calls and nothing else: that saves it a system call for each, and this one is woken
     /// when a process has ended.
-    pub(super) fn run(self, first: Pid) -> Result<i32, Failure> {
+    pub(super) fn run(self, first: Pid, alive: BorrowedFd<'_>) -> Result<i32, Failure> {
+        // Who would kill us with the helper would leave to run what the step has put into the background.
+        process::set_parent_process_death_signal(None).during("outlive the parent")?;
         super::sys::hear_of_ends_only().during("watch for the end")?;
         let ended = sandbox_sys::signal_fd(&[libc::SIGCHLD]).during("watch for the end")?;
         sys::wake_in_turn(self.keeper.listener.as_fd());
@@ -59,8 +62,14 @@ impl Emulator {
             if let Some(status) = reap(first)? {
                 return Ok(status);
             }
-            let mut fds = [PollFd::new(&ended, PollFlags::IN)];
+            let mut fds = [
+                PollFd::new(&ended, PollFlags::IN),
+                PollFd::from_borrowed_fd(alive, PollFlags::IN),
+            ];
             match poll(&mut fds, None) {
+                Ok(_) if !fds[1].revents().is_empty() => {
+                    return Err(Failure::new("find the helper alive", Errno::SRCH));
+                }
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(Failure::new("wait for the step", error)),
             }

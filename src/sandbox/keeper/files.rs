@@ -26,6 +26,7 @@ use super::{
     Keeper, Verdict,
     calls::Call,
     mirror::Entry,
+    mounted::told,
     view::{Last, Place, Spot, read_link},
 };
 
@@ -234,6 +235,9 @@ impl Keeper {
         if wish.writes() && !is_descriptor && !(of_process && WRITABLE.contains(&last)) {
             let readonly = !of_process;
             return Err(if readonly { Errno::ROFS } else { Errno::ACCESS });
+        }
+        if names == [b"sys".as_slice(), b"kernel", b"hostname"] {
+            return told(format!("{}\n", self.hostname).as_bytes());
         }
         if of_process && names.len() >= 2 && !wish.flags.contains(OFlags::PATH) {
             match last {
