@@ -235,6 +235,27 @@ pub(super) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
     }
 }
 
+/// The process at the other end of a socket; `None` when it has none, or is no socket.
+pub(super) fn peer_of(socket: &OwnedFd) -> Option<i32> {
+    let mut told = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = libc::socklen_t::try_from(mem::size_of_val(&told)).ok()?;
+    // SAFETY: the buffer has the length that is given, and both are valid for writes.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            std::ptr::from_mut(&mut told).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0 && told.pid > 0).then_some(told.pid)
+}
+
 /// A signal taken from a [`signal_fd`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Received {

@@ -240,7 +240,7 @@ fn an_emulated_step_ends_with_its_helper() {
     kill_build("emulate", Victim::Helper);
 }
 
-#[derive(PartialEq)]
+#[derive(Clone, Copy, PartialEq)]
 enum Victim {
     Build,
     /// The process that it has started to set steps up.

@@ -9,9 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -173,6 +175,34 @@ static void of_32_bits(void) {
   tell("32: setuid(0)", call32(213, 0, 0, 0));
 }
 
+/* The server of a socket is root, its client a user. */
+static void peer(const char *what, int socket, pid_t expected) {
+  struct ucred other = {0};
+  socklen_t length = sizeof other;
+  tell(what, getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &other, &length));
+  printf("%s is %u:%u%s\n", what, other.uid, other.gid, length == sizeof other && other.pid == expected ? "" : " and another process");
+  fflush(stdout);
+}
+
+static void peers(void) {
+  struct sockaddr_un at = {AF_UNIX, "/t/socket"};
+  int server = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  char byte = 0;
+  if (bind(server, (void *)&at, sizeof at) || chmod(at.sun_path, 0666) || listen(server, 1)) tell("listen", -1);
+  pid_t child = fork();
+  if (child == 0) {
+    if (setresgid(1000, 1000, 1000) || setresuid(1000, 1000, 1000)) tell("become a user", -1);
+    if (connect(client, (void *)&at, sizeof at) || read(client, &byte, 1) != 1) tell("connect", -1);
+    peer("the server", client, getppid());
+    _exit(0);
+  }
+  int connection = accept(server, NULL, NULL);
+  peer("the client", connection, child);
+  if (write(connection, &byte, 1) != 1) tell("write", -1);
+  waitpid(child, NULL, 0);
+  unlink(at.sun_path);
+}
+
 static void in_child(void (*action)(void), int become) {
   fflush(stdout);
   pid_t child = fork();
@@ -261,6 +291,7 @@ int main(int count, char **arguments) {
   attributes("/t/copy");
   tell("listxattrat", syscall(465, AT_FDCWD, "/t/copy", 0, names, sizeof names));
   in_child(of_32_bits, 0);
+  in_child(peers, 0);
   owner(path32);
   return 0;
 }

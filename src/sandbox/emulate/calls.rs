@@ -89,6 +89,7 @@ pub(super) enum Call {
     Prlimit64,
     Getsockname,
     Getpeername,
+    Getsockopt,
 }
 
 /// When a call is announced.
@@ -184,7 +185,11 @@ const CALLS: &[(Call, When, [i32; 2])] = &[
     (Call::Prlimit64, IsOrNamed((1, REAL_TIME), 0), [302, 261]),
     (Call::Getsockname, Always, [51, 204]),
     (Call::Getpeername, Always, [52, 205]),
+    (Call::Getsockopt, Among(2, &[PEER]), [55, 209]),
 ];
+
+/// The option of a socket that tells of the process at its other end.
+const PEER: u32 = libc::SO_PEERCRED.cast_unsigned();
 
 /// The limit that carries the number of a process's identity.
 pub(super) const REAL_TIME: u32 = libc::RLIMIT_RTTIME;

@@ -209,6 +209,7 @@ impl Emulator {
             Call::Prctl => self.prctl(caller),
             Call::Getrlimit | Call::Setrlimit | Call::Prlimit64 => self.limit(call, caller),
             Call::Getsockname | Call::Getpeername => self.told_address(call, caller, id),
+            Call::Getsockopt => self.peer(caller, id),
             _ => self.attributes(call, caller),
         }
     }

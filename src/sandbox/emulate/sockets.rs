@@ -18,7 +18,7 @@ use rustix::{
 use super::{
     super::{
         keeper::{Verdict, view::Last},
-        supervisor::{sys::Answer, tracee::Tracee},
+        supervisor::{peers, sys::Answer, tracee::Tracee},
     },
     calls::Call,
     opens::{give, in_session},
@@ -220,6 +220,29 @@ impl Emulator {
                 address.truncate(usize::try_from(room).unwrap_or(0));
                 caller.write(place, &address)?;
                 caller.write(length, &whole.to_ne_bytes())?;
+            }
+            Ok(result)
+        })
+    }
+
+    /// `getsockopt` of `SO_PEERCRED`: the kernel knows which process is at the other end, and we know who that is.
+    pub(super) fn peer(&self, caller: &Tracee, id: u64) -> Verdict {
+        if caller.signed(1) != libc::SOL_SOCKET {
+            return Ok(Some(Answer::Native));
+        }
+        let words = [0, 1, 2, 3, 4].map(|index| caller.word(index));
+        let [.., place, length] = words;
+        let session = Session::begin(self.keeper.listener.as_fd(), (caller, id), self.pass);
+        in_session(session, |session| {
+            let result = session.call(number::GETSOCKOPT, words)?;
+            if result == 0 && caller.read(length, 4)? == peers::LENGTH {
+                let number = caller.read(place, 4)?;
+                let number = i32::from_ne_bytes(std::array::from_fn(|i| number[i]));
+                if let Ok(outer) = u32::try_from(number)
+                    && self.keeper.view.members.contains(number)
+                {
+                    caller.write(place, &peers::ucred(&self.identities, outer, number))?;
+                }
             }
             Ok(result)
         })

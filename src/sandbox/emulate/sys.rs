@@ -23,6 +23,7 @@ pub(super) mod number {
     pub(in super::super) const FTRUNCATE: i64 = libc::SYS_ftruncate;
     pub(in super::super) const GETPEERNAME: i64 = libc::SYS_getpeername;
     pub(in super::super) const GETSOCKNAME: i64 = libc::SYS_getsockname;
+    pub(in super::super) const GETSOCKOPT: i64 = libc::SYS_getsockopt;
     pub(in super::super) const INOTIFY_ADD_WATCH: i64 = libc::SYS_inotify_add_watch;
     pub(in super::super) const MMAP: i64 = libc::SYS_mmap;
     pub(in super::super) const MUNMAP: i64 = libc::SYS_munmap;

@@ -98,6 +98,7 @@ pub(super) enum Call {
     Getresuid,
     Getresgid,
     Getgroups,
+    Getsockopt,
 }
 
 /// Who a call is announced for.
@@ -109,9 +110,14 @@ enum Need {
     Users,
     /// The same, unless this argument is 0.
     UsersNamed(u32),
+    /// The same, if the first of these arguments is the second.
+    UsersIf(u32, u32),
 }
 
-use Need::{Records, Users, UsersNamed};
+use Need::{Records, Users, UsersIf, UsersNamed};
+
+/// The option of a socket that tells of the process at its other end.
+const PEER: u32 = libc::SO_PEERCRED.cast_unsigned();
 
 /// The calls and their numbers on 64-bit x86, on 64-bit ARM and on 32-bit x86; -1 where there is none. Of 32-bit x86, those with
 /// ids of 16 bits and structures older than Linux 2.4 see the plain truth.
@@ -197,6 +203,7 @@ const CALLS: &[(Call, Need, [i32; 3])] = &[
     (Call::Getresuid, Users, [118, 148, 209]),
     (Call::Getresgid, Users, [120, 150, 211]),
     (Call::Getgroups, Users, [115, 158, 205]),
+    (Call::Getsockopt, UsersIf(2, PEER), [55, 209, 365]),
 ];
 
 impl Call {
@@ -316,6 +323,10 @@ fn section(architecture: Architecture, scope: Scope) -> Section {
             UsersNamed(index) => {
                 let verdicts = [Action::Allow, Action::Notify];
                 section.judge_argument(number, *index, &[0], verdicts);
+            }
+            UsersIf(index, value) => {
+                let verdicts = [Action::Notify, Action::Allow];
+                section.judge_argument(number, *index, &[*value], verdicts);
             }
         }
     }

@@ -13,13 +13,14 @@
 //! identity    who a thread believes to be                names       what a new name means to a record
 //! record      the owners that do not exist here          attributes  where the records are, and not seen
 //! access      what users that do not exist may reach     tracee      looking into a thread
+//! peers       who is at the other end of a socket
 //! ```
 //!
 //! A step that shares its process numbers with others (a container that hides parts of `/proc`) is kept to its own by
 //! `members`, which also serves the [keeper](super::keeper).
 //!
 //! Not answered: access control lists; who may signal whom; the calls of 32-bit programs that have ids of 16 bits. What
-//! `/proc` says of ids, and the ids that sockets carry, are the kernel's.
+//! `/proc` says of ids, and the ids that messages carry, are the kernel's.
 
 mod access;
 mod attributes;
@@ -28,6 +29,7 @@ pub(super) mod identity;
 pub(super) mod members;
 mod names;
 mod owners;
+pub(super) mod peers;
 pub(super) mod record;
 pub(super) mod sys;
 pub(super) mod tracee;
@@ -238,6 +240,7 @@ impl Supervisor {
             Call::Renameat2 => self.rename(tracee, place(0, 1), place(2, 3), tracee.number(4)),
             Call::Execve => self.exec(tracee, (here, Some(0), true)),
             Call::Execveat => self.exec(tracee, object_of(tracee, 4)),
+            Call::Getsockopt => self.peer(tracee),
             call if call.is_about_attributes() => self.attributes(call, tracee),
             _ => self.identity(call, tracee),
         }

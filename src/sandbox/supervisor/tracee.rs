@@ -64,6 +64,19 @@ impl Tracee {
         self.status("Tgid:")?.parse().ok()
     }
 
+    /// The number by which it knows itself.
+    pub(super) fn inner_number(&self) -> Option<i32> {
+        let all = self.status("NSpid:")?;
+        all.split_ascii_whitespace().next_back()?.parse().ok()
+    }
+
+    /// Whether it has the same process numbers as another one.
+    pub(super) fn shares_numbers_with(&self, other: &Self) -> bool {
+        let of = |thread: u32| fs::readlink(format!("{thread}/ns/pid"), Vec::new()).ok();
+        let own = of(self.thread);
+        own.is_some() && own == of(other.thread)
+    }
+
     /// Its number.
     pub(in crate::sandbox) fn thread(&self) -> u32 {
         self.thread
