@@ -144,9 +144,10 @@ impl Snapshots {
             std::fs::create_dir_all(&tmp).at("create", &tmp)?;
             spread(&tmp);
         }
-        // Set-user-id programs of images lie in here.
-        let mode = rustix::fs::Mode::RWXU;
-        rustix::fs::chmod(&path, mode).at("restrict", &path)?;
+        // Set-user-id programs of images lie in here. What is made in here belongs to no group that a volume hands down.
+        for dir in [&path, &tmp] {
+            rustix::fs::chmod(dir, rustix::fs::Mode::RWXU).at("restrict", dir)?;
+        }
         let snapshots = Self {
             dir: path.into(),
             style,

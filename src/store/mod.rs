@@ -47,7 +47,7 @@ mod uses;
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::atomic::AtomicBool,
 };
@@ -236,14 +236,17 @@ fn refuse_foreign(root: &Path) -> Result<(), StoreError> {
 fn make_dirs(root: &Path) -> Result<(), StoreError> {
     for dir in DIRS {
         let path = root.join(dir);
-        let mode = match dir {
-            "snapshots" | "mounts" | "tmp" => 0o700,
-            _ => 0o777,
-        };
+        let private = matches!(dir, "snapshots" | "mounts" | "tmp");
+        let mode = if private { 0o700 } else { 0o777 };
         match fs::DirBuilder::new().mode(mode).create(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => {
                 made.at("create", &path)?;
+                if private {
+                    // Volumes hand their group down by a set-group-ID bit (`fsGroup` of Kubernetes); files of steps are the builder's.
+                    let plain = fs::Permissions::from_mode(mode);
+                    fs::set_permissions(&path, plain).at("restrict", &path)?;
+                }
                 if dir == "tmp" {
                     // Each process makes its files in a directory of its own there.
                     spread(&path);

@@ -435,3 +435,16 @@ fn waiting_for_a_locked_mount_can_be_given_up() {
     assert!(given_up.is_none());
     assert_eq!(asked, 3);
 }
+
+#[test]
+fn what_steps_make_has_no_group_that_a_volume_hands_down() {
+    const SET_GROUP: u32 = 0o2000;
+    let volume = tempfile::tempdir().unwrap();
+    let handing_down = fs::Permissions::from_mode(SET_GROUP | 0o770);
+    fs::set_permissions(volume.path(), handing_down).unwrap();
+    let store = Store::open(&volume.path().join("store")).unwrap();
+    for dir in ["snapshots", "mounts", "tmp"] {
+        let mode = fs::metadata(store.root().join(dir)).unwrap().permissions();
+        assert_eq!(mode.mode() & SET_GROUP, 0, "{dir}");
+    }
+}
