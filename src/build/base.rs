@@ -73,7 +73,7 @@ pub(super) fn base(
                 format!("[context {name}] load from client"),
             );
             let task = session.task(label);
-            let made = copy_step::context_layer(session, task.vertex, name);
+            let made = copy_step::context_layer(session, name);
             match made {
                 Ok(changes) => {
                     let description = format!("local source for {name}");

@@ -22,7 +22,6 @@ use crate::{
     copy::{self, Before, ContentEntry, CopyRequest, ListedOnce},
     layer::Changes,
     plan::{CopyOp, CopySource, CopyVerb, Op, Origin, Step},
-    progress::Vertex,
     tree::{EmptyTree, Tree},
 };
 
@@ -239,12 +238,7 @@ fn source_trees(
 }
 
 /// All files of a named context, for a stage that starts from it.
-pub(super) fn context_layer(
-    session: &Session<'_>,
-    vertex: Vertex,
-    name: &str,
-) -> Result<Changes, StepError> {
-    let _ = vertex;
+pub(super) fn context_layer(session: &Session<'_>, name: &str) -> Result<Changes, StepError> {
     let tree = session.contexts.named(session, name)?;
     files_of(session, tree, "/", "/")
 }

@@ -133,8 +133,6 @@ impl Services<'_> {
 pub struct BuildResult {
     /// The image of each platform, in the order of the request.
     pub images: Vec<BuiltImage>,
-    /// Findings about the Dockerfile.
-    pub warnings: Vec<Warning>,
     /// `SOURCE_DATE_EPOCH`, if the build has one.
     pub epoch: Option<i64>,
     /// The images that were looked up, sorted.
@@ -198,25 +196,32 @@ impl BuildResult {
     }
 }
 
-/// Carries out a build.
-pub fn build(request: &BuildRequest, services: &Services<'_>) -> Result<BuildResult, BuildError> {
-    build_explained(request, services).0
+/// All that there is to say of a build that is over.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What it made, or why it failed.
+    pub result: Result<BuildResult, BuildError>,
+    /// Findings about the Dockerfile; when it failed, those up to there.
+    pub warnings: Vec<Warning>,
+    /// The steps that were looked at, also when one of them failed; none unless the request wants explanations.
+    pub explanation: Explanation,
 }
 
-/// Carries out a build, and tells of the steps that were looked at, also when one of them failed; of none unless the
-/// request wants explanations.
-pub fn build_explained(
-    request: &BuildRequest,
-    services: &Services<'_>,
-) -> (Result<BuildResult, BuildError>, Explanation) {
+/// Carries out a build.
+pub fn build(request: &BuildRequest, services: &Services<'_>) -> Outcome {
     let session = Session::new(request, services);
-    let mut outcome = run(&session);
+    let mut warnings = Vec::new();
+    let mut result = run(&session, &mut warnings);
     services.sandbox.rest();
     session.contexts.save();
     if services.cancel.is_canceled() && !session.has_failed() {
-        outcome = Err(BuildError::Interrupted);
+        result = Err(BuildError::Interrupted);
     }
-    (outcome, session.explained.take())
+    Outcome {
+        result,
+        warnings,
+        explanation: session.explained.take(),
+    }
 }
 
 /// Tells which steps a build would take from the cache and which it would execute, and why, and executes none. Base
@@ -224,9 +229,8 @@ pub fn build_explained(
 pub fn predict(request: &BuildRequest, services: &Services<'_>) -> Result<Explanation, BuildError> {
     let mut session = Session::new(request, services);
     session.predicts = true;
-    let outcome = plans(&session).and_then(|(plans, _)| {
-        for_each_platform(&plans, |plan| run_stages(&session, plan).map(drop))
-    });
+    let outcome = plans(&session, &mut Vec::new())
+        .and_then(|plans| for_each_platform(&plans, |plan| run_stages(&session, plan).map(drop)));
     session.contexts.save();
     if services.cancel.is_canceled() && !session.has_failed() {
         return Err(BuildError::Interrupted);
@@ -257,19 +261,19 @@ pub fn check(request: &BuildRequest, services: &Services<'_>, all_stages: bool) 
     }
 }
 
-/// The plan of each platform, and findings about the Dockerfile.
-fn plans(session: &Session<'_>) -> Result<(Vec<Plan>, Vec<Warning>), BuildError> {
+/// The plan of each platform. Findings about the Dockerfile are added to `warnings`, each once.
+fn plans(session: &Session<'_>, warnings: &mut Vec<Warning>) -> Result<Vec<Plan>, BuildError> {
     let file = planning::load(session)?;
     let mut plans = Vec::new();
-    let mut warnings = Vec::new();
     for platform in &session.request.platforms {
-        let planned = planning::plan(session, &file, platform)?;
-        for warning in planned.warnings {
+        let mut found = Vec::new();
+        let plan = planning::plan(session, &file, platform, &mut found);
+        for warning in found {
             if !warnings.contains(&warning) {
                 warnings.push(warning);
             }
         }
-        let mut plan = planned.plan;
+        let mut plan = plan?;
         scan::add(session, &mut plan)?;
         plans.push(plan);
     }
@@ -280,11 +284,11 @@ fn plans(session: &Session<'_>) -> Result<(Vec<Plan>, Vec<Warning>), BuildError>
             None => unused.message.clone(),
         });
     }
-    Ok((plans, warnings))
+    Ok(plans)
 }
 
-fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
-    let (plans, warnings) = plans(session)?;
+fn run(session: &Session<'_>, warnings: &mut Vec<Warning>) -> Result<BuildResult, BuildError> {
+    let plans = plans(session, warnings)?;
     inputs::check(session, &plans)?;
     let images = loop {
         match for_each_platform(&plans, |plan| build_platform(session, plan)) {
@@ -299,7 +303,6 @@ fn run(session: &Session<'_>) -> Result<BuildResult, BuildError> {
     let epoch = plans.iter().find_map(|plan| plan.source_date_epoch);
     Ok(BuildResult {
         images,
-        warnings,
         epoch,
         used: session.images.used(),
         fetched: session.remotes.used(),

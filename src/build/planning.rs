@@ -17,12 +17,6 @@ use crate::{
     source::Span,
 };
 
-/// A plan and what was found on the way.
-pub(super) struct Finding {
-    pub(super) plan: Plan,
-    pub(super) warnings: Vec<Warning>,
-}
-
 /// Parses the Dockerfile.
 pub(super) fn load(session: &Session<'_>) -> Result<Dockerfile, BuildError> {
     let request = session.request;
@@ -41,23 +35,21 @@ pub(super) fn load(session: &Session<'_>) -> Result<Dockerfile, BuildError> {
     Ok(file)
 }
 
-/// Plans the build for one platform.
+/// Plans the build for one platform. `warnings` are what was found in the Dockerfile, also where planning fails.
 pub(super) fn plan(
     session: &Session<'_>,
     file: &Dockerfile,
     platform: &Platform,
-) -> Result<Finding, BuildError> {
+    warnings: &mut Vec<Warning>,
+) -> Result<Plan, BuildError> {
     let mut options = options(session, platform);
     let mut bases: BTreeMap<ImageSource, ConfigFile> = BTreeMap::new();
     loop {
         let analysis = plan::analyse(file, &options, &bases);
+        // What an analysis finds, the next one finds again.
+        *warnings = analysis.warnings;
         match analysis.outcome.map_err(BuildError::Invalid)? {
-            Planned::Plan(plan) => {
-                return Ok(Finding {
-                    plan: *plan,
-                    warnings: analysis.warnings,
-                });
-            }
+            Planned::Plan(plan) => return Ok(*plan),
             Planned::NeedsImages(wanted) => look_up(session, file, &wanted, &mut bases)?,
             Planned::NeedsEpoch(source, span) => {
                 options.epoch = Some(epoch(session, &source, span)?);

@@ -139,3 +139,26 @@ fn a_cache_that_cannot_be_written_is_named() {
         .exits(4)
         .says("error: cannot export the cache to localhost:1/team/cache:main\ncaused by: localhost:1 cannot be reached");
 }
+
+#[test]
+fn findings_come_in_front_of_what_made_a_build_fail() {
+    let env = TestEnv::new();
+    env.dockerfile("ARG VERSON=1\nFROM base:${VERSION}\n");
+    let built = env.build(&[]).exits(1);
+    let finding = "FROM argument 'VERSION' is not declared (did you mean VERSON?) (line 2)\n";
+    let error = "error: failed to parse stage name \"base:\"";
+    let place = |text| {
+        built
+            .stderr
+            .find(text)
+            .unwrap_or_else(|| panic!("{text}{built}"))
+    };
+    assert!(place(finding) < place(error), "{built}");
+
+    // A step that fails is later than what is wrong with a text that can be planned.
+    env.dockerfile("FROM scratch\nMAINTAINER me\nCOPY missing /\n");
+    env.build(&[])
+        .exits(1)
+        .says(" 1 warning found (use --check to see the places):\n - MaintainerDeprecated: ")
+        .says("error: \"/missing\": not found");
+}

@@ -6,6 +6,7 @@ use std::{fs, io, path::Path, sync::Arc};
 
 use rbuild::{
     build::{self, BuildError, BuildRequest, BuildResult, Services, StepError},
+    dockerfile::lint::Warning,
     explain::Explanation,
     output::{self, Engine, Exported, OutputSpec, Sbom, is_written_in_place},
     progress::{Event, Reporter as _, Vertex},
@@ -35,7 +36,7 @@ use crate::cli::{
     remote::Fetcher,
     request, settings,
     signals::{self, Received},
-    stdout,
+    stdout, terminal,
 };
 
 /// What the options of a build are given for.
@@ -144,16 +145,18 @@ pub(crate) fn run(
     if let Some(path) = &args.iidfile {
         remove_stale(path)?;
     }
-    let (outcome, explanation) = session.build(&wanted);
+    let built = session.build(&wanted);
     let steps = renderer.finish();
-    explain::report(args.explain, form, &explanation)?;
-    let reported = outcome
+    explain::report(args.explain, form, &built.explanation)?;
+    if !args.quiet {
+        say_warnings(&built.warnings, &request);
+    }
+    let reported = built
+        .exported
         .map_err(|failure| failure.with_steps(steps))
-        .and_then(|(result, exported)| {
-            if !args.quiet {
-                say_warnings(&result, &request);
-            }
-            wanted.report(args, &result, &exported, caches.manifest().as_ref())
+        .and_then(|exported| {
+            let cache = caches.manifest();
+            wanted.report(args, &built.warnings, &exported, cache.as_ref())
         });
     if let Some(budget) = budget
         && store.has_grown()
@@ -186,7 +189,13 @@ pub(crate) fn state_style(rung: Option<Rung>) -> Style {
     }
 }
 
-type Built = (BuildResult, Vec<Exported>);
+/// A build that is over.
+struct Built {
+    /// What became of the images, or why there is none.
+    exported: Result<Vec<Exported>, Failure>,
+    warnings: Vec<Warning>,
+    explanation: Explanation,
+}
 
 /// One build and all that it needs.
 pub(crate) struct Session<'a> {
@@ -200,60 +209,61 @@ pub(crate) struct Session<'a> {
 
 impl Session<'_> {
     /// Builds, exports what came out, and then the cache: also when something failed, for what was done until then.
-    fn build(&self, wanted: &Wanted) -> (Result<Built, Failure>, Explanation) {
+    fn build(&self, wanted: &Wanted) -> Built {
         let imports = &self.services.remote_cache.imports;
         let mut services = *self.services;
-        let (outcome, explanation) = loop {
+        let mut built = loop {
             let n_lost = imports.n_lost();
             let built = self.build_once(wanted, &services);
             // An output needed a layer that a cache had promised: what is there now is built upon.
-            if built.0.is_ok() || imports.n_lost() == n_lost || self.received.get().is_some() {
+            let is_over = built.exported.is_ok() || imports.n_lost() == n_lost;
+            if is_over || self.received.get().is_some() {
                 break built;
             }
             imports.begin_again();
             services.first_vertex = self.renderer.next_vertex();
         };
         if self.received.get().is_some() {
-            return (outcome, explanation);
+            return built;
         }
         let cached = self.caches.export(
             (self.services.store, self.services.snapshots.style()),
             self.renderer,
             &self.request.platforms,
-            outcome.is_err(),
+            built.exported.is_err(),
         );
         let cached = cached.map_err(|failure| self.interrupted().unwrap_or(failure));
-        (
-            outcome.and_then(|built| cached.map(|()| built)),
-            explanation,
-        )
+        built.exported = built
+            .exported
+            .and_then(|exported| cached.map(|()| exported));
+        built
     }
 
-    fn build_once(
-        &self,
-        wanted: &Wanted,
-        services: &Services<'_>,
-    ) -> (Result<Built, Failure>, Explanation) {
+    fn build_once(&self, wanted: &Wanted, services: &Services<'_>) -> Built {
         let targets = ahead::targets(&wanted.outputs, &wanted.names);
         ahead::uploading(&targets, services, |services, is_built| {
-            let (result, explanation) = build::build_explained(self.request, services);
+            let outcome = build::build(self.request, services);
             is_built();
-            let built = result
-                .map_err(|error| self.failure(&error))
-                .and_then(|result| self.export_all(wanted, result));
-            (built, explanation)
+            Built {
+                exported: outcome
+                    .result
+                    .map_err(|error| self.failure(&error))
+                    .and_then(|result| self.export_all(wanted, &result)),
+                warnings: outcome.warnings,
+                explanation: outcome.explanation,
+            }
         })
     }
 
-    fn export_all(&self, wanted: &Wanted, result: BuildResult) -> Result<Built, Failure> {
-        let mut images = export::images(&result);
+    fn export_all(&self, wanted: &Wanted, result: &BuildResult) -> Result<Vec<Exported>, Failure> {
+        let mut images = export::images(result);
         self.caches.mark(&mut images);
         let now = (self.services.clock)();
         let provenance = self
             .provenance
             .as_ref()
-            .map(|told| told.of(self.request, &result, now));
-        let sboms = self.sboms(&result)?;
+            .map(|told| told.of(self.request, result, now));
+        let sboms = self.sboms(result)?;
         let request = output::Request {
             images: &images,
             multi_platform: self.request.multi_platform,
@@ -266,9 +276,9 @@ impl Session<'_> {
         };
         let mut exported = Vec::new();
         for (spec, engine) in wanted.outputs.iter().zip(&wanted.engines) {
-            exported.push(self.export(spec, &request, &result, engine.as_deref())?);
+            exported.push(self.export(spec, &request, result, engine.as_deref())?);
         }
-        Ok((result, exported))
+        Ok(exported)
     }
 
     /// What the scanner says of the images; nothing where there is none.
@@ -449,22 +459,17 @@ fn remove_stale(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The findings at the end of a build that went well.
-fn say_warnings(result: &BuildResult, request: &BuildRequest) {
-    let places = Lines::of(&request.dockerfile);
-    let lines: Vec<String> = result
-        .warnings
-        .iter()
-        .map(|warning| warning.line(&places))
-        .collect();
-    if lines.is_empty() {
+/// The findings at the end of a build, in front of what made it fail.
+fn say_warnings(warnings: &[Warning], request: &BuildRequest) {
+    if warnings.is_empty() {
         return;
     }
-    let count = counted(lines.len(), "warning");
+    let places = Lines::of(&request.dockerfile);
+    let count = counted(warnings.len(), "warning");
     let mut text = format!("\n {count} found (use --check to see the places):\n");
-    for line in lines {
+    for warning in warnings {
         text.push_str(" - ");
-        text.push_str(&crate::cli::terminal::one_line(&line));
+        text.push_str(&terminal::one_line(&warning.line(&places)));
         text.push('\n');
     }
     diagnostics::warn(&text);

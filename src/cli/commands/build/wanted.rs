@@ -7,7 +7,7 @@ use std::{
 };
 
 use rbuild::{
-    build::BuildResult,
+    dockerfile::lint::Warning,
     oci::Descriptor,
     output::{Annotation, Exported, OutputError, OutputSpec, is_written_in_place, open_in_place},
     reference::Reference,
@@ -135,7 +135,7 @@ impl Wanted {
     pub(super) fn report(
         &self,
         args: &BuildArgs,
-        result: &BuildResult,
+        warnings: &[Warning],
         exported: &[Exported],
         cache: Option<&Descriptor>,
     ) -> Result<(), Failure> {
@@ -145,7 +145,7 @@ impl Wanted {
             write_file(path, &id.to_string())?;
         }
         if let Some(path) = &args.metadata_file {
-            let text = serde_json::to_string_pretty(&self.metadata(result, image, cache))
+            let text = serde_json::to_string_pretty(&self.metadata(warnings, image, cache))
                 .map_err(|e| Failure::new(Kind::Bug, format!("metadata is no JSON: {e}")))?;
             write_file(path, &format!("{text}\n"))?;
         }
@@ -159,7 +159,7 @@ impl Wanted {
     /// What `--metadata-file` says, in buildx's words.
     fn metadata(
         &self,
-        result: &BuildResult,
+        warnings: &[Warning],
         image: Option<&Exported>,
         cache: Option<&Descriptor>,
     ) -> Value {
@@ -169,8 +169,7 @@ impl Wanted {
             metadata.insert("cache.manifest".into(), json!(manifest));
         }
         if self.with_warnings {
-            let warnings: Vec<Value> = result
-                .warnings
+            let warnings: Vec<Value> = warnings
                 .iter()
                 .map(|warning| json!({"short": format!("{}: {}", warning.rule.name(), warning.detail), "level": 1}))
                 .collect();
