@@ -230,6 +230,8 @@ pub trait Tree: Send + Sync {
 /// A line of an ignore file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IgnoreLine {
+    /// The name of the file, where the patterns are those of one.
+    pub file: Option<OsString>,
     /// Its number, from 1.
     pub number: usize,
     /// The pattern, as it was written.

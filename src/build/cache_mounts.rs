@@ -4,7 +4,8 @@ use std::path::Path;
 
 use super::{
     error::StepError,
-    run_step::{check_out, is_chroot, mount_files},
+    mounts::{check_out, is_chroot},
+    run_step::mount_files,
     session::{Session, Task},
     shared::Claims,
     stage::Worker,

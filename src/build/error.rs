@@ -122,6 +122,8 @@ pub enum StepError {
         command: String,
         /// Its exit status; 128 and the signal when one killed it.
         code: i32,
+        /// Options that would have given the step secrets and agents that it can do without.
+        absent: Vec<String>,
     },
     /// The process could not be started.
     #[error("process {command:?} did not complete successfully: {reason}")]

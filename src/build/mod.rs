@@ -26,6 +26,7 @@ mod image_source;
 mod inputs;
 mod later;
 mod made;
+mod mounts;
 mod next_step;
 mod planning;
 mod remote;

@@ -1,20 +1,16 @@
 //! `RUN`: a root directory, mounts, a process, and what it changed.
 
-use std::{
-    ffi::OsString,
-    fs::File,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{ffi::OsString, path::Path};
 
 use super::{
-    cache_mounts, copy_step,
+    cache_mounts,
     error::StepError,
     explain::{Keyed, note, origin_name},
     foreign,
     ground::{Ground, Room},
     made::Made,
-    next_step, secrets,
+    mounts::{Mounts, absent},
+    next_step,
     session::{Session, Task},
     shared::Claims,
     stage::{Outcome, Worker},
@@ -22,14 +18,10 @@ use super::{
 use crate::{
     cache::{FileList, Files, MountContent, RunInputs, Ulimit as KeyUlimit, run_key},
     copy,
-    layer::{Compression, LayerBlob, LayerTree, WriteOptions, write_layer},
     oci::{ChainId, Digest},
-    plan::{Mount, MountKind, Network, Origin, RunOp, Step},
+    plan::{MountKind, Network, Origin, RunOp, Step},
     progress::Event,
-    sandbox::{self, Exit, MountSpec, ProcessSpec, Rung},
-    snapshot::{Checkout, Snapshot},
-    store::CacheMount,
-    tree::{self, Last, Tree},
+    sandbox::{self, Exit, ProcessSpec},
 };
 
 /// Where a process finds programs when nothing says so.
@@ -240,6 +232,7 @@ fn execute(
             return Err(StepError::Exit {
                 command,
                 code: exit.code(),
+                absent: absent(session.request, &op.mounts),
             });
         }
     }
@@ -282,205 +275,4 @@ fn environment(op: &RunOp, home: &str, secrets: &[(String, Vec<u8>)]) -> Vec<(Os
         env.push(("HOME".into(), home.into()));
     }
     env
-}
-
-/// Mounts as the sandbox wants them, and what has to live as long as they do.
-#[derive(Default)]
-struct Mounts {
-    specs: Vec<MountSpec>,
-    env: Vec<(String, Vec<u8>)>,
-    caches: Vec<CacheMount>,
-    checkouts: Vec<Checkout>,
-    snapshots: Vec<Snapshot>,
-}
-
-impl Mounts {
-    fn bytes(&mut self, target: &Path, content: Vec<u8>, mode: u32, (uid, gid): (u32, u32)) {
-        let kind = sandbox::MountKind::Bytes {
-            content,
-            mode,
-            uid,
-            gid,
-        };
-        self.specs.push(MountSpec::new(target, kind));
-    }
-
-    fn add(
-        &mut self,
-        worker: &Worker<'_>,
-        task: &Task<'_>,
-        mount: &Mount,
-    ) -> Result<(), StepError> {
-        let session = worker.session;
-        let target = mount.target.as_deref();
-        match &mount.kind {
-            MountKind::Bind {
-                from,
-                source,
-                writable,
-            } => {
-                let Some(target) = target else { return Ok(()) };
-                let kind = self.files(worker, task, from, source, *writable)?;
-                self.specs.push(MountSpec::new(target, kind));
-            }
-            MountKind::Tmpfs { size, writable } => {
-                let Some(target) = target else { return Ok(()) };
-                let kind = sandbox::MountKind::Tmpfs {
-                    size: *size,
-                    readonly: !writable,
-                };
-                self.specs.push(MountSpec::new(target, kind));
-            }
-            MountKind::Cache { .. } => {
-                let Some(target) = target else { return Ok(()) };
-                let (cache, readonly) = cache_mounts::cache_mount(worker, task, &mount.kind)?;
-                let source = cache.path().to_owned();
-                self.caches.push(cache);
-                let kind = sandbox::MountKind::Own { source, readonly };
-                self.specs.push(MountSpec::new(target, kind));
-            }
-            MountKind::Secret {
-                id,
-                env,
-                required,
-                mode,
-                uid,
-                gid,
-            } => {
-                let value = secrets::value(session, id, *required)?;
-                if let Some(name) = env {
-                    self.env
-                        .push((name.clone(), value.clone().unwrap_or_default()));
-                }
-                // As with BuildKit, one that is not given is mounted nowhere.
-                if target == Some(Path::new("/")) && value.is_some() {
-                    return Err(StepError::MountOnRoot("SECRET"));
-                }
-                if let (Some(target), Some(value)) = (target, value) {
-                    self.bytes(target, value, *mode, (*uid, *gid));
-                }
-            }
-            MountKind::Ssh {
-                id,
-                required,
-                mode,
-                uid,
-                gid,
-            } => {
-                let Some(target) = target else { return Ok(()) };
-                let value = target.as_os_str().as_encoded_bytes().to_vec();
-                match session.request.ssh.get(id) {
-                    Some(_) if target == Path::new("/") => {
-                        return Err(StepError::MountOnRoot("SSH"));
-                    }
-                    Some(agent) => {
-                        let host = agent.socket().to_owned();
-                        let (mode, uid, gid) = (*mode, *uid, *gid);
-                        let kind = sandbox::MountKind::Socket {
-                            host,
-                            mode,
-                            uid,
-                            gid,
-                        };
-                        self.specs.push(MountSpec::new(target, kind));
-                    }
-                    None if *required => return Err(StepError::SshMissing(id.clone())),
-                    None => {}
-                }
-                // For the first one, also without an agent, as in BuildKit.
-                let name = "SSH_AUTH_SOCK";
-                if self.env.iter().all(|(other, _)| other != name) {
-                    self.env.push((name.to_owned(), value));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// What lies at `path` of a directory that nobody else uses.
-    fn own(&mut self, checkout: Checkout, path: &Path, writable: bool) -> sandbox::MountKind {
-        let source = checkout.root().join(path);
-        self.checkouts.push(checkout);
-        sandbox::MountKind::Own {
-            source,
-            readonly: !writable,
-        }
-    }
-
-    /// The files that a bind mount shows. Those of a state are shown where they are; those of a context are put on
-    /// disk first, with the owners that a step has to see.
-    fn files(
-        &mut self,
-        worker: &Worker<'_>,
-        task: &Task<'_>,
-        from: &Origin,
-        source: &str,
-        writable: bool,
-    ) -> Result<sandbox::MountKind, StepError> {
-        let session = worker.session;
-        if let Some(root) = worker.origin_root(from)? {
-            let tree = root.tree(session.fetch(task.vertex))?;
-            let path = tree::resolve(&*tree, &tree::clean(Path::new(source)), Last::Follow)?;
-            if tree.node(&path)?.is_none() {
-                return Err(StepError::MountSource(source.to_owned()));
-            }
-            if is_chroot(session) {
-                let checkout = session.services.snapshots.checkout(&tree)?;
-                return Ok(self.own(checkout, &path, writable));
-            }
-            let snapshots = session.services.snapshots;
-            let stack = snapshots.stack_with(&session.left.shelf, &tree)?;
-            let lower = stack.iter().map(Snapshot::fs).collect();
-            self.snapshots.extend(stack);
-            return Ok(sandbox::MountKind::Tree {
-                lower,
-                source: path,
-                writable,
-            });
-        }
-        let tree = worker.origin_tree(from, task.vertex)?;
-        let checkout = check_out(session, tree, source, "/mounted")?;
-        if is_chroot(session) {
-            return Ok(self.own(checkout, Path::new("mounted"), writable));
-        }
-        let lower = vec![checkout.root()];
-        self.checkouts.push(checkout);
-        Ok(sandbox::MountKind::Tree {
-            lower,
-            source: PathBuf::from("mounted"),
-            writable,
-        })
-    }
-}
-
-/// Whether nothing can be mounted.
-pub(super) fn is_chroot(session: &Session<'_>) -> bool {
-    matches!(session.services.rung, Ok(Rung::Chroot | Rung::Emulate))
-}
-
-/// Puts what `source` of a tree is at `dest` of a directory.
-pub(super) fn check_out(
-    session: &Session<'_>,
-    tree: Arc<dyn Tree>,
-    source: &str,
-    dest: &str,
-) -> Result<Checkout, StepError> {
-    let changes = copy_step::files_of(session, tree, source, dest)?;
-    let dir = session.services.store.temp_dir()?;
-    let path = dir.path().join("layer");
-    let file = File::create_new(&path).map_err(|source| StepError::Scratch {
-        path: path.clone(),
-        source,
-    })?;
-    let options = WriteOptions {
-        compression: Compression::Uncompressed,
-        ..WriteOptions::default()
-    };
-    let written = write_layer(changes, file, &options)?;
-    let layer = LayerBlob::new(Arc::new(written.toc.unpack()), path, None);
-    let tree = LayerTree::of([layer]).map_err(|source| StepError::Stack {
-        layer: written.descriptor.digest,
-        source,
-    })?;
-    Ok(session.services.snapshots.checkout(&tree)?)
 }

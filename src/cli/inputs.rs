@@ -11,6 +11,7 @@ use std::{
 use rbuild::{
     context::{IgnoreFile, MAX_TEXT_BYTES, Patterns},
     registry::redact::redacted_text,
+    source::suggest,
     tree::Tree,
 };
 
@@ -232,21 +233,49 @@ fn read_dockerfile(path: &Path, context: &Path) -> Result<Source, Failure> {
             "cannot read the Dockerfile {}: {e}",
             path.display()
         ));
+        if e.kind() != io::ErrorKind::NotFound {
+            return failure;
+        }
         let inside = context.join(path);
-        let is_inside = path.is_relative()
-            && e.kind() == io::ErrorKind::NotFound
-            && inside.try_exists().unwrap_or(false);
-        if is_inside {
+        if path.is_relative() && inside.try_exists().unwrap_or(false) {
             failure.with_hint(format!(
                 "--file is relative to the current directory; did you mean {}?",
                 inside.display()
             ))
+        } else if let Some(near) = dockerfile_near(path) {
+            failure.with_hint(format!("did you mean --file {}?", near.display()))
         } else {
             failure
         }
     })?;
     refuse_too_large(&bytes, &path.display().to_string())?;
     Ok(Source::new(path.display().to_string(), text_of(&bytes)))
+}
+
+/// What may be meant by a Dockerfile that is not there: a file beside it of nearly that name, or else the first one that is
+/// called like a Dockerfile.
+fn dockerfile_near(path: &Path) -> Option<PathBuf> {
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let names = fs::read_dir(dir).ok()?.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        let name = entry.file_name().into_string().ok()?;
+        (is_file && !name.ends_with(".dockerignore")).then_some(name)
+    });
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    let wanted = path.file_name()?.to_str()?;
+    let near = suggest(wanted, names.iter().map(String::as_str)).or_else(|| {
+        let like = |name: &&str| {
+            let name = name.to_lowercase();
+            name.contains("dockerfile") || name.contains("containerfile")
+        };
+        names.iter().map(String::as_str).find(like)
+    })?;
+    Some(path.with_file_name(near))
 }
 
 /// Whoever reads it reads one byte more than it may have.

@@ -6,6 +6,7 @@
 //! ```
 //! This is the only place that prints, reads the environment, or knows exit codes.
 
+mod advice;
 mod ago;
 mod ahead;
 mod args;

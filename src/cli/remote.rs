@@ -213,7 +213,7 @@ impl<'a> Fetcher<'a> {
         };
         let dir = self.dir()?;
         let checkout = git::checkout(source, &settings, &dir)
-            .map_err(|e| Failure::from_error(classify::kind_of(&e, Kind::Usage), &e))?;
+            .map_err(|e| classify::failure_or(Kind::Usage, &e))?;
         let used = UsedSource::commit(source, &checkout.commit);
         self.used.borrow_mut().push((url.to_owned(), used));
         let time = Some(checkout.commit_time);
@@ -289,7 +289,7 @@ fn git_source(url: &str) -> Result<Option<GitSource>, Failure> {
 
 fn archive_or_dockerfile(path: &Path, dir: &Path) -> Result<Fetched, Failure> {
     let opened = archive::open(path.to_owned(), Some(dir.to_owned()))
-        .map_err(|e| Failure::from_error(classify::kind_of(&e, Kind::Build), &e))?;
+        .map_err(|e| classify::failure_or(Kind::Build, &e))?;
     if let Some(tree) = opened {
         let newest = archive::newest_file(&tree).map_err(|e| classify::failure(&e))?;
         return Ok(Fetched::Files(Arc::new(tree), newest));

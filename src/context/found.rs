@@ -37,10 +37,11 @@ impl IgnoreFile {
                 Err(source) => return Err(ContextError::Read { path, source }),
             };
             let bytes = read_text(file, &path)?;
-            let patterns = Patterns::parse(&bytes).map_err(|error| ContextError::Patterns {
+            let mut patterns = Patterns::parse(&bytes).map_err(|error| ContextError::Patterns {
                 path: path.clone(),
                 error,
             })?;
+            patterns.file = path.file_name().map(ToOwned::to_owned);
             return Ok(Some(Self { path, patterns }));
         }
         Ok(None)

@@ -16,6 +16,7 @@ mod rule;
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     path::{Path, PathBuf},
 };
 
@@ -37,6 +38,8 @@ pub enum PatternError {
 /// An ordered list of patterns. Empty, it matches nothing.
 #[derive(Debug, Clone, Default)]
 pub struct Patterns {
+    /// The name of the file that they are from.
+    pub(super) file: Option<OsString>,
     rules: Vec<Rule>,
     /// The rules that match only below one name of the root, by it, in order: generated files have thousands.
     by_first_name: HashMap<String, Vec<usize>>,

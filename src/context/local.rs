@@ -416,6 +416,7 @@ impl Tree for LocalTree {
             && matches!(self.stat(path), Ok(Some(_)))
             && matches!(self.node(path), Ok(None));
         is_hidden.then(|| IgnoreLine {
+            file: self.patterns.file.clone(),
             number: rule.line,
             pattern: rule.text.clone(),
         })

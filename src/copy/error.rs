@@ -1,6 +1,9 @@
 //! Why a copy cannot be done, in the words of BuildKit where it has some, and what may have been meant.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use crate::{
     context::{BadPattern, PatternError},
@@ -122,10 +125,15 @@ impl CopyError {
             Self::NotFound {
                 ignored: Some(line),
                 ..
-            } => Some(format!(
-                "line {} of the ignore file, `{}`, leaves it out of the build context",
-                line.number, line.pattern
-            )),
+            } => {
+                let file = line.file.as_deref().map(OsStr::to_string_lossy);
+                Some(format!(
+                    "line {} of {}, `{}`, leaves it out of the build context",
+                    line.number,
+                    file.as_deref().unwrap_or("the ignore file"),
+                    line.pattern
+                ))
+            }
             Self::NotFound {
                 suggestion: Some(near),
                 ..

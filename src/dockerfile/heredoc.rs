@@ -71,13 +71,17 @@ pub(super) fn in_line(line: &str) -> Result<Vec<Heredoc>, ExpandError> {
     heredocs.collect()
 }
 
-/// Reads the bodies that follow the line; `false` if the file ends before the last terminator.
-pub(super) fn read_bodies(heredocs: &mut [Heredoc], text: &str, lines: &mut Lines<'_>) -> bool {
+/// Reads the bodies that follow the line; the name of a heredoc that the file ends in, if it does.
+pub(super) fn read_bodies(
+    heredocs: &mut [Heredoc],
+    text: &str,
+    lines: &mut Lines<'_>,
+) -> Result<(), String> {
     for heredoc in heredocs {
         let mut body: Option<Span> = None;
         loop {
             let Some(line) = lines.next() else {
-                return false;
+                return Err(heredoc.name.clone());
             };
             let content = &text[line.start..line.end];
             let content = if heredoc.chomp {
@@ -93,7 +97,7 @@ pub(super) fn read_bodies(heredocs: &mut [Heredoc], text: &str, lines: &mut Line
             heredoc.content += &text[line.start..line.next];
         }
     }
-    true
+    Ok(())
 }
 
 #[cfg(test)]
@@ -145,10 +149,11 @@ mod tests {
         let text = "a\r\n\t EOF\n\tEOF\nb";
         let mut heredocs = in_line("RUN <<-EOF").unwrap();
         let mut lines = Lines::new(text, 0);
-        assert!(read_bodies(&mut heredocs, text, &mut lines));
+        assert_eq!(read_bodies(&mut heredocs, text, &mut lines), Ok(()));
         assert_eq!(heredocs[0].content, "a\r\n\t EOF\n");
         assert_eq!(heredocs[0].body(), "a\r\n EOF\n");
         assert_eq!(heredocs[0].span.lines(text), (1, 3));
-        assert!(!read_bodies(&mut heredocs, text, &mut lines));
+        let ends_in = read_bodies(&mut heredocs, text, &mut lines);
+        assert_eq!(ends_in, Err("EOF".to_owned()));
     }
 }

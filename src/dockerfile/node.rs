@@ -263,5 +263,11 @@ pub(super) fn unknown_instruction(keyword: &Word) -> Diagnostic {
     } else {
         suggest(word, lower.iter().map(String::as_str))
     };
-    Diagnostic::error(did_you_mean(message, near), keyword.span)
+    let error = Diagnostic::error(did_you_mean(message, near), keyword.span);
+    match near {
+        Some(_) => error,
+        None => error.with_hint(
+            "if it goes on with the instruction above, the last line of that one has to end with `\\`",
+        ),
+    }
 }

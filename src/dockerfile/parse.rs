@@ -128,7 +128,12 @@ impl Parser<'_> {
         if let Some(line) = self.lines.too_long {
             self.lexical(Diagnostic::error(too_long_message(), line.span()));
         } else if !any && self.stage != Stage::NotNeeded {
-            self.lexical(Diagnostic::error("file with no instructions", last));
+            let message = if self.text.is_empty() {
+                "the Dockerfile cannot be empty"
+            } else {
+                "file with no instructions"
+            };
+            self.lexical(Diagnostic::error(message, last));
         } else if self.stage == Stage::None && self.file.failure == Failure::None {
             self.semantic(Diagnostic::error(
                 "dockerfile contains no stages to build",
@@ -225,8 +230,11 @@ impl Parser<'_> {
                     return self.lexical(Diagnostic::error(error.to_string(), logical.span));
                 }
             }
-            if !read_bodies(&mut heredocs, self.text, &mut self.lines) {
-                return self.lexical(Diagnostic::error("unterminated heredoc", logical.span));
+            if let Err(name) = read_bodies(&mut heredocs, self.text, &mut self.lines) {
+                let error = Diagnostic::error("unterminated heredoc", logical.span);
+                return self.lexical(error.with_hint(format!(
+                    "a line with `{name}` and nothing else ends it; `<<-` allows tabs in front"
+                )));
             }
             if let Some(last) = heredocs.last() {
                 logical.span = logical.span.to(last.span);
@@ -280,7 +288,7 @@ impl Parser<'_> {
         }
         let mut heredocs = in_line(&logical.text).unwrap_or_default();
         let mut lines = self.lines.clone();
-        if read_bodies(&mut heredocs, self.text, &mut lines) {
+        if read_bodies(&mut heredocs, self.text, &mut lines).is_ok() {
             self.lines = lines;
         }
     }

@@ -207,10 +207,11 @@ impl Planner<'_> {
         let workdir = &self.states[at].workdir();
         let target = paths::clean(&paths::join_workdir(workdir, written));
         if target == "/" {
-            return Err(error(
-                command,
-                format!("invalid mount target {}", quoted(&target)),
-            ));
+            let error = error(command, format!("invalid mount target {}", quoted(&target)));
+            return Err(match mount.target {
+                Some(_) => error,
+                None => error.with_hint("target= says where the step finds it"),
+            });
         }
         Ok(target.into())
     }

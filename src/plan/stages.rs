@@ -305,7 +305,10 @@ impl<'a> Planner<'a> {
             return usize::try_from(index)
                 .ok()
                 .filter(|index| *index < self.states.len())
-                .ok_or_else(|| Diagnostic::error(format!("invalid stage index {index}"), span));
+                .ok_or_else(|| {
+                    Diagnostic::error(format!("invalid stage index {index}"), span)
+                        .with_hint("stages count from 0; `FROM … AS name` lets --from name one")
+                });
         }
         Ok(self.find(from).unwrap_or_else(|| self.add_bare(from, span)))
     }

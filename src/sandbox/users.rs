@@ -4,6 +4,8 @@
 //! need not be listed; a name must be. Without a group part, the user's own group and the supplementary groups that
 //! list the user apply; with one, that group alone.
 
+use crate::source::suggest;
+
 /// The user of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -21,11 +23,21 @@ pub struct User {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
     /// No such user, and it is no number.
-    #[error("unable to find user {0}: no matching entries in passwd file")]
-    NoUser(String),
+    #[error("unable to find user {name}: no matching entries in passwd file")]
+    NoUser {
+        /// The name.
+        name: String,
+        /// One that is there and may be meant.
+        near: Option<String>,
+    },
     /// No such group, and it is no number.
-    #[error("unable to find group {0}: no matching entries in group file")]
-    NoGroup(String),
+    #[error("unable to find group {name}: no matching entries in group file")]
+    NoGroup {
+        /// The name.
+        name: String,
+        /// One that is there and may be meant.
+        near: Option<String>,
+    },
     /// A number beyond what Linux has.
     #[error("{0} is out of range for a user or group number")]
     OutOfRange(String),
@@ -50,14 +62,24 @@ pub fn find_user(text: &str, passwd: &[u8], group: &[u8]) -> Result<User, UserEr
             Some(fields[0]),
         ),
         None if is_number(user) => (user, "0", None),
-        None => return Err(UserError::NoUser(user.to_owned())),
+        None => {
+            return Err(UserError::NoUser {
+                name: user.to_owned(),
+                near: nearest(passwd, user),
+            });
+        }
     };
     let mut groups = Vec::new();
     if let Some(group_text) = group_text {
         gid = match find_entry(group, group_text, 2) {
             Some(fields) => fields[2],
             None if is_number(group_text) => group_text,
-            None => return Err(UserError::NoGroup(group_text.to_owned())),
+            None => {
+                return Err(UserError::NoGroup {
+                    name: group_text.to_owned(),
+                    near: nearest(group, group_text),
+                });
+            }
         };
     } else if let Some(name) = name {
         groups = entries(group)
@@ -84,6 +106,11 @@ fn find_entry<'a>(file: &'a [u8], key: &str, id: usize) -> Option<Vec<&'a str>> 
     entries(file).find(|f| {
         f.len() > id && (f[0] == key || (wanted.is_some() && f[id].parse().ok() == wanted))
     })
+}
+
+/// The name in a file that is nearest to one that is not.
+fn nearest(file: &[u8], name: &str) -> Option<String> {
+    suggest(name, entries(file).map(|fields| fields[0])).map(ToOwned::to_owned)
 }
 
 fn entries(file: &[u8]) -> impl Iterator<Item = Vec<&str>> {
@@ -158,6 +185,13 @@ mod tests {
             user("ann:ghosts").unwrap_err().to_string(),
             "unable to find group ghosts: no matching entries in group file"
         );
+        let near = |text| match user(text) {
+            Err(UserError::NoUser { near, .. } | UserError::NoGroup { near, .. }) => near,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(near("rot").as_deref(), Some("root"));
+        assert_eq!(near("ann:whel").as_deref(), Some("wheel"));
+        assert_eq!(near("somebody"), None);
         assert_eq!(
             user("4294967296").unwrap_err(),
             UserError::OutOfRange("4294967296".into())

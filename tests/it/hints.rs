@@ -46,7 +46,7 @@ fn a_file_that_an_ignore_file_leaves_out_is_told_with_its_line() {
     env.build(&[])
         .exits(1)
         .says("error: \"/dir/a\": not found (left out by an ignore file)\n --> Dockerfile:2:1")
-        .says("hint: line 3 of the ignore file, `dir`, leaves it out of the build context");
+        .says("hint: line 3 of .dockerignore, `dir`, leaves it out of the build context");
 }
 
 #[test]
@@ -161,4 +161,59 @@ fn findings_come_in_front_of_what_made_a_build_fail() {
         .exits(1)
         .says(" 1 warning found (use --check to see the places):\n - MaintainerDeprecated: ")
         .says("error: \"/missing\": not found");
+}
+
+#[test]
+fn typical_mistakes_are_told_with_what_to_do() {
+    let env = TestEnv::new();
+    env.file("src/main.c", "")
+        .file("Dockerfile.prod", "FROM scratch\n");
+    for (dockerfile, hint) in [
+        (
+            "FROM scratch\nRUN <<END\nmake\n",
+            "a line with `END` and nothing else ends it; `<<-` allows tabs in front",
+        ),
+        (
+            "FROM scratch\nRUN make &&\n    make install\n",
+            "if it goes on with the instruction above, the last line of that one has to end with `\\`",
+        ),
+        (
+            "FROM scratch\nCOPY --from=3 / /\n",
+            "stages count from 0; `FROM … AS name` lets --from name one",
+        ),
+        (
+            "FROM scratch\nRUN --mount=type=cache make\n",
+            "target= says where the step finds it",
+        ),
+        (
+            "FROM scratch\nCOPY [\"../lib\", \"/lib\"]\n",
+            "`..` does not lead out of the build context; --build-context names another one, for --from",
+        ),
+    ] {
+        env.dockerfile(dockerfile);
+        env.build(&[]).exits(1).says(&format!("hint: {hint}\n"));
+    }
+    env.dockerfile("");
+    env.build(&[])
+        .exits(1)
+        .says("error: the Dockerfile cannot be empty\n");
+}
+
+#[test]
+fn a_dockerfile_that_is_not_there_is_told_with_one_that_is() {
+    let env = TestEnv::new();
+    env.file("Dockerfile.prod", "FROM scratch\n")
+        .file("Dockerfile.prod.dockerignore", "");
+    for (file, near) in [
+        ("Dockerfile.prd", "Dockerfile.prod"),
+        ("Dockerfile", "Dockerfile.prod"),
+    ] {
+        let path = env.path("context").join(file);
+        let path = path.to_str().expect("text");
+        let near = env.path("context").join(near);
+        env.build(&["-f", path])
+            .exits(2)
+            .says(&format!("error: cannot read the Dockerfile {path}: "))
+            .says(&format!("hint: did you mean --file {}?\n", near.display()));
+    }
 }

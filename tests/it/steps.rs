@@ -160,3 +160,52 @@ fn what_a_step_writes_again_is_no_longer_a_name_of_another_file() {
     };
     assert_eq!(["f", "g", "h", "i"].map(links), [1, 1, 2, 2]);
 }
+
+#[test]
+fn a_step_that_fails_is_told_with_what_its_status_stands_for() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM base\nRUN true\n");
+    if env
+        .build_on_base(&[])
+        .stderr
+        .contains("RUN needs namespaces")
+    {
+        eprintln!("skipped: no namespaces here");
+        return;
+    }
+    for (instructions, hint) in [
+        (
+            "RUN no-such-program\n",
+            "127 is a shell's for a program that is not there; ",
+        ),
+        (
+            "RUN /etc/passwd\n",
+            "126 is a shell's for a file that it may not execute: ",
+        ),
+        (
+            "RUN exit 137\n",
+            "137 is that of a process that was killed, ",
+        ),
+        (
+            "RUN --mount=type=secret,id=token --mount=type=ssh cat /run/secrets/token\n",
+            "the step can have what was not given: --secret id=token, --ssh default\n",
+        ),
+        ("USER rot\nRUN id\n", "did you mean `root`?\n"),
+        (
+            "USER somebody\nRUN id\n",
+            "names of USER are looked up in the image, ",
+        ),
+        (
+            "FROM scratch\nRUN true\n",
+            "there is no shell in the image, ",
+        ),
+    ] {
+        env.dockerfile(&format!("FROM base\n{instructions}"));
+        env.build_on_base(&[])
+            .exits(1)
+            .says(&format!("hint: {hint}"));
+    }
+    env.dockerfile("FROM base\nRUN exit 3\n");
+    let outcome = env.build_on_base(&[]).exits(1);
+    assert!(!outcome.stderr.contains("hint:"), "{outcome}");
+}

@@ -62,7 +62,7 @@ pub(crate) fn save(store: &Store, args: &SaveArgs, env: &Environment) -> Result<
 
 /// `rbuild load`: prints the names of what it loaded.
 pub(crate) fn load(store: &Store, args: &LoadArgs) -> Result<(), Failure> {
-    let failed = |e: output::LoadError| Failure::from_error(classify::kind_of(&e, Kind::Build), &e);
+    let failed = |e: output::LoadError| classify::failure_or(Kind::Build, &e);
     let loaded = match &args.input {
         Some(path) if path.is_dir() => output::load_dir(path, store).map_err(failed)?,
         Some(path) if path.as_os_str() != "-" => {

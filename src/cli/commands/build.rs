@@ -5,7 +5,7 @@ mod wanted;
 use std::{fs, io, path::Path, sync::Arc};
 
 use rbuild::{
-    build::{self, BuildError, BuildRequest, BuildResult, Services, StepError},
+    build::{self, BuildError, BuildRequest, BuildResult, FailedStep, Services, StepError},
     dockerfile::lint::Warning,
     explain::Explanation,
     output::{self, Engine, Exported, OutputSpec, Sbom, is_written_in_place},
@@ -373,25 +373,23 @@ impl Session<'_> {
             self.request.dockerfile_name.clone(),
             self.request.dockerfile.clone(),
         );
-        let by_chain = |error: &(dyn std::error::Error + 'static)| {
-            let failure = Failure::from_error(classify::kind_of(error, Kind::Build), error);
-            match classify::hint(error) {
-                Some(hint) => failure.with_hint(hint),
-                None => failure,
-            }
+        let of_step = |step: &FailedStep| {
+            let text = &self.request.dockerfile;
+            let instruction = step.span.and_then(|span| text.get(span.range()));
+            classify::step_failure(&step.source, instruction.unwrap_or_default(), self.request)
         };
         match error {
             BuildError::Invalid(diagnostics) => Failure::from_diagnostics(source, diagnostics),
             BuildError::Image(image) => {
-                let failure = by_chain(error).at(source, image.span);
+                let failure = classify::failure_or(Kind::Build, error).at(source, image.span);
                 match &image.suggestion {
                     Some(name) => failure.with_hint(format!("did you mean `{name}`?")),
                     None => failure,
                 }
             }
-            BuildError::Epoch { span, .. } => by_chain(error).at(source, *span),
+            BuildError::Epoch { span, .. } => classify::failure_or(Kind::Build, error).at(source, *span),
             BuildError::Step(step) => self.interrupted().unwrap_or_else(|| {
-                let first = by_chain(&step.source);
+                let first = of_step(step);
                 let first = match step.span {
                     Some(span) => first.at(source, span),
                     None => first.with_hint(
@@ -399,13 +397,13 @@ impl Session<'_> {
                     ),
                 };
                 step.others.iter().fold(first, |failure, other| {
-                    failure.and(by_chain(&other.source), other.span)
+                    failure.and(of_step(other), other.span)
                 })
             }),
             BuildError::Interrupted => self
                 .interrupted()
                 .unwrap_or_else(|| Failure::new(Kind::Bug, "the build gave up without a reason")),
-            _ => by_chain(error),
+            _ => classify::failure_or(Kind::Build, error),
         }
     }
 }

@@ -289,7 +289,7 @@ impl Source {
             path.clone()
         };
         let place = ArchivePlace::open(archive, scratch.path().to_owned(), tag)
-            .map_err(|e| Failure::from_error(classify::kind_of(&e, Kind::Build), &e))?;
+            .map_err(|e| classify::failure_or(Kind::Build, &e))?;
         let place = place.ok_or_else(|| {
             let said = format!("{} is no archive", path.display());
             Failure::new(Kind::Build, said)

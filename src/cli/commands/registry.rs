@@ -135,7 +135,7 @@ pub(crate) fn login(args: &LoginArgs, env: &Environment) -> Result<(), Failure> 
     let limit = settings.timeouts.helper;
     Client::new(settings)
         .and_then(|client| client.login(registry))
-        .map_err(|e| Failure::from_error(classify::kind_of(&e, Kind::Remote), &e))?;
+        .map_err(|e| classify::failure_or(Kind::Remote, &e))?;
 
     edit_config(env, |text, config, path| {
         if let Some(name) = config.helper_name(registry) {

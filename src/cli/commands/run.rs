@@ -69,14 +69,8 @@ pub(crate) fn run(
             io::stdout().lock().flush().ok();
         }
     };
-    let exit =
-        run_container(&manifest, &config, &container, &services, &mut sink).map_err(|e| {
-            let failure = Failure::from_error(classify::kind_of(&e, Kind::Build), &e);
-            match classify::hint(&e) {
-                Some(hint) => failure.with_hint(hint),
-                None => failure,
-            }
-        })?;
+    let exit = run_container(&manifest, &config, &container, &services, &mut sink)
+        .map_err(|e| classify::failure_or(Kind::Build, &e))?;
     ports.finish();
     if let Exit::NotStarted { reason, .. } = &exit {
         diagnostics::warn(&format!("error: {reason}\n"));
