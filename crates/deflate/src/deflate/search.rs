@@ -47,6 +47,8 @@ impl Means {
 pub(super) struct Search {
     means: Means,
     heads: Box<Heads>,
+    /// Where the last search ended: all heads are before it, or the first place.
+    end: usize,
     map: Box<Map>,
 }
 
@@ -60,6 +62,7 @@ impl Search {
         Self {
             means,
             heads: boxed(),
+            end: 0,
             map: boxed(),
         }
     }
@@ -67,14 +70,22 @@ impl Search {
     /// Begins anew: all hashes have the first place.
     pub(super) fn forget(&mut self) {
         self.heads.fill(0);
+        self.end = 0;
     }
 
     /// The tokens of so many bytes from a place on, at most of a piece. The last bytes of all are not searched.
+    ///
+    /// # Panics
+    ///
+    /// If the place is before one that was searched since the last [`Self::forget`].
     pub(super) fn piece(&mut self, bytes: &[u8], start: usize, length: usize) -> &Map {
         let seen = (bytes.len() - start).saturating_sub(SEEN as usize);
         let (map, rest) = self.map[..length].split_at_mut(seen.min(length) / GROUP * GROUP);
         let heads = &mut self.heads;
+        // What `wide.rs` loads by address lies in `bytes` for this reason.
+        assert!(start >= self.end, "places are searched in their order");
         if !map.is_empty() {
+            self.end = start + map.len();
             match self.means {
                 Means::Portable => portable(heads, map, bytes, start),
                 #[cfg(target_arch = "x86_64")]

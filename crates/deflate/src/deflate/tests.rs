@@ -214,3 +214,111 @@ fn the_bytes_are_what_they_were() {
         });
     assert_eq!((stream.len(), sum), (105_547, 9_063_248_772_173_027_332));
 }
+
+/// A stream is read back by other readers and by ours, and is the same by all means.
+fn check(bytes: &[u8], what: &dyn std::fmt::Debug) {
+    let mut streams = Means::all()
+        .into_iter()
+        .map(|means| compressed(&mut Compressor::with(Search::by(means)), bytes));
+    let first = streams.next().expect("one is portable");
+    assert!(first.len() <= Compressor::bound(bytes.len()), "{what:?}");
+    assert!(decompressed(&first) == bytes, "{what:?}");
+    assert!(streams.all(|other| other == first), "{what:?}");
+    let mut by_libdeflate = vec![0; bytes.len()];
+    let length = libdeflater::Decompressor::new().deflate_decompress(&first, &mut by_libdeflate);
+    assert_eq!(length, Ok(bytes.len()), "{what:?}");
+    assert!(by_libdeflate == bytes, "{what:?}");
+}
+
+#[test]
+fn streams_of_every_small_length_are_read_back() {
+    for length in 0..600 {
+        let noise: Vec<u8> = noise(length as u64).take(length).collect();
+        for bytes in [
+            noise.iter().map(|byte| byte & 1).collect(),
+            prose(length as u64, length),
+            vec![b'a'; length],
+            noise,
+        ] {
+            check(&bytes, &length);
+        }
+    }
+}
+
+#[test]
+fn streams_of_every_short_period_are_read_back() {
+    for period in 1..=300 {
+        let bytes: Vec<u8> = noise(period as u64).take(period).collect();
+        for length in [
+            period + 3,
+            700,
+            PIECE / 2 + period,
+            PIECE + 7,
+            2 * PIECE + 301,
+        ] {
+            let repeated: Vec<u8> = bytes.iter().copied().cycle().take(length).collect();
+            check(&repeated, &(period, length));
+        }
+    }
+}
+
+#[test]
+fn matches_across_the_ends_of_halves_pieces_and_blocks_are_read_back() {
+    // A match of each length that reaches over the end by each number of bytes.
+    for end in [PIECE / 2, PIECE, PIECES * PIECE, 2 * PIECES * PIECE] {
+        for beyond in [
+            0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 255, 256, 257, 258, 259, 300,
+        ] {
+            for length in [3, 4, 5, 8, 9, 16, 257, 258, 259, 600] {
+                let mut bytes: Vec<u8> = noise(13).take(end + beyond - length.min(end)).collect();
+                let from = bytes.len() - 1000;
+                bytes.extend_from_within(from..from + length.min(1000));
+                bytes.extend(noise(14).take(40));
+                check(&bytes, &(end, beyond, length));
+            }
+        }
+    }
+}
+
+#[test]
+fn repeats_from_32_kib_back_are_read_back() {
+    for back in 32_758..=32_778 {
+        for length in [4, 8, 9, 258, 300, 40_000] {
+            let mut bytes: Vec<u8> = noise(back as u64).take(back).collect();
+            let again: Vec<u8> = bytes.iter().copied().cycle().take(length).collect();
+            bytes.extend(again);
+            check(&bytes, &(back, length));
+        }
+    }
+}
+
+#[test]
+fn lengths_about_those_of_blocks_are_read_back() {
+    for around in [PIECE, PIECES * PIECE, 65_535] {
+        for length in around - 26..around + 26 {
+            check(&noise(5).take(length).collect::<Vec<_>>(), &length);
+            check(&prose(5, length), &length);
+            check(&vec![0; length], &length);
+        }
+    }
+}
+
+#[test]
+fn skewed_counts_make_long_words_that_are_within_the_limit() {
+    // Bytes as often as Fibonacci's numbers say: the best code without a limit has words of 20 bits.
+    let (mut a, mut b) = (1, 1);
+    let mut bytes = Vec::new();
+    for byte in 0..20 {
+        bytes.extend(std::iter::repeat_n(byte * 7, a));
+        (a, b) = (b, a + b);
+    }
+    let mut order = noise(9);
+    for place in (1..bytes.len()).rev() {
+        let other = order
+            .by_ref()
+            .take(4)
+            .fold(0_usize, |sum, byte| (sum << 8) | usize::from(byte));
+        bytes.swap(place, other % (place + 1));
+    }
+    check(&bytes, &bytes.len());
+}

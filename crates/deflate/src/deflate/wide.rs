@@ -61,8 +61,9 @@ impl Avx512 {
         let Self(()) = self;
         let places = &bytes[start..start + map.len() + SEEN as usize];
         assert!(map.len().is_multiple_of(GROUP) && bytes.len() < i32::MAX as usize);
-        // SAFETY: there is no such value where the processor lacks any of it. The heads are places before `start` and those that
-        // this search puts there, each of which has eight bytes behind it.
+        // SAFETY: there is no such value where the processor lacks any of it. The heads are places before `start`, as `Search::piece`,
+        // which alone calls this, has made sure of, or the first place, and those that this search puts there: `bytes` has those
+        // of `places`, so each of them has eight bytes there.
         unsafe { sixteen_at_a_time(heads, map, places, bytes, start) }
     }
 }

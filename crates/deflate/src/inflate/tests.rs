@@ -184,3 +184,50 @@ proptest! {
         prop_assert_eq!(ours.is_ok(), theirs.is_ok());
     }
 }
+
+/// Of streams with a wrong bit each, those that both readers read are read alike, and no reader panics.
+#[test]
+fn one_wrong_bit_anywhere_is_an_error_or_makes_no_difference() {
+    for (bytes, level) in [
+        (mixed(8, 900), 9),
+        (b"abcabcabcabcabcabcabcabcabc".to_vec(), 9),
+        (mixed(9, 400), 0),
+        (vec![b'x'; 70_000], 6),
+    ] {
+        let blob = gzip(&bytes, level);
+        for bit in 0..blob.len() * 8 {
+            let mut wrong = blob.clone();
+            wrong[bit / 8] ^= 1 << (bit % 8);
+            match (gunzip(&wrong, usize::MAX), by_flate2(&wrong)) {
+                (Ok(ours), Ok(theirs)) => assert!(ours == theirs, "bit {bit}"),
+                (Err(_), Err(_)) => {}
+                (ours, theirs) => panic!("bit {bit}: {:?} {:?}", ours.is_ok(), theirs.is_ok()),
+            }
+        }
+    }
+}
+
+#[test]
+fn our_own_streams_are_read_and_never_as_other_bytes() {
+    let bytes = mixed(10, 120_000);
+    let mut stream = vec![0; crate::Compressor::bound(bytes.len())];
+    let length = crate::Compressor::new().compress(&bytes, &mut stream);
+    stream.truncate(length);
+    let mut crc = libdeflater::Crc::new();
+    crc.update(&bytes);
+    let head: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+    let end = [crc.sum().to_le_bytes(), (bytes.len() as u32).to_le_bytes()].concat();
+    let blob = [head, &stream, &end].concat();
+    assert!(gunzip(&blob, 4096).unwrap() == bytes);
+    for length in (0..blob.len()).step_by(61) {
+        assert!(gunzip(&blob[..length], usize::MAX).is_err(), "{length}");
+    }
+    for bit in (80..(blob.len()) * 8).step_by(1009) {
+        let mut wrong = blob.clone();
+        wrong[bit / 8] ^= 1 << (bit % 8);
+        // Nothing is in the bits that fill up the last byte.
+        if let Ok(read) = gunzip(&wrong, usize::MAX) {
+            assert!(read == bytes, "bit {bit}");
+        }
+    }
+}
