@@ -47,24 +47,49 @@ struct AddFd {
     to_flags: u32,
 }
 
-// `_IOWR('!', 0, struct seccomp_notif)` and so on.
-const RECEIVE: u64 = 0xc050_2100;
-const SEND: u64 = 0xc018_2101;
-const IS_VALID: u64 = 0x4008_2102;
-const ADD_FD: u64 = 0x4018_2103;
+/// The argument of a request to a listener, which names no other.
+trait Argument {
+    /// `_IOWR('!', 0, struct seccomp_notif)` and so on.
+    const REQUEST: u64;
+}
+
+impl Argument for Notification {
+    const REQUEST: u64 = 0xc050_2100;
+}
+
+impl Argument for Response {
+    const REQUEST: u64 = 0xc018_2101;
+}
+
+/// The id of a call, for the question whether it still waits.
+#[repr(transparent)]
+struct Id(u64);
+
+impl Argument for Id {
+    const REQUEST: u64 = 0x4008_2102;
+}
+
+impl Argument for AddFd {
+    const REQUEST: u64 = 0x4018_2103;
+}
+
 const SET_FLAGS: u64 = 0x4008_2104;
 
 const CONTINUE: u32 = 1;
 const ADD_FD_SEND: u32 = 2;
 const SYNC_WAKE_UP: u64 = 1;
 
-fn ioctl<T>(listener: BorrowedFd<'_>, request: u64, argument: &mut T) -> io::Result<()> {
-    // SAFETY: each request is used with the structure that its number names, which is valid for reads and writes.
-    let result = unsafe { libc::ioctl(listener.as_raw_fd(), request, ptr::from_mut(argument)) };
+/// Makes a request; gives what the kernel does.
+fn ioctl<T: Argument>(listener: BorrowedFd<'_>, argument: &mut T) -> io::Result<i32> {
+    // A request says how many bytes its argument has.
+    const { assert!((T::REQUEST >> 16) as usize & 0x3fff == mem::size_of::<T>()) }
+    let listener = listener.as_raw_fd();
+    // SAFETY: the kernel reads and writes the argument of the request, which is of that size and laid out as its structure.
+    let result = unsafe { libc::ioctl(listener, T::REQUEST, ptr::from_mut(argument)) };
     if result == -1 {
         Err(io::Error::last_os_error())
     } else {
-        Ok(())
+        Ok(result)
     }
 }
 
@@ -78,8 +103,8 @@ pub(in crate::sandbox) fn wake_in_turn(listener: BorrowedFd<'_>) {
 /// Waits for a call. `None` when its thread was killed before it could be told, and when a listener that does not block has none.
 pub(in crate::sandbox) fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Notification>> {
     let mut notification = Notification::default();
-    match ioctl(listener, RECEIVE, &mut notification) {
-        Ok(()) => Ok(Some(notification)),
+    match ioctl(listener, &mut notification) {
+        Ok(_) => Ok(Some(notification)),
         Err(error) => match error.raw_os_error() {
             Some(libc::ENOENT | libc::EINTR | libc::EAGAIN) => Ok(None),
             _ => Err(error),
@@ -90,8 +115,7 @@ pub(in crate::sandbox) fn receive(listener: BorrowedFd<'_>) -> io::Result<Option
 /// Whether the call still waits: after this, what was learnt of its thread was about that thread and no later one of
 /// the same number.
 pub(in crate::sandbox) fn is_valid(listener: BorrowedFd<'_>, id: u64) -> bool {
-    let mut id = id;
-    ioctl(listener, IS_VALID, &mut id).is_ok()
+    ioctl(listener, &mut Id(id)).is_ok()
 }
 
 /// The answer to a call.
@@ -122,7 +146,7 @@ pub(in crate::sandbox) fn send(
         error,
         flags,
     };
-    ioctl(listener, SEND, &mut response)
+    ioctl(listener, &mut response).map(drop)
 }
 
 /// Gives the caller of a call that waits a copy of `fd`, to be closed when it starts a program; its number there.
@@ -138,12 +162,7 @@ pub(in crate::sandbox) fn give_fd(
         to: 0,
         to_flags: libc::O_CLOEXEC.cast_unsigned(),
     };
-    // SAFETY: as in `ioctl`, whose result is thrown away there.
-    let number = unsafe { libc::ioctl(listener.as_raw_fd(), ADD_FD, ptr::from_mut(&mut request)) };
-    if number == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(number)
+    ioctl(listener, &mut request)
 }
 
 /// Answers a call with a new descriptor of the caller that is a copy of `fd`.
@@ -164,20 +183,13 @@ pub(in crate::sandbox) fn send_fd(
             0
         },
     };
-    let error = match ioctl(listener, ADD_FD, &mut request) {
-        Ok(()) => return Ok(()),
-        Err(error) => error,
-    };
-    if error.raw_os_error() != Some(libc::EINVAL) {
-        return Err(error);
+    match ioctl(listener, &mut request) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        outcome => return outcome.map(drop),
     }
     // Before Linux 5.14: put the descriptor there, then answer with its number.
     request.flags = 0;
-    // SAFETY: as in `ioctl`, whose result is thrown away there.
-    let number = unsafe { libc::ioctl(listener.as_raw_fd(), ADD_FD, ptr::from_mut(&mut request)) };
-    if number == -1 {
-        return Err(io::Error::last_os_error());
-    }
+    let number = ioctl(listener, &mut request)?;
     send(listener, id, Answer::Value(number.into()))
 }
 
@@ -481,6 +493,5 @@ pub(in crate::sandbox) fn memory() -> u64 {
 }
 
 const _: () = assert!(mem::size_of::<libc::statfs>() == 120);
-const _: () = assert!(mem::size_of::<Notification>() == 80);
-const _: () = assert!(mem::size_of::<Response>() == 24);
-const _: () = assert!(mem::size_of::<AddFd>() == 24);
+const _: () = assert!(mem::size_of::<libc::stat>() == STAT_LEN);
+const _: () = assert!(mem::size_of::<libc::statx>() == mem::size_of::<RawStatx>());

@@ -2,6 +2,16 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
 
+/// Whether this test may do what only root may.
+#[expect(clippy::print_stderr, reason = "a test that does not run says why")]
+fn is_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("skipped: needs root for devices and owners");
+    }
+    root
+}
+
 fn shown(dir: &Path) -> Vec<String> {
     let mut all = Vec::new();
     let mut todo = vec![dir.to_owned()];
@@ -28,7 +38,7 @@ fn shown(dir: &Path) -> Vec<String> {
 
 #[test]
 fn what_was_put_in_leaves_no_trace() {
-    if !rustix::process::geteuid().is_root() {
+    if !is_root() {
         return;
     }
     let at = tempfile::tempdir().unwrap();
@@ -81,7 +91,7 @@ fn what_was_put_in_leaves_no_trace() {
 
 #[test]
 fn a_step_cannot_lead_the_cleaning_out_of_the_root() {
-    if !rustix::process::geteuid().is_root() {
+    if !is_root() {
         return;
     }
     let at = tempfile::tempdir().unwrap();
