@@ -102,87 +102,21 @@ impl Planner<'_> {
             }
         }
         let written_dest = self.expand(at, command, &transfer.dest)?;
-        let mut inline = Vec::new();
-        for source in &transfer.sources {
-            let Source::Heredoc(heredoc) = source else {
-                continue;
-            };
-            let mut content = heredoc.body();
-            if heredoc.expand {
-                content = self.expand_text(at, command, &content, Expander::heredoc())?;
-            }
-            check_inline_name(&heredoc.name).map_err(|message| error(command, message))?;
-            inline.push(CopySource::Inline {
-                name: heredoc.name.clone(),
-                content,
-            });
-        }
+        let mut inline = self.inline_sources(at, command, transfer)?;
         let chmod = chmod
             .map(|chmod| Chmod::parse(&chmod))
             .transpose()
             .map_err(|e| error(command, e.to_string()))?;
-
-        let mut sources = Vec::with_capacity(written.len() + inline.len());
-        for source in &written {
-            if flags.from.is_none() {
-                self.report_ignored(command, verb, source);
-            }
-            let (mut source, git) =
-                remote::classify(source).map_err(|e| error(command, e.to_string()))?;
-            if let CopySource::Path(path) = &mut source {
-                *path = self.states[at]
-                    .path(std::mem::take(path))
-                    .map_err(|message| error(command, message))?;
-            }
-            check_remote(verb, &source, git.as_ref(), &flags)
-                .map_err(|message| error(command, message))?;
-            sources.push(source);
-        }
+        let mut sources = self.named_sources(at, command, verb, &written, &flags)?;
         if let Some(checksum) = &flags.checksum {
-            match sources.as_slice() {
-                [CopySource::Url(_)] => check_digest(checksum).map_err(|e| error(command, e))?,
-                // A prefix of a commit's name.
-                [CopySource::Git(_)] => {}
-                [_] => {
-                    return Err(error(command, "checksum requires HTTP(S) or Git sources"));
-                }
-                _ => {
-                    return Err(error(
-                        command,
-                        "checksum can't be specified for multiple sources",
-                    ));
-                }
-            }
+            check_checksum(checksum, &sources).map_err(|message| error(command, message))?;
         }
-
-        let mut created_by = vec![command.instruction.name().to_owned()];
-        if flags.parents {
-            created_by.push("--parents".to_owned());
-        }
-        let flags_shown = [
-            ("chown", chown.as_deref()),
-            ("chmod", chmod.as_ref().map(Chmod::as_str)),
-        ];
-        for (flag, value) in flags_shown {
-            if let Some(value) = value {
-                created_by.push(format!("--{flag}={value}"));
-            }
-        }
-        created_by.extend_from_slice(&written);
-        for source in &inline {
-            if let CopySource::Inline { name, .. } = source {
-                created_by.push(format!("<<{name}"));
-            }
-        }
-        created_by.push(format!("{written_dest} # buildkit"));
-        let created_by = created_by.join(" ");
-
         sources.append(&mut inline);
         let text = self.progress_text(at, &command.instruction.text, false, &[]);
         let text = without_users(&text);
         let state = &self.states[at];
         let dest = state
-            .path(written_dest)
+            .path(written_dest.clone())
             .map_err(|message| error(command, message))?;
         // With a mode, BuildKit copies as without the flag.
         let link = transfer.link && chmod.is_none();
@@ -200,8 +134,62 @@ impl Planner<'_> {
             keep_git_dir: flags.keep_git_dir,
             unpack: flags.unpack,
         };
+        let created_by = created_by(command.instruction.name(), &op, &written, &written_dest);
         self.step(at, command, &text, created_by, Op::Copy(Box::new(op)));
         Ok(())
+    }
+
+    /// The heredocs among the sources, with their variables expanded where they want that.
+    fn inline_sources(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        transfer: &Transfer,
+    ) -> Result<Vec<CopySource>, Diagnostic> {
+        let mut inline = Vec::new();
+        for source in &transfer.sources {
+            let Source::Heredoc(heredoc) = source else {
+                continue;
+            };
+            let mut content = heredoc.body();
+            if heredoc.expand {
+                content = self.expand_text(at, command, &content, Expander::heredoc())?;
+            }
+            check_inline_name(&heredoc.name).map_err(|message| error(command, message))?;
+            inline.push(CopySource::Inline {
+                name: heredoc.name.clone(),
+                content,
+            });
+        }
+        Ok(inline)
+    }
+
+    /// The other sources, from their words, in which variables are expanded.
+    fn named_sources(
+        &mut self,
+        at: usize,
+        command: &Command<'_>,
+        verb: CopyVerb,
+        written: &[String],
+        flags: &Flags,
+    ) -> Result<Vec<CopySource>, Diagnostic> {
+        let mut sources = Vec::with_capacity(written.len());
+        for source in written {
+            if flags.from.is_none() {
+                self.report_ignored(command, verb, source);
+            }
+            let (mut source, git) =
+                remote::classify(source).map_err(|e| error(command, e.to_string()))?;
+            if let CopySource::Path(path) = &mut source {
+                *path = self.states[at]
+                    .path(std::mem::take(path))
+                    .map_err(|message| error(command, message))?;
+            }
+            check_remote(verb, &source, git.as_ref(), flags)
+                .map_err(|message| error(command, message))?;
+            sources.push(source);
+        }
+        Ok(sources)
     }
 
     /// Reports a source that the ignore file takes out. With exceptions in that file it is hard to tell, so nothing is
@@ -241,6 +229,39 @@ impl Planner<'_> {
         let value = self.expand(at, command, value)?;
         Ok(Some(value).filter(|value| !value.is_empty()))
     }
+}
+
+/// Whether `--checksum` makes sense for the sources beside heredocs, in the words of BuildKit.
+fn check_checksum(checksum: &str, sources: &[CopySource]) -> Result<(), &'static str> {
+    match sources {
+        [CopySource::Url(_)] => check_digest(checksum),
+        // A prefix of a commit's name.
+        [CopySource::Git(_)] => Ok(()),
+        [_] => Err("checksum requires HTTP(S) or Git sources"),
+        _ => Err("checksum can't be specified for multiple sources"),
+    }
+}
+
+/// What the history says of a copy: `written` are its sources beside heredocs, and `dest` is its destination, expanded.
+fn created_by(instruction: &str, op: &CopyOp, written: &[String], dest: &str) -> String {
+    let mut words = vec![instruction.to_owned()];
+    if op.parents {
+        words.push("--parents".to_owned());
+    }
+    if let Some(chown) = &op.chown {
+        words.push(format!("--chown={chown}"));
+    }
+    if let Some(chmod) = &op.chmod {
+        words.push(format!("--chmod={}", chmod.as_str()));
+    }
+    words.extend_from_slice(written);
+    for source in &op.sources {
+        if let CopySource::Inline { name, .. } = source {
+            words.push(format!("<<{name}"));
+        }
+    }
+    words.push(format!("{dest} # buildkit"));
+    words.join(" ")
 }
 
 /// Refuses remote sources for `COPY`, and git sources that contradict the flags.
