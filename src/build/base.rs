@@ -73,16 +73,14 @@ pub(super) fn base(
                 format!("[context {name}] load from client"),
             );
             let task = session.task(label);
-            let made = copy_step::context_layer(session, name);
-            match made {
-                Ok(changes) => {
-                    let description = format!("local source for {name}");
-                    let written = write(session, None, changes, description).and_then(|made| {
-                        record_layer(session.services.store, &made.layer)?;
-                        Ok(made.layer)
-                    });
-                    let layer = written
-                        .map_err(|error| step_failed(stage, stage.span, &stage.name, error))?;
+            let written = copy_step::context_layer(session, name).and_then(|changes| {
+                let description = format!("local source for {name}");
+                let made = write(session, None, changes, description)?;
+                record_layer(session.services.store, &made.layer)?;
+                Ok(made.layer)
+            });
+            match written {
+                Ok(layer) => {
                     task.done();
                     let digest = layer.diff_id.0;
                     Ok(start(root.push(layer), name, Some(digest)))
