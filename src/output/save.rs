@@ -17,14 +17,12 @@ pub struct SavedImage {
     pub names: Vec<Reference>,
 }
 
-/// Writes images as one archive, or as an image layout in a directory when `tar` is false. All their blobs have to be in the
-/// store. `now` dates the entries of the index, in seconds since 1970.
+/// Writes images as one archive. All their blobs have to be in the store. `now` dates the entries of the index, in seconds since 1970.
 pub fn save(
     store: &Store,
     images: &[SavedImage],
     format: ArchiveFormat,
     dest: &Dest,
-    tar: bool,
     now: i64,
     stdout: &mut dyn Write,
 ) -> Result<(), OutputError> {
@@ -40,5 +38,5 @@ pub fn save(
         })
         .collect();
     let contents = Contents::new(store, &named, format, &super::rfc3339(now))?;
-    super::write_archive(&contents, store, dest, tar, stdout)
+    super::write_archive(&contents, store, dest, true, stdout)
 }

@@ -56,21 +56,27 @@ pub(crate) fn save(store: &Store, args: &SaveArgs, env: &Environment) -> Result<
     };
     let now = jiff::Timestamp::now().as_second();
     let mut out = io::stdout().lock();
-    output::save(store, &saved, format, &dest, true, now, &mut out)
-        .map_err(|e| classify::failure(&e))
+    output::save(store, &saved, format, &dest, now, &mut out).map_err(|e| classify::failure(&e))
 }
 
 /// `rbuild load`: prints the names of what it loaded.
 pub(crate) fn load(store: &Store, args: &LoadArgs) -> Result<(), Failure> {
-    let failed = |e: output::LoadError| classify::failure_or(Kind::Build, &e);
-    let loaded = match &args.input {
+    let input = args.input.as_deref().filter(|path| *path != "-");
+    let failed = |e: output::LoadError| {
+        let failure = classify::failure_or(Kind::Build, &e);
+        match input {
+            Some(path) => failure.during(format!("cannot load images from `{}`", path.display())),
+            None => failure,
+        }
+    };
+    let loaded = match input {
         Some(path) if path.is_dir() => output::load_dir(path, store).map_err(failed)?,
-        Some(path) if path.as_os_str() != "-" => {
+        Some(path) => {
             let file = File::open(path)
                 .map_err(|e| Failure::usage(format!("cannot read {}: {e}", path.display())))?;
             output::load(file, store).map_err(failed)?
         }
-        _ => {
+        None => {
             let stdin = io::stdin().lock();
             if stdin.is_terminal() {
                 return Err(Failure::usage("there is no archive on standard input")

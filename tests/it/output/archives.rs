@@ -364,7 +364,6 @@ fn save_writes_several_images() {
             &images,
             format,
             &Dest::Stdout,
-            true,
             0,
             &mut stdout,
         )

@@ -34,7 +34,6 @@ fn saved(fixture: &Fixture, format: ArchiveFormat) -> (Vec<u8>, Digest) {
         &[image],
         format,
         &Dest::Stdout,
-        true,
         0,
         &mut bytes,
     )
