@@ -19,10 +19,14 @@
 //! ```
 //! Whatever comes from Dockerfiles, processes, archives and registries is made safe for terminals here.
 
+mod excerpt;
+
 use std::{error::Error, fmt::Write as _};
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::Level;
 use rbuild::source::{Diagnostic, Lines, Severity, Span};
+
+use self::excerpt::excerpt;
 
 use super::{
     progress::FailedStep,
@@ -319,55 +323,6 @@ pub(crate) fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
 
 /// Nobody reads more errors of one file than this.
 const MOST_FINDINGS: usize = 100;
-
-/// How many lines around the marked ones are shown.
-const CONTEXT_LINES: usize = 3;
-
-/// An instruction of more lines is shown in part.
-const MOST_MARKED_LINES: usize = 24;
-
-fn excerpt(
-    level: Level<'_>,
-    message: &str,
-    source: &Source,
-    place: Span,
-    colour: Colour,
-) -> String {
-    let (first, last) = source.lines.touched(place);
-    let shown_first = first.saturating_sub(CONTEXT_LINES).max(1);
-    let start_of = |line| source.lines.start_of(line, &source.text);
-    let start = start_of(shown_first);
-    let shown = &source.text[start..start_of(last + CONTEXT_LINES + 1)];
-    let within = |at: usize| {
-        let mut at = at.saturating_sub(start).min(shown.len());
-        while !shown.is_char_boundary(at) {
-            at -= 1;
-        }
-        at
-    };
-    let (from, mut to) = (within(place.start), within(place.end));
-    // A mark that takes in the line break would point at the line below.
-    while to > from && shown[..to].ends_with(['\n', '\r']) {
-        to -= 1;
-    }
-    let fold = last - first > MOST_MARKED_LINES;
-    let snippet = Snippet::source(shown)
-        .line_start(shown_first)
-        .path(terminal::one_line(&source.name))
-        .fold(fold)
-        .annotation(AnnotationKind::Primary.span(from..to));
-    let report = &[Group::with_title(level.primary_title(message)).element(snippet)];
-    let mut text = renderer(colour).render(report);
-    text.push('\n');
-    text
-}
-
-fn renderer(colour: Colour) -> Renderer {
-    match colour {
-        Colour::On => Renderer::styled(),
-        Colour::Off => Renderer::plain(),
-    }
-}
 
 fn titled(level: &str, message: &str, colour: Colour) -> String {
     match colour {

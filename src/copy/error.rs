@@ -141,6 +141,10 @@ impl CopyError {
             Self::NoUsers { .. } => {
                 Some("FROM scratch and --link have no /etc/passwd; give numbers instead".to_owned())
             }
+            Self::Wildcard(text) if text.starts_with('[') => Some(
+                "`[` begins a set of characters; sources and destination are a list only where all of it is valid JSON"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

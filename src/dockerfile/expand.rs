@@ -77,6 +77,13 @@ pub struct ExpandError {
     pub unset: BTreeSet<String>,
 }
 
+impl ExpandError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        (self.reason == unsupported(NO_CHARACTER)).then_some("`${` ends with `}`")
+    }
+}
+
 impl Expander {
     /// Expands words of instructions: quotes and escapes are removed, unset variables are empty.
     pub const fn new(escape: char) -> Self {

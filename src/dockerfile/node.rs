@@ -264,10 +264,13 @@ pub(super) fn unknown_instruction(keyword: &Word) -> Diagnostic {
         suggest(word, lower.iter().map(String::as_str))
     };
     let error = Diagnostic::error(did_you_mean(message, near), keyword.span);
-    match near {
-        Some(_) => error,
-        None => error.with_hint(
+    if word.contains(char::is_whitespace) {
+        error.with_hint("there is a space in it that is not the usual one; write that instead")
+    } else if near.is_none() {
+        error.with_hint(
             "if it goes on with the instruction above, the last line of that one has to end with `\\`",
-        ),
+        )
+    } else {
+        error
     }
 }

@@ -48,7 +48,11 @@ impl Planner<'_> {
         match self.expand_reporting(at, command, text, expander) {
             Ok(text) => Ok(text),
             Err(e) => {
-                self.excuse(error(command, e.to_string()))?;
+                let error = error(command, e.to_string());
+                self.excuse(match e.hint() {
+                    Some(hint) => error.with_hint(hint),
+                    None => error,
+                })?;
                 Ok(text.to_owned())
             }
         }

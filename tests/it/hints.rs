@@ -178,6 +178,15 @@ fn typical_mistakes_are_told_with_what_to_do() {
             "if it goes on with the instruction above, the last line of that one has to end with `\\`",
         ),
         (
+            "FROM scratch\nRUN\u{a0}make\n",
+            "there is a space in it that is not the usual one; write that instead",
+        ),
+        ("FROM scratch\nENV A=${B\n", "`${` ends with `}`"),
+        (
+            "FROM scratch\nCOPY [\"a\", \"b\" /x\n",
+            "`[` begins a set of characters; sources and destination are a list only where all of it is valid JSON",
+        ),
+        (
             "FROM scratch\nCOPY --from=3 / /\n",
             "stages count from 0; `FROM … AS name` lets --from name one",
         ),
