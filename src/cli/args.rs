@@ -11,6 +11,7 @@
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use rbuild::source::suggest;
 
 use super::{
     build_args::BuildArgs, cache_args::CacheArgs, cache_spec::CacheFrom,
@@ -380,6 +381,11 @@ pub(crate) fn with_default_command(args: impl IntoIterator<Item = OsString>) -> 
             "--root" => at += 2,
             _ if arg.starts_with("--root=") => at += 1,
             "-h" | "--help" | "-V" | "--version" => return args,
+            "help" => {
+                args.remove(at);
+                args.push("--help".into());
+                return args;
+            }
             _ if is_command(arg) => return args,
             _ => break,
         }
@@ -415,6 +421,14 @@ fn is_command(word: &str) -> bool {
     Cli::command()
         .get_subcommands()
         .any(|c| c.get_name() == word || c.get_all_aliases().any(|a| a == word))
+}
+
+/// The command that may be meant by a word that was taken for a context.
+pub(crate) fn command_near(word: &str) -> Option<String> {
+    use clap::CommandFactory as _;
+    let command = Cli::command();
+    let names = command.get_subcommands().map(clap::Command::get_name);
+    suggest(word, names).map(ToOwned::to_owned)
 }
 
 #[cfg(test)]
@@ -461,6 +475,9 @@ mod tests {
             ("rbuild build .", "rbuild build ."),
             ("rbuild ./images", "rbuild build ./images"),
             ("rbuild --help", "rbuild --help"),
+            ("rbuild help", "rbuild --help"),
+            ("rbuild help cache prune", "rbuild cache prune --help"),
+            ("rbuild ./help", "rbuild build ./help"),
             ("rbuild", "rbuild"),
         ] {
             assert_eq!(defaulted(line), want);

@@ -16,6 +16,7 @@ use rbuild::{
 };
 
 use super::{
+    args,
     diagnostics::{Failure, Kind, Source},
     environment::Environment,
     remote::{self, Fetched, Fetcher},
@@ -185,7 +186,13 @@ fn context_directory(
     fetcher: Option<&Fetcher<'_>>,
 ) -> Result<Inputs, Failure> {
     let what = "the context";
-    check_directory(what, directory)?;
+    check_directory(what, directory).map_err(|failure| {
+        let near = directory.to_str().and_then(args::command_near);
+        match near.filter(|_| !directory.try_exists().unwrap_or(true)) {
+            Some(near) => failure.with_hint(format!("did you mean the command `{near}`?")),
+            None => failure,
+        }
+    })?;
     let (dockerfile, path) = match file {
         Some("-") => (dockerfile_from_stdin()?, None),
         Some(url) if is_url(url) => (remote_dockerfile(url, fetcher)?, None),

@@ -59,7 +59,8 @@ pub(crate) fn run() -> ExitCode {
     let arguments = args::with_default_command(std::env::args_os());
     let cli = match args::parse(&arguments) {
         Ok(cli) => cli,
-        Err(error) => {
+        Err(mut error) => {
+            refused::drop_tips(&mut error);
             // Help goes to standard output; a reader that has gone away has read enough.
             error.print().ok();
             return ExitCode::from(

@@ -1,7 +1,7 @@
 //! What kaniko, buildah and podman call things, and what it is called here: a pipeline that comes from one of them is told all it has
 //! to change at once.
 
-use super::refused::{Refusal, off, on, switch, valued};
+use super::refused::{Refusal, any, off, on, switch, valued};
 
 const REGISTRY: &str =
     "say `--insecure-registry HOST` for one without TLS or with a certificate that nobody knows";
@@ -18,9 +18,13 @@ const STEPS: &str =
 const TIMES: &str =
     "set $SOURCE_DATE_EPOCH, and `-o …,rewrite-timestamp=true` for the times of files";
 
-fn any(_: &str) -> bool {
-    true
-}
+const NAMESPACES: &str =
+    "a step has namespaces of its own where there can be some; `--isolation` says which";
+const NAMES: &str = "steps ask the name servers of this machine; `--add-host` adds names";
+const RETRIES: &str = "it is `--registry-retries`; the time between two tries grows by itself";
+const RUNTIME: &str = "rbuild runs steps itself; there is no runtime";
+
+const COMPRESSION: &str = "it is one of `-o`: `-o type=…,compression=FORM,compression-level=LEVEL`";
 
 fn never(_: &str) -> bool {
     false
@@ -80,7 +84,49 @@ pub(super) const OPTIONS: &[Refusal] = &[
     switch("cleanup", any, ""),
     switch("reproducible", off, TIMES),
     switch("force", any, ""),
-    valued("push-retry", "it is `--registry-retries`"),
+    valued("push-retry", RETRIES),
+    valued("image-download-retry", RETRIES),
+    valued("image-fs-extract-retry", RETRIES),
+    valued("compression", COMPRESSION),
+    valued("compression-level", COMPRESSION),
+    switch("force-build-metadata", any, ""),
+    valued(
+        "git",
+        "the address of a repository says it: `URL#BRANCH:DIRECTORY`",
+    ),
+    valued("ignore-path", SNAPSHOT),
+    switch("ignore-var-run", off, SNAPSHOT),
+    valued("kaniko-dir", "`--root` says where the store is"),
+    Refusal {
+        fine: |value| matches!(value, "text" | "color"),
+        ..valued("log-format", "`--progress rawjson` is JSON")
+    },
+    switch(
+        "log-timestamp",
+        off,
+        "the events of `--progress rawjson` have their time",
+    ),
+    switch("no-push-cache", any, ""),
+    switch(
+        "push-ignore-immutable-tag-errors",
+        off,
+        "a push that is refused is an error",
+    ),
+    valued(
+        "registry-client-cert",
+        "a certificate to show lies with its key in the `certs.d` directory of the registry",
+    ),
+    valued(
+        "registry-map",
+        "mirrors are in registries.conf, those of docker.io in `--registry-mirror`, too",
+    ),
+    switch(
+        "skip-default-registry-fallback",
+        off,
+        "registries.conf says whether a registry is asked when its mirrors fail",
+    ),
+    switch("skip-push-permission-check", any, ""),
+    valued("tarPath", "it is `-o type=docker,dest=FILE`"),
     Refusal {
         short: Some('v'),
         ..valued(
@@ -135,6 +181,45 @@ pub(super) const OPTIONS: &[Refusal] = &[
         never,
         "base images are looked up in the store first; there is no way to forbid the registry",
     ),
+    valued(
+        "from",
+        "`--build-context NAME=docker-image://IMAGE` takes IMAGE for the base NAME",
+    ),
+    switch("disable-compression", off, COMPRESSION),
+    valued("cgroupns", NAMESPACES),
+    valued("ipc", NAMESPACES),
+    valued("pid", NAMESPACES),
+    valued("uts", NAMESPACES),
+    valued("userns-uid-map", NAMESPACES),
+    valued("userns-gid-map", NAMESPACES),
+    valued("userns-uid-map-user", NAMESPACES),
+    valued("userns-gid-map-group", NAMESPACES),
+    valued("dns", NAMES),
+    valued("dns-option", NAMES),
+    valued("dns-search", NAMES),
+    switch("no-hosts", off, NAMES),
+    valued("retry", RETRIES),
+    valued("retry-delay", RETRIES),
+    valued("runtime", RUNTIME),
+    valued("runtime-flag", RUNTIME),
+    valued("hooks-dir", RUNTIME),
+    valued("cpp-flag", "Dockerfiles are read as they are"),
+    valued("decryption-key", "encrypted layers cannot be read"),
+    valued(
+        "sign-by",
+        "images are not signed; other programs sign them by the digest that `--metadata-file` has",
+    ),
+    switch(
+        "http-proxy",
+        off,
+        "steps get the proxies that are given: `--build-arg HTTP_PROXY=…`",
+    ),
+    switch("identity-label", off, "`--label` sets labels"),
+    switch("omit-history", off, "the history is part of an image"),
+    switch("stdin", off, "steps have no standard input"),
+    switch("logsplit", off, "redirect standard error"),
+    valued("os-feature", PLATFORM),
+    valued("os-version", PLATFORM),
     valued("logfile", "redirect standard error"),
     valued("build-arg-file", "each is a `--build-arg` of its own"),
 ];

@@ -3,7 +3,10 @@
 //!
 //! Options that ask for what is so anyway (`--rm`, `--squash=false`) are taken and do nothing.
 
-use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use super::other_builders;
 
@@ -54,6 +57,10 @@ pub(super) fn on(value: &str) -> bool {
     matches!(value, "true" | "1")
 }
 
+pub(super) fn any(_: &str) -> bool {
+    true
+}
+
 const LIMITS: &str =
     "limits of memory and CPU are not supported; set them on the process that runs rbuild";
 const NO_BUILDER: &str = "there is no builder to choose; rbuild builds by itself";
@@ -88,11 +95,7 @@ const OPTIONS: &[Refusal] = &[
         off,
         "layers are not squashed; build in one stage and `COPY --from` it into another",
     ),
-    switch(
-        "print",
-        |_| false,
-        "use `--call outline` or `--call targets`",
-    ),
+    valued("print", "use `--call outline` or `--call targets`"),
     Refusal {
         short: Some('D'),
         ..switch(
@@ -101,9 +104,17 @@ const OPTIONS: &[Refusal] = &[
             "there is no debug mode; `--progress plain` shows everything",
         )
     },
+    valued(
+        "invoke",
+        "a failed step cannot be entered; `rbuild run` starts a program of an image",
+    ),
+    valued("on", "a failed step cannot be entered"),
+    switch("detach", off, "a build ends with the program"),
+    valued("server-config", NO_BUILDER),
+    switch("stream", any, ""),
     switch("rm", on, "nothing of a step is ever kept"),
-    switch("force-rm", |value| on(value) || off(value), ""),
-    switch("compress", |value| on(value) || off(value), ""),
+    switch("force-rm", any, ""),
+    switch("compress", any, ""),
     switch(
         "disable-content-trust",
         on,
@@ -113,6 +124,19 @@ const OPTIONS: &[Refusal] = &[
 
 fn all() -> impl Iterator<Item = &'static Refusal> {
     OPTIONS.iter().chain(other_builders::OPTIONS)
+}
+
+/// Takes tips that help nobody out of an error about an unknown option: to give one of those instead, or to name the context so.
+pub(super) fn drop_tips(error: &mut clap::Error) {
+    if error.kind() != ErrorKind::UnknownArgument {
+        return;
+    }
+    error.remove(ContextKind::Suggested);
+    if let Some(ContextValue::String(near)) = error.get(ContextKind::SuggestedArg)
+        && all().any(|option| option.name == near.trim_start_matches('-'))
+    {
+        error.remove(ContextKind::SuggestedArg);
+    }
 }
 
 /// Stands for all of them among the options of a build; reading it refuses what was given.

@@ -69,6 +69,16 @@ fn options_of_docker_that_are_not_there_are_refused_by_name() {
         ),
         (&["-m", "1g"], "--memory=1g is refused: limits"),
         (&["--rm=false"], "--rm=false is refused: nothing of a step"),
+        (
+            &["--print", "outline"],
+            "--print=outline is refused: use `--call outline`",
+        ),
+        (&["--invoke", "sh"], "--invoke=sh is refused: "),
+        (&["--dns", "1.1.1.1"], "--dns=1.1.1.1 is refused: "),
+        (
+            &["--runtime", "crun", "--kaniko-dir", "/k"],
+            "--kaniko-dir=/k is refused: `--root` says where the store is\n--runtime=crun is refused: ",
+        ),
     ] {
         env.build(args).exits(2).says(want);
     }
@@ -93,6 +103,77 @@ fn wrong_options_are_named_with_the_nearest_right_one() {
     ] {
         env.build(args).exits(2).says(want);
     }
+}
+
+/// Options that are only refused are no advice for one that is unknown, nor is a context of that name.
+#[test]
+fn an_unknown_option_has_no_misleading_tip() {
+    let env = TestEnv::new();
+    for option in ["--contxt", "--resourc", "--something"] {
+        let outcome = env.build(&[option]).exits(2);
+        let told = &outcome.stderr;
+        assert!(
+            told.contains(&format!("unexpected argument '{option}'")),
+            "{outcome}"
+        );
+        assert!(!told.contains("tip:"), "{outcome}");
+    }
+}
+
+#[test]
+fn findings_are_events_in_json_and_nothing_where_progress_is_quiet() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nMAINTAINER me\n");
+    let outcome = env.build(&["--progress=rawjson"]).success();
+    let lines = outcome.stderr.lines();
+    let events: Vec<serde_json::Value> = lines
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+        .collect();
+    assert!(
+        events.iter().any(|event| event["warnings"].is_array()),
+        "{outcome}"
+    );
+    for quiet in ["--progress=quiet", "-q"] {
+        let outcome = env.build(&[quiet]).success();
+        assert_eq!(outcome.stderr, "", "{quiet}");
+    }
+    env.build(&["--progress=plain"])
+        .success()
+        .says(" - MaintainerDeprecated: ");
+}
+
+#[test]
+fn a_misspelt_command_is_told_the_nearest_one() {
+    let env = TestEnv::new();
+    env.run(&["imges"])
+        .exits(2)
+        .says("error: cannot use the context `imges`: ")
+        .says("hint: did you mean the command `images`?\n");
+    let help = env.run(&["help", "cache", "prune"]).success();
+    assert_eq!(
+        help.stdout,
+        env.run(&["cache", "prune", "--help"]).success().stdout
+    );
+}
+
+#[test]
+fn what_cannot_be_loaded_pulled_or_imported_is_named() {
+    let env = TestEnv::new();
+    let place = env.path("tmp").display().to_string();
+    env.run(&["load", "-i", &place]).exits(1).says(&format!(
+        "error: cannot load images from `{place}`\ncaused by: there is no image in it"
+    ));
+    env.run(&["cache", "import", &place])
+        .exits(1)
+        .says(&format!(
+            "error: cannot import a cache from `{place}`\ncaused by: there is no cache in it"
+        ));
+    let image = "localhost:1/team/app";
+    env.run(&["pull", image, "--registry-retries", "0"])
+        .exits(4)
+        .says(&format!(
+            "error: cannot pull `{image}`\ncaused by: localhost:1 cannot be reached"
+        ));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use self::wanted::Wanted;
 use super::{check, explain};
 use crate::cli::{
     ahead,
-    args::DataFormat,
+    args::{DataFormat, ProgressForm},
     build_args::BuildArgs,
     cache::Caches,
     call::Method,
@@ -146,10 +146,17 @@ pub(crate) fn run(
         remove_stale(path)?;
     }
     let built = session.build(&wanted);
+    let findings = findings(&built.warnings, &request);
+    if form == ProgressForm::Rawjson {
+        for text in &findings {
+            let text = text.clone();
+            renderer.event(Event::Warning { text });
+        }
+    }
     let steps = renderer.finish();
     explain::report(args.explain, form, &built.explanation)?;
-    if !args.quiet {
-        say_warnings(&built.warnings, &request);
+    if !matches!(form, ProgressForm::Rawjson | ProgressForm::Quiet) {
+        say_findings(&findings);
     }
     let reported = built
         .exported
@@ -457,17 +464,23 @@ fn remove_stale(path: &Path) -> Result<(), Failure> {
     }
 }
 
-/// The findings at the end of a build, in front of what made it fail.
-fn say_warnings(warnings: &[Warning], request: &BuildRequest) {
-    if warnings.is_empty() {
+/// What was found in the Dockerfile, each in a line.
+fn findings(warnings: &[Warning], request: &BuildRequest) -> Vec<String> {
+    let places = Lines::of(&request.dockerfile);
+    let line = |warning: &Warning| warning.line(&places);
+    warnings.iter().map(line).collect()
+}
+
+/// Tells of them at the end of a build, in front of what made it fail.
+fn say_findings(findings: &[String]) {
+    if findings.is_empty() {
         return;
     }
-    let places = Lines::of(&request.dockerfile);
-    let count = counted(warnings.len(), "warning");
+    let count = counted(findings.len(), "warning");
     let mut text = format!("\n {count} found (use --check to see the places):\n");
-    for warning in warnings {
+    for line in findings {
         text.push_str(" - ");
-        text.push_str(&terminal::one_line(&warning.line(&places)));
+        text.push_str(&terminal::one_line(line));
         text.push('\n');
     }
     diagnostics::warn(&text);

@@ -234,8 +234,11 @@ pub(super) fn import(
         mount: &|mount, error| stays("imported", mount, error),
     };
     let mounts = choice(args.cache_mounts.as_ref());
-    let imported = remote::import_store(store, &*source.place, (&mounts, style), &lost)
-        .map_err(|error| failure(&error))?;
+    let imported =
+        remote::import_store(store, &*source.place, (&mounts, style), &lost).map_err(|error| {
+            let place = args.source.display();
+            failure(&error).during(format!("cannot import a cache from `{place}`"))
+        })?;
     let WholeImported {
         steps,
         layers,

@@ -68,7 +68,7 @@ pub(crate) fn push(store: &Store, args: &PushArgs, env: &Environment) -> Result<
         }
         transfer
             .push(Vertex(n), &image.descriptor, &image.reference)
-            .map_err(|e| classify::failure(&e))?;
+            .map_err(|e| classify::failure(&e).during(format!("cannot push `{text}`")))?;
         stdout::print(&format!("{}\n", image.descriptor.digest))?;
     }
     Ok(())
@@ -92,7 +92,7 @@ pub(crate) fn pull(store: &Store, args: &PullArgs, env: &Environment) -> Result<
         let reference = images::reference(text)?.with_default_tag();
         let pulled = transfer
             .pull(Vertex(n), &reference, platform)
-            .map_err(|e| classify::failure(&e))?;
+            .map_err(|e| classify::failure(&e).during(format!("cannot pull `{text}`")))?;
         stdout::print(&format!("{}\n", pulled.digest))?;
     }
     Ok(())

@@ -280,7 +280,7 @@ fn pull(
     let reference = Reference::parse(name)
         .map_err(|e| Failure::new(Kind::Build, format!("image `{name}`: {e}")))?;
     let pulled = transfer.pull_all(vertex, &reference.with_default_tag(), platforms);
-    pulled.map_err(|e| classify::failure(&e))
+    pulled.map_err(|e| classify::failure(&e).during(format!("cannot pull `{name}`")))
 }
 
 /// The config of an image that was fetched.
