@@ -226,3 +226,16 @@ fn a_dockerfile_that_is_not_there_is_told_with_one_that_is() {
             .says(&format!("hint: did you mean --file {}?\n", near.display()));
     }
 }
+
+#[test]
+fn a_check_that_ends_with_an_error_does_not_say_that_nothing_was_found() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nRUM make\n");
+    let checked = env.build(&["--check"]).exits(1);
+    assert_eq!(checked.stdout, "", "{checked}");
+    checked.says("error: unknown instruction: RUM (did you mean RUN?)");
+    env.dockerfile("FROM scratch\nLABEL a=b\n");
+    env.build(&["--check"])
+        .success()
+        .prints("Check complete, no warnings found.\n");
+}

@@ -78,6 +78,8 @@ fn check(session: &Session<'_>, call: Call, colour: Colour) -> Result<(), Failur
     let error = outcome.err();
     match call.format {
         DataFormat::Json => stdout::print_json(&report(&source, &warnings, error.as_ref()))?,
+        // What is wrong tells that the check is not complete.
+        DataFormat::Text if warnings.is_empty() && error.is_some() => {}
         DataFormat::Text => stdout::print(&report_text(&source, &warnings, colour))?,
     }
     match error {
