@@ -23,8 +23,8 @@ pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<Cow<'static, str>> {
         if let Some(error) = error.downcast_ref::<StepError>() {
             return step_hint(error);
         }
-        let fixed = if let Some(registry::Error::Unauthorized { .. }) = error.downcast_ref() {
-            Some("`rbuild login REGISTRY -u NAME --password-stdin` stores credentials")
+        let fixed = if let Some(error) = error.downcast_ref::<registry::Error>() {
+            registry_hint(error)
         } else if let Some(error) = error.downcast_ref::<StoreError>() {
             store_hint(error)
         } else if let Some(error) = error.downcast_ref::<SnapshotError>() {
@@ -125,6 +125,19 @@ const VERIFY: &str =
     "`rbuild cache verify` drops what is damaged, so that it is made or fetched again";
 
 const OTHER_PLACE: &str = "make room there, or name another place";
+
+fn registry_hint(error: &registry::Error) -> Option<&'static str> {
+    match error {
+        registry::Error::Unauthorized { .. } => Some(
+            "`rbuild login REGISTRY -u NAME --password-stdin` stores credentials; registries say this of names that \
+             they do not have, too",
+        ),
+        registry::Error::Tls { .. } => Some(
+            "--insecure-registry HOST does without TLS or with any certificate, --registry-certificate trusts one more authority",
+        ),
+        _ => None,
+    }
+}
 
 /// What to do about a store that cannot be used.
 fn store_hint(error: &StoreError) -> Option<&'static str> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::support::{FakeRegistry, TestEnv};
+use super::support::{FakeRegistry, Fault, TestEnv};
 
 #[test]
 fn a_misspelt_image_is_told_the_nearest_name_by_every_command() {
@@ -238,4 +238,17 @@ fn a_check_that_ends_with_an_error_does_not_say_that_nothing_was_found() {
     env.build(&["--check"])
         .success()
         .prints("Check complete, no warnings found.\n");
+}
+
+#[test]
+fn an_image_that_a_registry_denies_may_be_one_that_it_does_not_have() {
+    let registry = FakeRegistry::start();
+    registry.faults(|_, _| Some(Fault::Answer(403, vec![], vec![])));
+    let env = TestEnv::new();
+    let host = registry.host();
+    env.dockerfile(&format!("FROM {host}/team/ap:1\n"));
+    env.build(&[])
+        .exits(4)
+        .says(&format!("caused by: {host} denied "))
+        .says("hint: `rbuild login REGISTRY -u NAME --password-stdin` stores credentials; registries say this of names");
 }
