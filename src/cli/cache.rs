@@ -27,7 +27,7 @@ use super::{
     cache_spec::{CacheTo, PlaceSpec, S3Spec},
     classify,
     count::counted,
-    diagnostics::Failure,
+    diagnostics::{Failure, with_causes},
     environment::Environment,
     progress::Renderer,
     signals::Received,
@@ -159,7 +159,8 @@ impl Caches {
         failed: bool,
     ) -> Result<(), Failure> {
         let told = |mount: &CacheMountId, error: &MountError| {
-            let text = format!("the cache mount {} is not exported: {error}", mount.id);
+            let why = with_causes(error);
+            let text = format!("the cache mount {} is not exported: {why}", mount.id);
             renderer.event(Event::Warning { text });
         };
         let packer = MountPacker::new(store, style, &told);
@@ -176,7 +177,7 @@ impl Caches {
                 let place = export.place.name();
                 if export.ignore_error {
                     renderer.event(Event::Warning {
-                        text: format!("cache not exported to {place}: {error}"),
+                        text: format!("cache not exported to {place}: {}", with_causes(&error)),
                     });
                 } else if first.is_ok() {
                     first = Err(classify::failure(&error)
@@ -236,7 +237,7 @@ impl Caches {
             Err(error) => {
                 renderer.event(Event::Failed {
                     vertex,
-                    message: error.to_string(),
+                    message: with_causes(&error),
                 });
                 Err(error)
             }

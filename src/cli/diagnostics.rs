@@ -321,6 +321,13 @@ pub(crate) fn causes(error: &(dyn Error + 'static)) -> Vec<String> {
     causes
 }
 
+/// An error and what caused it, in one line.
+pub(crate) fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut all = vec![error.to_string()];
+    all.extend(causes(error));
+    all.join(": ")
+}
+
 /// Nobody reads more errors of one file than this.
 const MOST_FINDINGS: usize = 100;
 

@@ -408,6 +408,12 @@ fn an_export_that_fails_fails_the_build_unless_errors_are_ignored() {
     ])
     .success()
     .says("cache not exported");
+    // What a file lies in the way of says so, too.
+    let to = "type=local,dest=context/a/cache,ignore-error=true";
+    one.build(&["--cache-to", to, "-t", "app"])
+        .success()
+        .says("WARNING: cache not exported to context/a/cache: cannot create")
+        .says("Not a directory");
 }
 
 #[test]
