@@ -182,7 +182,12 @@ impl Client {
         let mut answer = self.core.transport.send(sent, &mut make).await?;
         let status = answer.status();
         if fine.contains(&status.as_u16()) && !retry::is_transient(status) {
-            let bytes = answer.bytes(what, request.limit).await?;
+            // The length that an answer to HEAD tells is that of what GET would give.
+            let bytes = if sent.method == Method::HEAD {
+                Vec::new()
+            } else {
+                answer.bytes(what, request.limit).await?
+            };
             return Ok(Reply {
                 status: status.as_u16(),
                 bytes,

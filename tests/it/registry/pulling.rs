@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use rbuild::{
     oci::{Index, MediaType, Platform, sha256, to_json},
     reference::Reference,
-    registry::{Client, Settings, parse_registries_conf, settings::Warn},
+    registry::{Client, Content, Exchange, Settings, parse_registries_conf, settings::Warn},
 };
 
 use super::{client, is_blob_get, noise, pull, push, put_image, quick, reference};
@@ -422,4 +422,22 @@ fn what_a_registry_wants_people_to_read_is_passed_on_once() {
         .expect("works");
     let told = remarks.lock().expect("no panic").clone();
     assert_eq!(told.len(), 1, "{told:?}");
+}
+
+#[test]
+fn what_head_tells_of_a_length_is_no_body() {
+    let fake = FakeRegistry::start();
+    let blob = fake.put_blob("a", b"some bytes");
+    let url = format!("http://{}/v2/a/blobs/{}", fake.host(), blob.digest);
+    let request = Exchange {
+        method: "HEAD",
+        url: &url,
+        headers: &[],
+        body: Content::Nothing,
+        limit: 0,
+    };
+    let reply = client()
+        .exchange(&request, &[200, 404])
+        .expect("it is there");
+    assert_eq!((reply.status, reply.bytes.len()), (200, 0));
 }

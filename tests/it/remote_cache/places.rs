@@ -153,6 +153,11 @@ fn a_bucket_holds_a_cache() {
         .build(&["--cache-to", &to, "-t", "app", "--metadata-file", "m1"])
         .success()
         .says("exporting cache to Amazon S3");
+    // What is there is found there.
+    runner(&env, "one")
+        .build(&["--cache-to", &to, "-t", "app"])
+        .success()
+        .says("exporting cache to Amazon S3");
     let second = runner(&env, "two")
         .build(&["--cache-from", &place, "-t", "app", "--metadata-file", "m2"])
         .success();
