@@ -213,15 +213,17 @@ fn explain(body: &str) -> (String, String) {
         message: Option<String>,
     }
     let Ok(parsed) = serde_json::from_str::<Body>(body) else {
+        if let Some(code) = element(body, "Code") {
+            let message = element(body, "Message").unwrap_or_default();
+            return (
+                printable(code, 60),
+                printable(&format!("{code}: {message}"), 300),
+            );
+        }
         // An HTML page of a proxy helps nobody but for its title.
-        let lower = body.to_ascii_lowercase();
-        let title = lower.find("<title>").and_then(|start| {
-            let end = lower.get(start..)?.find("</title>")? + start;
-            body.get(start + "<title>".len()..end)
-        });
-        let text = match title {
+        let text = match element(body, "title") {
             Some(title) => title,
-            None if lower.trim_start().starts_with('<') => "",
+            None if body.trim_start().starts_with('<') => "",
             None => body,
         };
         return (String::new(), printable(text, 300));
@@ -242,6 +244,16 @@ fn explain(body: &str) -> (String, String) {
         .collect();
     texts.extend(parsed.details.or(parsed.message));
     (printable(&code, 60), printable(&texts.join("; "), 300))
+}
+
+/// What is between the tags of the first such element, of HTML or of what buckets answer.
+fn element<'a>(body: &'a str, name: &str) -> Option<&'a str> {
+    let lower = body.to_ascii_lowercase();
+    let name = name.to_ascii_lowercase();
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let start = lower.find(&open)? + open.len();
+    let end = start + lower.get(start..)?.find(&close)?;
+    body.get(start..end)
 }
 
 #[cfg(test)]
@@ -268,6 +280,11 @@ mod tests {
                 "502 Bad Gateway",
             ),
             ("<html><body>x", "", ""),
+            (
+                "<?xml version='1.0'?><Error><Code>ExpiredToken</Code><Message>too old</Message></Error>",
+                "ExpiredToken",
+                "ExpiredToken: too old",
+            ),
             ("", "", ""),
             ("[1]", "", "[1]"),
         ] {

@@ -114,7 +114,11 @@ impl Client {
             headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
         }
         let is_insecure = self.settings().insecure.contains(&host_and_port(&url));
-        let what = redacted(&url);
+        let what = {
+            let mut place = url.clone();
+            place.set_query(None);
+            redacted(&place)
+        };
         let home = Home::of(&url, is_insecure);
         self.block_on(async {
             let mut attempts = self.core.attempts();
@@ -193,8 +197,29 @@ impl Client {
                 bytes,
             });
         }
-        Err(answer
+        let mut failure = answer
             .refusal(what, &sent.method, "the given credentials")
-            .await)
+            .await;
+        // No registry, so nobody logs in there; what its address is signed with helps nobody.
+        match &mut failure.error {
+            Error::Unauthorized {
+                host,
+                status,
+                message,
+                ..
+            } => {
+                failure.error = Error::Status {
+                    host: std::mem::take(host),
+                    method: sent.method.to_string(),
+                    url: what.to_owned(),
+                    status: *status,
+                    code: String::new(),
+                    message: std::mem::take(message),
+                };
+            }
+            Error::Status { url, .. } => what.clone_into(url),
+            _ => {}
+        }
+        Err(failure)
     }
 }

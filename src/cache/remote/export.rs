@@ -149,7 +149,15 @@ fn has_nothing_to_keep(error: &PlaceError) -> bool {
     match error {
         PlaceError::Absent | PlaceError::Records(_) | PlaceError::Damaged { .. } => true,
         PlaceError::Registry(error) => {
-            error.is_not_found() || matches!(error, registry::Error::Unauthorized { .. })
+            error.is_not_found()
+                || matches!(
+                    error,
+                    registry::Error::Unauthorized { .. }
+                        | registry::Error::Status {
+                            status: 401 | 403,
+                            ..
+                        }
+                )
         }
         _ => false,
     }

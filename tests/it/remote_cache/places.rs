@@ -173,7 +173,8 @@ fn a_bucket_holds_a_cache() {
     let failed = runner(&env, "two").build(&["--cache-to", &wrong, "-t", "app"]);
     let failed = failed.exits(4);
     assert!(!failed.stderr.contains("very-secret"), "{failed}");
-    assert!(!failed.stderr.contains("X-Amz-Signature=0"), "{failed}");
+    let failed = failed.says("NoSuchBucket");
+    assert!(!failed.stderr.contains("X-Amz-Signature"), "{failed}");
 }
 
 #[test]
