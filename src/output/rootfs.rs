@@ -45,8 +45,7 @@ pub(super) fn export_tar(
             entries: &mut entries,
         };
         if !prefix.as_os_str().is_empty() {
-            let made = Timestamp::from_seconds(epoch.unwrap_or(request.now));
-            let dir = Change::dir(prefix.clone(), Metadata::dir(made));
+            let dir = Change::dir(prefix.clone(), Metadata::dir(time_of_places(epoch)));
             collector.entries.insert(prefix.clone(), dir);
         }
         collector.collect(Path::new("")).map_err(tree_error)?;
@@ -74,6 +73,11 @@ pub(super) fn export_tar(
             other => tree_error(other),
         }),
     }
+}
+
+/// The time of the directories of platforms: without an epoch it is not the present one, so that the same files make the same output.
+fn time_of_places(epoch: Option<i64>) -> Timestamp {
+    Timestamp::from_seconds(epoch.unwrap_or_default())
 }
 
 fn write(changes: Vec<Change>, sink: &mut dyn Write) -> Result<(), LayerError> {
@@ -119,6 +123,9 @@ fn fill_local(
             only_add: !split && i > 0,
         };
         let skipped = local::write(tree.as_ref(), &target, options)?;
+        if !prefix.as_os_str().is_empty() {
+            local::date(&target, time_of_places(epoch))?;
+        }
         for path in skipped {
             services.status(format!(
                 "`{}` is left out: making a device needs privileges",

@@ -42,6 +42,12 @@ pub(super) fn create(dir: &Path) -> Result<Vec<PathBuf>, OutputError> {
     Ok(missing)
 }
 
+/// Sets the modification time of a directory.
+pub(super) fn date(dir: &Path, mtime: Timestamp) -> Result<(), OutputError> {
+    let follow = AtFlags::empty();
+    rustix::fs::utimensat(rustix::fs::CWD, dir, &mtime.into(), follow).at("change", dir)
+}
+
 /// Removes directories that were made for nothing, as far as they are empty.
 pub(super) fn remove_empty(made: &[PathBuf]) {
     made.iter()

@@ -155,6 +155,30 @@ fn delete_makes_a_directory_what_the_image_is() {
 }
 
 #[test]
+fn directories_of_platforms_have_the_time_of_the_epoch_or_none() {
+    let fixture = Fixture::new();
+    let images = [fixture.image("linux/amd64"), fixture.image("linux/arm64")];
+    for (options, expected) in [("", 0), (",source-date-epoch=1000", 1000)] {
+        let (dir, archive) = (fixture.path("files"), fixture.path("files.tar"));
+        fixture.export(
+            &format!("type=local,dest={}{options}", dir.display()),
+            &images,
+        );
+        let stat = fs::metadata(dir.join("linux_arm64")).unwrap();
+        assert_eq!(stat.mtime(), expected);
+
+        fixture.export(
+            &format!("type=tar,dest={}{options}", archive.display()),
+            &images,
+        );
+        let mut archive = tar::Archive::new(fs::File::open(archive).unwrap());
+        let first = archive.entries().unwrap().next().unwrap().unwrap();
+        assert_eq!(first.path().unwrap().to_str(), Some("linux_amd64/"));
+        assert_eq!(first.header().mtime().unwrap(), expected.unsigned_abs());
+    }
+}
+
+#[test]
 fn platforms_can_share_a_directory() {
     let fixture = Fixture::new();
     let one = assemble(
