@@ -241,6 +241,8 @@ impl Told<'_> {
             context: self.context(),
             dockerfile_name: self.dockerfile_name(request),
             args: self.parameters(request),
+            has_more_args: !is_full
+                && (!request.build_args.is_empty() || !request.labels.is_empty()),
             locals: self.locals(request),
             secrets: ids(request.secrets.keys().collect()),
             agents: ids(request.ssh.keys().collect()),
@@ -316,6 +318,7 @@ impl Told<'_> {
                     Some(source) => source.uri.clone(),
                     None => continue,
                 },
+                Some(NamedSource::Directory { .. }) => format!("local:{}", pair.key),
                 _ => continue,
             };
             args.insert(format!("context:{}", pair.key), value);

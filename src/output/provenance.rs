@@ -45,6 +45,8 @@ pub struct Provenance {
     pub dockerfile_name: String,
     /// Parameters, under BuildKit's names.
     pub args: BTreeMap<String, String>,
+    /// Whether the build had arguments or labels that are not among them (`mode=min`).
+    pub has_more_args: bool,
     /// The names of contexts on this machine.
     pub locals: Vec<String>,
     /// The ids of secrets that were offered to steps.
@@ -132,7 +134,7 @@ impl Provenance {
         metadata.insert(
             "buildkit_completeness".to_owned(),
             // Steps may use the network.
-            json!({"request": true, "resolvedDependencies": false}),
+            json!({"request": !self.has_more_args, "resolvedDependencies": false}),
         );
         if self.reproducible {
             metadata.insert("buildkit_reproducible".to_owned(), true.into());

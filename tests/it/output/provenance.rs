@@ -134,6 +134,8 @@ fn provenance_tells_bases_arguments_and_the_dockerfile_but_no_secrets() {
         json!([{"id": "token", "optional": true}])
     );
     let run = &statement["predicate"]["runDetails"];
+    let is_complete = |run: &Value| run["metadata"]["buildkit_completeness"]["request"].clone();
+    assert_eq!(is_complete(run), true);
     assert_eq!(run["builder"]["id"], "https://ci.test/1");
     let source = &run["metadata"]["buildkit_metadata"]["source"]["infos"][0];
     assert_eq!(source["data"], STANDARD.encode(DOCKERFILE));
@@ -150,6 +152,7 @@ fn provenance_tells_bases_arguments_and_the_dockerfile_but_no_secrets() {
     );
 
     let least = build("--attest=type=provenance,mode=min");
+    assert_eq!(is_complete(&least["predicate"]["runDetails"]), false);
     let text = least.to_string();
     for told in ["\"red\"", "token", &STANDARD.encode(DOCKERFILE)] {
         assert!(!text.contains(told), "{text}");
