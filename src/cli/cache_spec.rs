@@ -343,7 +343,8 @@ impl FromStr for CacheTo {
         };
         let kind = kind(&mut pairs)?;
         if kind == "inline" {
-            pairs.only("mode", &["min"])?;
+            // Of steps outside the image there is nowhere to put layers; BuildKit takes `max` and writes `min`, too.
+            pairs.only("mode", &["min", "max"])?;
             pairs.finish("inline", &["mode"])?;
             return Ok(Self::Inline);
         }
@@ -418,6 +419,7 @@ mod tests {
         );
         assert_eq!(to("type=inline"), Ok(CacheTo::Inline));
         assert_eq!(to("inline"), Ok(CacheTo::Inline));
+        assert_eq!(to("type=inline,mode=max"), Ok(CacheTo::Inline));
     }
 
     #[test]
@@ -447,7 +449,7 @@ mod tests {
             ("type=registry,ref=a,modes=max", "did you mean mode?"),
             ("type=regstry,ref=a", "did you mean registry?"),
             ("type=local,src=a", "needs dest="),
-            ("type=inline,mode=max", "mode=max"),
+            ("type=inline,mode=most", "mode=most"),
             ("ref=a", "no type"),
             (r#"type=local,"dest=a"#, "quotes"),
         ] {
