@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -257,11 +257,27 @@ fn told(path: &Path, written: Result<(), ArchiveError>) -> Result<(), OutputErro
     }
 }
 
+/// Where a path leads that may be a symbolic link: the file is replaced, not the link.
+fn followed(path: &Path) -> PathBuf {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::read_link(&path) {
+            Ok(target) => path = path.parent().unwrap_or(&path).join(target),
+            Err(_) => break,
+        }
+    }
+    path
+}
+
+/// As many symbolic links the kernel follows.
+const MAX_LINKS: usize = 40;
+
 /// Writes a file beside `path`, then gives it its name. Nothing remains after an error.
 fn replace(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<(), ArchiveError>,
 ) -> Result<(), OutputError> {
+    let path = &followed(path);
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}.tmp", std::process::id()));

@@ -8,7 +8,7 @@
 
 mod parse;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{layer::Compression, oci::Platform, reference::Reference};
 
@@ -289,6 +289,19 @@ impl OutputSpec {
             text: text.to_owned(),
             problem,
         })
+    }
+
+    /// The file that it writes an archive to.
+    pub fn archive_file(&self) -> Option<&Path> {
+        let dest = match self {
+            Self::Tar(spec) => &spec.dest,
+            Self::Archive(spec) if spec.tar => spec.dest.as_ref()?,
+            _ => return None,
+        };
+        match dest {
+            Dest::Path(path) => Some(path),
+            Dest::Stdout => None,
+        }
     }
 
     /// Whether it writes to standard output.

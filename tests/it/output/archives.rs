@@ -377,3 +377,15 @@ fn save_writes_several_images() {
         );
     }
 }
+
+#[test]
+fn a_link_stays_and_the_archive_is_where_it_leads() {
+    let fixture = Fixture::new();
+    let (link, file) = (fixture.path("link"), fixture.path("file"));
+    fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink("file", &link).unwrap();
+    let image = fixture.image("linux/amd64");
+    fixture.export(&format!("type=oci,dest={}", link.display()), &[image]);
+    assert_eq!(fs::read_link(&link).unwrap().to_str(), Some("file"));
+    assert!(fs::metadata(&file).unwrap().len() > 1000);
+}

@@ -220,6 +220,31 @@ fn the_engine_of_a_docker_context_gets_the_image() {
 }
 
 #[test]
+fn an_archive_without_a_place_is_refused_before_anything_is_built() {
+    let env = TestEnv::new();
+    env.dockerfile("FROM scratch\nCOPY missing /\n");
+    fs::create_dir(env.path("dir")).expect("a new directory");
+    for (output, reason) in [
+        ("type=tar,dest=no/such.tar", "its directory does not exist"),
+        ("type=oci,dest=no/such.tar", "its directory does not exist"),
+        ("type=docker,dest=dir", "it is a directory"),
+    ] {
+        env.build(&["-o", output]).exits(2).says(reason);
+    }
+}
+
+#[test]
+fn an_image_of_labels_alone_is_the_same_each_time() {
+    let mut env = TestEnv::new();
+    env.var("SOURCE_DATE_EPOCH", "");
+    env.dockerfile("FROM scratch\nLABEL a=b\n");
+    let built = || metadata(&env, &["-o", "type=image,name=app"])["containerimage.digest"].clone();
+    let first = built();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(built(), first);
+}
+
+#[test]
 fn no_time_of_an_image_is_later_than_the_epoch_but_those_of_its_base() {
     let env = TestEnv::new();
     let times = |dockerfile: &str, layout: &str, options: &str| {

@@ -75,6 +75,9 @@ impl Wanted {
                 }
             })
             .collect::<Result<_, _>>()?;
+        for file in outputs.iter().filter_map(OutputSpec::archive_file) {
+            check_file(file)?;
+        }
         let to_stdout = outputs.iter().filter(|spec| spec.uses_stdout()).count();
         if to_stdout > 1 {
             return Err(Failure::usage("only one output can go to standard output"));
@@ -181,6 +184,22 @@ impl Wanted {
 
 fn has_image(spec: &OutputSpec) -> bool {
     matches!(spec, OutputSpec::Image(_) | OutputSpec::Archive(_))
+}
+
+/// Makes sure, before anything is built, that there can be a file of this name.
+fn check_file(path: &Path) -> Result<(), Failure> {
+    let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let reason = if path.is_dir() {
+        "it is a directory"
+    } else if parent.is_some_and(|dir| !dir.is_dir()) {
+        "its directory does not exist"
+    } else {
+        return Ok(());
+    };
+    Err(Failure::usage(format!(
+        "cannot write {}: {reason}",
+        path.display()
+    )))
 }
 
 /// Writes a small file at once: a reader sees the old one or the whole new one.
