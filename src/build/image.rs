@@ -43,8 +43,6 @@ pub(super) struct Parts {
     pub(super) entries: Vec<Entry>,
     /// All layers, base first.
     pub(super) layers: Vec<LayerFacts>,
-    /// The time of the image when no layer and no base has one.
-    pub(super) now: Timestamp,
 }
 
 /// Puts the config document together.
@@ -59,12 +57,10 @@ pub(super) fn config_file(parts: Parts) -> ConfigFile {
     }));
     reconcile(&mut history, &parts.layers);
     date(&mut history, &parts.layers);
-    let created = history
-        .last()
-        .and_then(|entry| entry.created.clone())
-        .unwrap_or_else(|| parts.now.to_string());
+    // None at all where no layer and no base has one: the present time would make another image each time.
+    let created = history.last().and_then(|entry| entry.created.clone());
     ConfigFile {
-        created: Some(created),
+        created,
         author: parts.author,
         platform: parts.platform,
         config: parts.config,
@@ -146,7 +142,6 @@ mod tests {
                 })
                 .collect(),
             layers,
-            now: Timestamp::UNIX_EPOCH,
         })
     }
 

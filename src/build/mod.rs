@@ -392,7 +392,6 @@ fn put_together(
                 description: layer.description.clone(),
             })
             .collect(),
-        now: (session.services.clock)(),
     });
     BuiltImage {
         platform: plan.platform.clone(),
