@@ -112,6 +112,9 @@ pub struct Fact {
     pub answer: String,
 }
 
+/// The media type of the configs of BuildKit's caches.
+const BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
+
 /// Why a document is refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -119,6 +122,9 @@ pub enum RecordsError {
     /// It is no JSON, or lacks what it has to have.
     #[error("it cannot be read: {0}")]
     Json(#[from] serde_json::Error),
+    /// It is a cache of BuildKit.
+    #[error("it is one of BuildKit, which rbuild does not read")]
+    BuildKit,
     /// It has no records of this program.
     #[error("it holds no records of rbuild")]
     NoRecords,
@@ -189,6 +195,9 @@ impl Records {
             rootfs: RootFs,
             #[serde(rename = "rbuild.cache.v1")]
             body: Option<Body>,
+        }
+        if manifest.config.media_type.as_str() == BUILDKIT {
+            return Err(RecordsError::BuildKit);
         }
         let config: Config = serde_json::from_slice(config)?;
         let body = config.body.ok_or(RecordsError::NoRecords)?;

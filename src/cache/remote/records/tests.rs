@@ -122,6 +122,15 @@ fn what_is_not_as_it_has_to_be_is_refused() {
 }
 
 #[test]
+fn a_cache_of_buildkit_is_told_as_such() {
+    let config = br#"{"layers":[],"records":[]}"#;
+    let kind = MediaType::new(BUILDKIT);
+    let manifest = Manifest::new(Descriptor::of(kind, config), Vec::new());
+    let error = Records::from_image(&manifest, config).expect_err("another program's");
+    assert!(matches!(error, RecordsError::BuildKit), "{error}");
+}
+
+#[test]
 fn other_fields_of_descriptors_are_dropped() {
     let mut records = sample();
     records.layers[0].blob.urls = vec!["https://elsewhere".to_owned()];
