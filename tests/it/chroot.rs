@@ -129,6 +129,20 @@ fn a_machine_has_one_name() {
 }
 
 #[test]
+fn mode_and_owner_are_set_by_the_link_to_a_descriptor() {
+    let env = TestEnv::new();
+    env.dockerfile(
+        "FROM base\nRUN touch /f && exec 5</f && chmod 640 /proc/self/fd/5 && chown 7:8 /proc/self/fd/5 \\\n \
+         && test \"$(stat -c '%u:%g %a' /f)\" = '7:8 640'\n",
+    );
+    for rung in RUNGS {
+        if let Some(built) = build_on(&env, rung, &[]) {
+            built.success();
+        }
+    }
+}
+
+#[test]
 fn a_step_finds_no_way_out() {
     let env = TestEnv::new();
     let outside = env.path("outside");

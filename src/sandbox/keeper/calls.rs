@@ -29,6 +29,10 @@ pub(super) enum Call {
     Chdir,
     Execve,
     Execveat,
+    Chmod,
+    Fchmodat,
+    Chown,
+    Fchownat,
     /// It names the machine.
     Uname,
 }
@@ -45,6 +49,7 @@ enum When {
 
 const EMPTY_PATH: u32 = libc::AT_EMPTY_PATH.cast_unsigned();
 const FOLLOW: u32 = libc::AT_SYMLINK_FOLLOW.cast_unsigned();
+const NOFOLLOW: u32 = libc::AT_SYMLINK_NOFOLLOW.cast_unsigned();
 
 /// The calls and their numbers on 64-bit x86, on 64-bit ARM and on 32-bit x86; -1 where there is none. Files are kept for
 /// 64-bit programs alone: others see the bare directories.
@@ -68,6 +73,10 @@ const CALLS: &[(Call, When, [i32; 3])] = &[
     (Call::Chdir, When::Always, [80, 49, -1]),
     (Call::Execve, When::Always, [59, 221, -1]),
     (Call::Execveat, When::Lacks(4, EMPTY_PATH), [322, 281, -1]),
+    (Call::Chmod, When::Always, [90, -1, -1]),
+    (Call::Fchmodat, When::Always, [268, 53, -1]),
+    (Call::Chown, When::Always, [92, -1, -1]),
+    (Call::Fchownat, When::Lacks(4, NOFOLLOW), [260, 54, -1]),
     (Call::Uname, When::Always, [63, 160, -1]),
 ];
 

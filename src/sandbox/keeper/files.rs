@@ -98,6 +98,9 @@ impl Keeper {
             Call::Linkat => self.link(caller),
             Call::Chdir | Call::Execve => self.prepare(caller, (here, 0, Last::Follow)),
             Call::Execveat => self.prepare(caller, (dir, 1, nofollow(caller.signed(4)))),
+            Call::Chmod | Call::Fchmodat | Call::Chown | Call::Fchownat => {
+                self.change(call, caller)
+            }
             Call::Uname => Ok(Some(Answer::Native)),
         }
     }

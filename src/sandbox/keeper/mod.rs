@@ -8,6 +8,7 @@
 //! calls    which are announced                     mirror   directories of /proc and /sys, as real ones in the root
 //! view     where a path leads: Native or a Place   files    what is done to a Place
 //! mounted  what a step is told of mounts           answers  what is said of a Place
+//! changes  modes and owners of what is open
 //! ```
 //!
 //! What holds whatever a step does (a thread can change a path after it was looked at): a call that the kernel makes is
@@ -20,6 +21,7 @@
 
 pub(super) mod answers;
 mod calls;
+mod changes;
 pub(super) mod files;
 mod mirror;
 pub(super) mod mounted;
@@ -210,6 +212,8 @@ fn path_argument(call: Call) -> usize {
         | Call::Faccessat2
         | Call::Readlinkat
         | Call::Linkat
+        | Call::Fchmodat
+        | Call::Fchownat
         | Call::Execveat => 1,
         _ => 0,
     }
