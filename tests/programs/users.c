@@ -194,6 +194,11 @@ static void peers(void) {
     if (setresgid(1000, 1000, 1000) || setresuid(1000, 1000, 1000)) tell("become a user", -1);
     if (connect(client, (void *)&at, sizeof at) || read(client, &byte, 1) != 1) tell("connect", -1);
     peer("the server", client, getppid());
+    struct sockaddr_un own = {AF_UNIX, "/t/home/socket"};
+    tell("a user's socket", bind(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), (void *)&own, sizeof own));
+    tell("its mode", chmod(own.sun_path, 0700));
+    owner(own.sun_path);
+    unlink(own.sun_path);
     _exit(0);
   }
   int connection = accept(server, NULL, NULL);

@@ -99,6 +99,7 @@ pub(super) enum Call {
     Getresgid,
     Getgroups,
     Getsockopt,
+    Bind,
 }
 
 /// Who a call is announced for.
@@ -204,6 +205,7 @@ const CALLS: &[(Call, Need, [i32; 3])] = &[
     (Call::Getresgid, Users, [120, 150, 211]),
     (Call::Getgroups, Users, [115, 158, 205]),
     (Call::Getsockopt, UsersIf(2, PEER), [55, 209, 365]),
+    (Call::Bind, Users, [49, 200, 361]),
 ];
 
 impl Call {

@@ -241,6 +241,7 @@ impl Supervisor {
             Call::Execve => self.exec(tracee, (here, Some(0), true)),
             Call::Execveat => self.exec(tracee, object_of(tracee, 4)),
             Call::Getsockopt => self.peer(tracee),
+            Call::Bind => self.bind(tracee),
             call if call.is_about_attributes() => self.attributes(call, tracee),
             _ => self.identity(call, tracee),
         }

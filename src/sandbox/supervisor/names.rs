@@ -2,12 +2,21 @@
 //!
 //! A record of theirs is about a path, so it has to move with it, and must not be taken for that of something made there later.
 
+use std::{
+    ffi::OsStr,
+    os::{fd::AsFd as _, unix::ffi::OsStrExt as _},
+};
+
 use rustix::{
     fs::{self, AtFlags, RenameFlags},
     io::Errno,
 };
 
 use super::{Supervisor, Verdict, sys::Answer, tracee::Tracee};
+
+/// The longest address of a socket with a path, and how it begins.
+const ADDRESS: usize = 110;
+const UNIX: [u8; 2] = 1_u16.to_ne_bytes();
 
 /// Descriptor and argument of a path.
 type Path = (i32, usize);
@@ -30,6 +39,32 @@ impl Supervisor {
         let exchange = flags.contains(RenameFlags::EXCHANGE);
         self.records.moved(&old, &new, exchange)?;
         Ok(Answer::Value(0))
+    }
+
+    /// `bind`, which may make a socket. The kernel makes it; the record is there before, and that of a socket that cannot be made
+    /// is about nothing.
+    pub(super) fn bind(&mut self, tracee: &Tracee) -> Verdict {
+        let length =
+            usize::try_from(tracee.number(2)).map_or(ADDRESS, |length| length.min(ADDRESS));
+        let address = tracee.read(tracee.word(1), length)?;
+        let path = match address.split_at_checked(2) {
+            Some((family, path)) if family == UNIX => path.split(|b| *b == 0).next(),
+            _ => None,
+        };
+        let path = OsStr::from_bytes(path.unwrap_or_default());
+        let place = tracee.place(libc::AT_FDCWD, path);
+        let Some(place) = place.filter(|place| !place.is_taken()) else {
+            return Ok(Answer::Native);
+        };
+        match (self.maker(tracee, place.dir.as_fd()), place.path()) {
+            (Some(record), Some(path)) => {
+                let text = record.text(libc::S_IFSOCK | 0o777 & !tracee.umask());
+                self.records.set_path(path, &text, record)?;
+            }
+            (None, Some(path)) => self.records.renew(&path)?,
+            (_, None) => {}
+        }
+        Ok(Answer::Native)
     }
 
     /// `link` and its kin.

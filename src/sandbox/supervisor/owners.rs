@@ -130,7 +130,7 @@ impl Supervisor {
     }
 
     /// The owner of what a thread makes in a directory, if it is not the real one.
-    fn maker(&self, tracee: &Tracee, dir: BorrowedFd<'_>) -> Option<Record> {
+    pub(super) fn maker(&self, tracee: &Tracee, dir: BorrowedFd<'_>) -> Option<Record> {
         if self.scope != Scope::All {
             return None;
         }
