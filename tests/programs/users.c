@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <linux/openat2.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -208,6 +210,17 @@ static void peers(void) {
   unlink(at.sun_path);
 }
 
+static void keeper(void) {
+  tell("keep capabilities", prctl(PR_SET_KEEPCAPS, 1));
+  tell("become a user", setresuid(1000, 1000, 1000));
+  struct __user_cap_header_struct of = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct all[2];
+  if (syscall(SYS_capget, &of, all)) tell("capget", -1);
+  for (int i = 0; i < 2; i++) all[i].effective = all[i].permitted;
+  tell("use them", syscall(SYS_capset, &of, all));
+  tell("and then of a group", setresgid(1000, 1000, 1000));
+}
+
 static void in_child(void (*action)(void), int become) {
   fflush(stdout);
   pid_t child = fork();
@@ -297,6 +310,7 @@ int main(int count, char **arguments) {
   tell("listxattrat", syscall(465, AT_FDCWD, "/t/copy", 0, names, sizeof names));
   in_child(of_32_bits, 0);
   in_child(peers, 0);
+  in_child(keeper, 0);
   owner(path32);
   return 0;
 }

@@ -100,6 +100,7 @@ pub(super) enum Call {
     Getgroups,
     Getsockopt,
     Bind,
+    Prctl,
 }
 
 /// Who a call is announced for.
@@ -116,6 +117,9 @@ enum Need {
 }
 
 use Need::{Records, Users, UsersIf, UsersNamed};
+
+/// What of `prctl` is announced.
+const KEEP_CAPABILITIES: u32 = libc::PR_SET_KEEPCAPS.cast_unsigned();
 
 /// The option of a socket that tells of the process at its other end.
 const PEER: u32 = libc::SO_PEERCRED.cast_unsigned();
@@ -206,6 +210,7 @@ const CALLS: &[(Call, Need, [i32; 3])] = &[
     (Call::Getgroups, Users, [115, 158, 205]),
     (Call::Getsockopt, UsersIf(2, PEER), [55, 209, 365]),
     (Call::Bind, Users, [49, 200, 361]),
+    (Call::Prctl, UsersIf(0, KEEP_CAPABILITIES), [157, 167, 172]),
 ];
 
 impl Call {

@@ -206,7 +206,7 @@ impl Identities {
         }
     }
 
-    /// Whether there is nobody but root, and never was.
+    /// Whether there is nobody but root, and never was, nor anybody who wants to keep its capabilities.
     pub(in crate::sandbox) fn all_root(&self) -> bool {
         self.all_root
     }
@@ -247,7 +247,7 @@ impl Identities {
         let number = match self.known.iter().position(|known| *known == identity) {
             Some(number) => number,
             None if self.known.len() < MAX => {
-                self.all_root &= identity.users == [0; 3];
+                self.all_root &= identity.users == [0; 3] && !identity.keeps;
                 self.known.push(identity);
                 self.known.len() - 1
             }

@@ -242,6 +242,7 @@ impl Supervisor {
             Call::Execveat => self.exec(tracee, object_of(tracee, 4)),
             Call::Getsockopt => self.peer(tracee),
             Call::Bind => self.bind(tracee),
+            Call::Prctl => self.keep_capabilities(tracee),
             call if call.is_about_attributes() => self.attributes(call, tracee),
             _ => self.identity(call, tracee),
         }
@@ -253,6 +254,14 @@ impl Supervisor {
             Scope::All => self.identities.of(tracee.thread()).clone(),
             Scope::Unmapped | Scope::Nothing => tracee.real_identity(),
         }
+    }
+
+    /// `PR_SET_KEEPCAPS`, by which a thread that becomes another user may still change its groups.
+    fn keep_capabilities(&mut self, tracee: &Tracee) -> Verdict {
+        let mut identity = self.identities.of(tracee.thread()).clone();
+        identity.keeps = tracee.word(1) == 1;
+        self.identities.set(tracee.thread(), identity)?;
+        Ok(Answer::Native)
     }
 
     fn identity(&mut self, call: Call, tracee: &Tracee) -> Verdict {

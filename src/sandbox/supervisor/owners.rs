@@ -330,10 +330,11 @@ impl Supervisor {
             return Ok(Answer::Native);
         }
         let mut identity = self.identities.of(tracee.thread()).clone();
-        if identity.users == [0; 3] && identity.groups == [0; 3] {
+        if identity.users == [0; 3] && identity.groups == [0; 3] && !identity.keeps {
             return Ok(Answer::Native);
         }
         let before = identity.clone();
+        identity = identity.in_new_program();
         if let Ok(fd) = Self::object(tracee, object)
             && let Ok(stat) = fs::fstat(&fd)
             && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
