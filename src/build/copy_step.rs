@@ -161,8 +161,14 @@ fn make_first(
     op: &CopyOp,
     trees: &[Arc<dyn Tree>],
 ) -> Result<Made, StepError> {
-    let made = make(worker, task, step, op, trees, made::Before::default());
-    if made.is_err() {
+    let mut made = make(worker, task, step, op, trees, made::Before::default());
+    if let Ok(made) = &mut made {
+        // The key takes a while for many files.
+        if let Some(departures) = worker.departures() {
+            departures.made(&made.layer.descriptor);
+            made.is_told = true;
+        }
+    } else {
         let trees = source_trees(worker, task, &step.label, op)?;
         copy::content_digest(op, &trees, &mut |_| {}, &mut |_| {})?;
     }

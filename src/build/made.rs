@@ -22,6 +22,8 @@ pub(super) struct Made {
     pub(super) layer: RootLayer,
     /// A digest of what the layer says, file times left out.
     pub(super) content: Digest,
+    /// Whether it has departed: whoever sends it knows that it belongs to the image.
+    pub(super) is_told: bool,
 }
 
 /// Puts the table of contents of a layer that [`write`] has written into the store.
@@ -104,6 +106,7 @@ pub(super) fn write_after(
     };
     Ok(Made {
         content,
+        is_told: false,
         layer: RootLayer {
             diff_id: written.diff_id,
             descriptor: written.descriptor,

@@ -71,7 +71,7 @@ impl Worker<'_> {
             return taken(record, false).map(Outcome::Unchanged);
         }
         // What is written of it here takes a while for one of many files.
-        if let Some(departures) = self.departures() {
+        if let Some(departures) = self.departures().filter(|_| !made.is_told) {
             departures.made(&made.layer.descriptor);
         }
         let record = StepRecord {
