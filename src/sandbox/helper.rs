@@ -18,6 +18,8 @@
 //! The step's process is process 1 of a namespace of process numbers and dies with the helper; the helper kills it
 //! when the socket is closed at the other end. So whatever of the three is killed, the rest goes, too, and with the
 //! last process of the mount namespace go the mounts.
+//! Without a namespace of process numbers (`chroot`), what the step leaves in the background is ended by the helper, and stays
+//! where that one alone is killed.
 
 use std::{
     ffi::OsString,
