@@ -172,20 +172,25 @@ fn drip(mut connection: TcpStream) -> io::Result<()> {
     }
 }
 
-#[test]
-fn a_layer_that_drips_is_resumed_and_left() {
-    let fake = FakeRegistry::start();
-    let bytes = vec![7; 4000];
-    let layer = fake.put_blob("a", &bytes);
-    fake.faults(|r, _| r.target.contains("/blobs/").then_some(Fault::Drip));
-    let client = Client::new(Settings {
+/// A client for which a second of silence is enough.
+fn impatient() -> Client {
+    Client::new(Settings {
         timeouts: Timeouts {
             idle: Duration::from_secs(1),
             ..quick().timeouts
         },
         ..quick()
     })
-    .expect("client");
+    .expect("client")
+}
+
+#[test]
+fn a_layer_that_drips_is_resumed_and_left() {
+    let fake = FakeRegistry::start();
+    let bytes = vec![7; 4000];
+    let layer = fake.put_blob("a", &bytes);
+    fake.faults(|r, _| r.target.contains("/blobs/").then_some(Fault::Drip));
+    let client = impatient();
     let start = Instant::now();
     let error = client
         .blob(&reference(&fake.host(), "a:1"), &layer, &mut Vec::new())
@@ -223,14 +228,7 @@ fn a_token_server_that_falls_silent_is_left_by_all_who_wait_for_it() {
                 .ok();
         }
     });
-    let client = Client::new(Settings {
-        timeouts: Timeouts {
-            idle: Duration::from_secs(1),
-            ..quick().timeouts
-        },
-        ..quick()
-    })
-    .expect("client");
+    let client = impatient();
     let start = Instant::now();
     std::thread::scope(|scope| {
         for n in 0..8 {
